@@ -1,0 +1,128 @@
+"""The few operations that an engine asks of an array library.
+
+The cascade asks for whole stages, not for elementary operations, so that a backend can fuse:
+
+1. ``spectrum``: real array to half spectrum;
+2. ``wavelet_modulus``: multiply by a stack of filters on their supports, decimate, modulus;
+3. ``average``: what is kept of a modulus: low-passed and decimated, or integrated.
+
+Arrays carry a batch axis first and a path axis second: ``(batch, paths, *grid)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Grid = tuple[int, ...]
+
+
+class BandFilter(Protocol):
+    """A real filter in Fourier, stored inside one cyclic box (see ``wavelets.support.Band``)."""
+
+    @property
+    def starts(self) -> tuple[int, ...]: ...
+    @property
+    def values(self) -> NDArray[np.float64]: ...
+    @property
+    def shape(self) -> Grid: ...
+
+
+class HarmonicFilter(Protocol):
+    """Filters of one degree and scale, evaluated when needed (``wavelets.solid_harmonic``)."""
+
+    @property
+    def l(self) -> int: ...  # noqa: E743 - the degree's name in every formula
+    @property
+    def rotation_covariant(self) -> bool: ...
+    @property
+    def half_widths(self) -> tuple[int, int, int]: ...
+    @property
+    def touches_nyquist(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    def components(self, dtype: Any, half: bool) -> Iterator[NDArray[Any]]: ...
+
+
+# --- what `average` may keep of a modulus --------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Lowpass:
+    """Low-pass with a separable real filter, decimate, crop.
+
+    ``factors[axis]`` holds the filter on bins ``0 ... W`` of the half spectrum along that axis,
+    ``target`` the decimated grid before cropping.
+    """
+
+    factors: tuple[NDArray[np.float64], ...]
+    target: Grid
+    crop: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Crop and keep every sample."""
+
+    crop: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Crop and take the mean over the grid; the axes stay, with length one."""
+
+    crop: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class PowerSums:
+    """Sum of each power over the grid: the integral of ``|u|^p`` in units of one voxel."""
+
+    powers: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Convolve with a separable Gaussian and keep some samples of it.
+
+    ``factors`` cover the full axes (z, y) and the half axis x; ``where`` is either a tuple of
+    steps, for a decimated map, or an integer array ``(points, 3)``.
+    """
+
+    factors: tuple[NDArray[np.float64], ...]
+    where: tuple[int, ...] | NDArray[np.intp]
+
+
+Kept = Lowpass | Keep | Mean | PowerSums | Samples
+
+
+class Backend(Protocol):
+    """One array library."""
+
+    name: str
+
+    def pad(self, x: Any, before: Grid, after: Grid) -> Any:
+        """Extend ``(batch, *grid)`` by whole-sample reflection."""
+        ...
+
+    def spectrum(self, u: Any, ndim: int) -> Any:
+        """Return the half spectrum over the last `ndim` axes."""
+        ...
+
+    def prepare(
+        self, filters: Sequence[BandFilter] | HarmonicFilter, target: Grid, dtype: Any
+    ) -> Any:
+        """Lay out filters for repeated use by :meth:`wavelet_modulus`."""
+        ...
+
+    def wavelet_modulus(self, u_hat: Any, stage: Any, which: slice) -> Any:
+        """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
+        ...
+
+    def average(self, u: Any, how: Kept, u_hat: Any = None) -> Any:
+        """Reduce ``(batch, paths, *grid)`` as `how` says; `u_hat` is its spectrum, if known."""
+        ...

@@ -1,0 +1,212 @@
+"""What all engines share: values that describe a transform, made concrete by a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from scatflow.engines.plan import PLANS, Boundary, Plan
+from scatflow.errors import InputShapeError, InputTypeError, ParameterError
+
+
+class Engine(ABC):
+    """A scattering transform as an immutable value.
+
+    Subclasses are frozen dataclasses: equal, hashable and picklable by their parameters, with
+    nothing else inside. What a transform needs for one shape is a :class:`~scatflow.engines.plan.
+    Plan`, cached for the process.
+    """
+
+    kind: ClassVar[str]
+    ndim: ClassVar[int]
+    shape: Any
+
+    @abstractmethod
+    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:
+        """Make the plan for signals of `shape`."""
+
+    @abstractmethod
+    def _arrange(self, plan: Plan, x: NDArray[Any]) -> Any:
+        """Apply the plan and give the output its type."""
+
+    @abstractmethod
+    def meta(self) -> dict[str, Any]:
+        """Describe the paths, in the order of the output's path axis."""
+
+    def __call__(self, x: Any) -> Any:
+        """Transform `x`; see :meth:`scattering`."""
+        return self.scattering(x)
+
+    def scattering(self, x: Any) -> Any:
+        """Transform signals of the engine's shape, with any number of batch axes in front.
+
+        Parameters
+        ----------
+        x : array_like
+            Real, ``(..., *shape)``. float32 and float64 keep their precision; integers of up to
+            16 bits, bool and float16 are computed in float32, wider integers in float64.
+
+        Returns
+        -------
+        ndarray, list or dict
+            As ``out_type`` says.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not real numbers.
+        RuntimeError
+            If the last axes of `x` do not have the engine's shape.
+        """
+        array = real_array(x, self.ndim)
+        shape = array.shape[array.ndim - self.ndim :]
+        if self.shape is not None and shape != self._input_shape():
+            raise InputShapeError(self._wrong_shape(shape))
+        return self._arrange(self.plan(shape, array.dtype), array)
+
+    def plan(
+        self,
+        shape: tuple[int, ...] | None = None,
+        dtype: DTypeLike = np.float32,
+        boundary: Boundary = "reflect",
+    ) -> Plan:
+        """Return the plan for signals of `shape` (default: the engine's own), built once.
+
+        Parameters
+        ----------
+        shape : tuple of int, optional
+            One signal, in samples.
+        dtype : dtype
+            float32 or float64.
+        boundary : {"reflect", "periodic"}
+            ``reflect`` pads the signal; ``periodic`` takes it as one period.
+
+        Returns
+        -------
+        Plan
+        """
+        if shape is None:
+            if self.shape is None:
+                raise ParameterError(
+                    f"{type(self).__name__} was made without a shape, so a plan needs one. "
+                    "Pass shape=... to plan(), or make the engine with a shape."
+                )
+            shape = self._input_shape()
+        kind = np.dtype(dtype)
+        key = (self, tuple(shape), kind.str, boundary)
+        return PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary))
+
+    def output_shape(self, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Return the output's shape for an input of `shape`, batch axes included."""
+        if shape is None:
+            return self.plan().output_shape
+        batch, signal = shape[: len(shape) - self.ndim], shape[len(shape) - self.ndim :]
+        return (*batch, *self.plan(tuple(signal)).output_shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters as JSON-able values, with the engine's `kind`."""
+        return {"kind": self.kind, **{k: _plain(v) for k, v in self._parameters().items()}}
+
+    def _parameters(self) -> dict[str, Any]:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
+        return {field.name: getattr(self, field.name) for field in fields}
+
+    def _set(self, **values: Any) -> None:
+        """Set normalised parameters while the frozen value is being made."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _input_shape(self) -> tuple[int, ...]:
+        """Return the shape that one input signal must have."""
+        return tuple(self.shape)
+
+    def _wrong_shape(self, found: tuple[int, ...]) -> str:
+        return (
+            f"The last axes of the input have shape {found}, but {type(self).__name__} was made "
+            f"for {self._input_shape()}. Pass shape=None to take the shape from each input."
+        )
+
+
+def real_array(x: Any, ndim: int) -> NDArray[Any]:
+    """Return `x` as an array of float32 or float64 with at least `ndim` axes."""
+    if x is None:
+        raise InputTypeError("The input should be an array of real numbers, not None.")
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise InputTypeError(
+            "The input should be real numbers without holes, but it is a masked array: its masked "
+            "samples would be transformed as if they were data. Fill it first (x.filled(...))."
+        )
+    array = np.asarray(x)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise InputTypeError(
+            f"The input should be real, in at most 64 bits, but it has dtype {array.dtype}. "
+            "Take its real part, its modulus or convert it first."
+        )
+    if array.ndim < ndim:
+        words = {1: "at least one axis", 2: "at least two dimensions", 3: "at least three dimensions"}
+        raise InputShapeError(f"The input should have {words[ndim]}, but has shape {array.shape}.")
+    return array.astype(working_dtype(array.dtype), copy=False)
+
+
+def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the precision in which values of `dtype` are transformed."""
+    small = dtype.kind == "b" or dtype.itemsize <= 2
+    single = small or (dtype.kind == "f" and dtype.itemsize == 4)
+    return np.dtype(np.float32 if single else np.float64)
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """Return a parameter as int, or say what is wrong with it."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise ParameterError(f"{name} must be an integer, not {value!r}.")
+    if value < least:
+        raise ParameterError(f"{name} must be at least {least}, not {value}.")
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """Return a parameter as a finite float, or say what is wrong with it."""
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | np.integer | np.floating
+    ):
+        raise ParameterError(f"{name} must be a number, not {value!r}.")
+    if not math.isfinite(value):
+        raise ParameterError(f"{name} must be finite, not {value!r}.")
+    return float(value)
+
+
+def shape_of(value: Any, ndim: int) -> tuple[int, ...] | None:
+    """Return a `shape` parameter as a tuple of `ndim` positive integers, or None."""
+    if value is None:
+        return None
+    if ndim == 1 and isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = (value,)
+    if not isinstance(value, tuple | list) or not all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) for n in value
+    ):
+        words = "an integer or a 1-tuple" if ndim == 1 else f"a tuple of {ndim} integers"
+        raise ParameterError(f"shape must be {words}, not {value!r}.")
+    if len(value) != ndim:
+        words = "element" if ndim == 1 else "elements"
+        count = {1: "one", 2: "two", 3: "three"}[ndim]
+        raise ParameterError(f"shape must have exactly {count} {words}, not {value!r}.")
+    if min(value) < 1:
+        raise ParameterError(f"shape must be positive, not {value!r}.")
+    return tuple(int(n) for n in value)
+
+
+def one_of(name: str, value: Any, accepted: tuple[Any, ...]) -> Any:
+    """Return a parameter if it is among those accepted."""
+    if value not in accepted:
+        listed = ", ".join(repr(a) for a in accepted)
+        raise ParameterError(f"{name} must be one of {listed}, not {value!r}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value

@@ -1,0 +1,208 @@
+"""What a spec means for signals of one shape: everything known before any arithmetic."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scatflow.backends.protocol import Backend, Grid
+from scatflow.engines.cascade import Layer, Rows, Tree, scatter, slices
+from scatflow.engines.paths import PathTable
+
+Boundary = Literal["reflect", "periodic"]
+Tail = Literal["decimated", "power", "point", "ragged"]
+
+EPS = {"float32": 1e-8, "float64": 1e-16}
+"""Fraction of its peak below which a filter counts as zero, by precision."""
+
+ELEMENTS = 2**19
+"""Samples of moduli in flight at a time: larger amounts fall out of the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalGrid:
+    """How an endless record is cut so that the cut cannot be seen: fixed blocks from sample 0.
+
+    All lengths in samples. Block b gives the windows centred on ``[b block, (b + 1) block)`` and
+    is computed periodically from ``[b block - halo, (b + 1) block + halo)``.
+    """
+
+    block: int
+    halo: int
+    stride: int
+    tolerance: float
+    """Height of the filters' joint envelope at the edge of the halo, relative to its peak."""
+
+    @property
+    def length(self) -> int:
+        """Samples that one block is computed from, its halos included."""
+        return self.block + 2 * self.halo
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A transform of signals of one shape, dtype and boundary, ready to be applied.
+
+    Plans hold no mutable state: threads may share one.
+    """
+
+    backend: Backend
+    dtype: np.dtype[np.floating]
+    shape: Grid
+    """One signal."""
+    padded: Grid
+    before: Grid
+    """Samples padded in front, along each axis."""
+    tree: Tree
+    paths: PathTable
+    output_shape: Grid
+    """One signal's coefficients in the engine's own layout (empty for ragged output)."""
+    labelled_shape: Grid
+    """The same with a single path axis in front."""
+    tail: Tail
+    """What the axes after the path axis are."""
+    windows: tuple[tuple[int, int], ...]
+    """For each decimated axis: window k is centred on sample ``start + k step``."""
+
+    @property
+    def signals_at_once(self) -> int:
+        """Signals that are taken through the cascade together."""
+        return max(1, self.tree.elements // (4 * math.prod(self.padded)))
+
+    def apply(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Transform real signals.
+
+        Parameters
+        ----------
+        x : ndarray
+            ``(..., *shape)``, of the plan's dtype.
+
+        Returns
+        -------
+        ndarray
+            ``(..., *output_shape)``, of the same dtype.
+        """
+        batch = x.shape[: x.ndim - len(self.shape)]
+        signals = x.reshape(-1, *self.shape)
+        out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
+
+        def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
+            out[first : first + values.shape[0], rows] = values
+
+        self._walk(signals, emit)
+        return out.reshape(*batch, *self.output_shape)
+
+    def apply_ragged(self, x: NDArray[Any]) -> list[NDArray[Any]]:
+        """Transform real signals and return one array ``(..., *n_path)`` per path."""
+        batch = x.shape[: x.ndim - len(self.shape)]
+        signals = x.reshape(-1, *self.shape)
+        parts: list[list[NDArray[Any]]] = [[] for _ in range(len(self.paths))]
+
+        def emit(_first: int, rows: Rows, values: NDArray[Any]) -> None:
+            for i, row in enumerate(rows):
+                parts[row].append(np.array(values[:, i]))
+
+        self._walk(signals, emit)
+        joined = [np.concatenate(p) if p else np.empty((0,), self.dtype) for p in parts]
+        return [path.reshape(*batch, *path.shape[1:]) for path in joined]
+
+    def _walk(
+        self, signals: NDArray[Any], emit: Callable[[int, Rows, NDArray[Any]], None]
+    ) -> None:
+        """Take a few signals at a time through the cascade."""
+        after = tuple(
+            p - n - b for p, n, b in zip(self.padded, self.shape, self.before, strict=True)
+        )
+        for first in range(0, signals.shape[0], self.signals_at_once):
+            some = signals[first : first + self.signals_at_once]
+            padded = self.backend.pad(some, self.before, after)
+            scatter(
+                self.backend,
+                self.tree,
+                padded,
+                lambda rows, values, first=first: emit(first, rows, values),
+            )
+
+    def peak_bytes(self, batch: int = 1) -> int:
+        """Return the bytes of working memory in flight for `batch` signals, output excluded."""
+        signals = min(batch, self.signals_at_once)
+        item = self.dtype.itemsize
+        volume = signals * math.prod(self.padded) * item
+        if len(self.shape) == 3:
+            # Per volume: field and spectrum of input and first order, modulus, whole spectrum,
+            # product and field in full (complex), weights, squares.
+            return int(volume * 6 + math.prod(self.padded) * item * 8)
+        deepest = max(_layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers)
+        return int(3 * volume + deepest)
+
+
+def _layer_bytes(layer: Layer, parents: int, batch: int, item: int, tree: Tree) -> int:
+    """Return the bytes in flight while a layer and what is below it are computed."""
+    taken = next(slices(parents, layer.rows.shape[1], batch, layer.grid, tree.elements))
+    count = parents * (taken.stop - taken.start)
+    u = batch * count * math.prod(layer.grid) * item
+    # Band-passed (complex), its FFT's copy, squares and modulus; or modulus, spectrum, low-pass.
+    own = 6 * u
+    kept = 2 * u  # the modulus and its spectrum stay while the children are computed
+    below = [
+        _layer_bytes(child, taken.stop - taken.start, batch, item, tree) for child in layer.children
+    ]
+    return max(own, kept + max(below, default=0))
+
+
+class PlanCache:
+    """Plans by value, the least recently used forgotten first; each is built exactly once.
+
+    Threads that ask for the same plan wait for the one that builds it; others go on.
+    """
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._building: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, build: Callable[[], Plan]) -> Plan:
+        """Return the plan of `key`, built by `build` if it is not there."""
+        with self._lock:
+            plan = self._find(key)
+            if plan is not None:
+                return plan
+            building = self._building.setdefault(key, threading.Lock())
+        with building:
+            with self._lock:
+                plan = self._find(key)
+            if plan is not None:
+                return plan
+            plan = build()
+            with self._lock:
+                self._plans[key] = plan
+                self._building.pop(key, None)
+                while len(self._plans) > self.bound:
+                    self._plans.popitem(last=False)
+            return plan
+
+    def _find(self, key: Hashable) -> Plan | None:
+        plan = self._plans.get(key)
+        if plan is not None:
+            self._plans.move_to_end(key)
+        return plan
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def clear(self) -> None:
+        """Forget all plans."""
+        with self._lock:
+            self._plans.clear()
+
+
+PLANS = PlanCache(bound=32)
+"""The plans of this process. A worker's cached engines are these."""

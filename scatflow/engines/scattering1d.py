@@ -1,0 +1,490 @@
+"""Scattering of signals.
+
+References
+----------
+S. Mallat, Group invariant scattering, Comm. Pure Appl. Math. 65 (2012), doi:10.1002/cpa.21413.
+J. Andén and S. Mallat, Deep scattering spectrum, IEEE Trans. Signal Process. 62 (2014),
+doi:10.1109/TSP.2014.2326991.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.fft
+from numpy.typing import DTypeLike, NDArray
+
+from scatflow.backends.choose import backend as choose_backend
+from scatflow.backends.choose import check as check_backend
+from scatflow.backends.protocol import Backend, Keep, Kept, Lowpass, Mean
+from scatflow.engines.cascade import Layer, Tree
+from scatflow.engines.engine import Engine, integer, number, one_of, shape_of
+from scatflow.engines.paths import PathTable, pairs, stack
+from scatflow.engines.plan import ELEMENTS, EPS, Boundary, CanonicalGrid, Plan
+from scatflow.errors import ParameterError
+from scatflow.wavelets.morlet import lowpass_1d, lowpass_support, morlet_1d
+from scatflow.wavelets.scales import SIGMA0, Scale, scales_1d
+from scatflow.wavelets.support import Band, fold_1d, gaussian_reach, trim
+
+OUT_TYPES = ("array", "list", "dict")
+
+HALO_TOLERANCE = {"float32": 4e-5, "float64": 1e-9}
+"""Joint envelope of the filters at the edge of a canonical block's halo.
+
+The influence of what lies beyond is the envelope's tail times an oscillation: measured on noise,
+it changes no coefficient by more than 1e-6 (float32) or 1e-11 (float64) of its path's maximum.
+"""
+
+
+@dataclass(frozen=True)
+class Scattering1D(Engine):
+    """Scattering transform of signals: wavelet modulus, twice, and a moving average.
+
+    ``S1 = |x * psi1| * phi`` and ``S2 = ||x * psi1| * psi2| * phi`` with Morlet wavelets, sampled
+    every `stride` samples.
+
+    Parameters
+    ----------
+    J : int
+        log2 of the largest wavelet scale, in samples.
+    shape : int or tuple of int, optional
+        Samples of one signal. None: taken from each input.
+    Q : int or tuple of int
+        Wavelets per octave, of the first and the second layer (which has one by default).
+    T : float, 0 or "global", optional
+        Samples to average over; by default ``2**J``. 0 keeps the moduli themselves, each at its
+        own sampling; "global" takes their mean over the signal.
+    stride : int, optional
+        Samples from one window to the next, a power of two up to `T`; by default the largest.
+    max_order : int
+        1 or 2.
+    oversampling : int
+        Deprecated: divides the default stride by ``2**oversampling``.
+    out_type : {"array", "list", "dict"}
+        Form of the output.
+    backend : str, optional
+        Library that computes; None follows the input.
+    scaling : {"kymatio", "kymatio-0.3"}
+        Kymatio's current normalisation or that of its releases up to 0.3, which divides the
+        coefficients by powers of two.
+
+    Raises
+    ------
+    ValueError
+        If a parameter makes no sense, or the scales do not fit into the signal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> S = Scattering1D(J=5, shape=1024, Q=8)
+    >>> S(np.zeros((2, 1024), np.float32)).shape
+    (2, 89, 32)
+    >>> S.meta()["key"][:3]
+    [(), (0,), (1,)]
+    """
+
+    kind: ClassVar[str] = "scattering1d"
+    ndim: ClassVar[int] = 1
+
+    J: int
+    shape: Any = None
+    Q: Any = 1
+    T: Any = None
+    stride: int | None = None
+    max_order: int = 2
+    oversampling: int = 0
+    out_type: str = "array"
+    backend: str | None = None
+    scaling: str = "kymatio"
+
+    def __post_init__(self) -> None:
+        self._set(
+            J=integer("J", self.J, 1),
+            shape=shape_of(self.shape, 1),
+            Q=_quality(self.Q),
+            T=_averaging(self.T),
+            max_order=one_of("max_order", integer("max_order", self.max_order, 1), (1, 2)),
+            out_type=one_of("out_type", self.out_type, OUT_TYPES),
+            backend=check_backend(self.backend),
+            scaling=one_of("scaling", self.scaling, ("kymatio", "kymatio-0.3")),
+        )
+        self._set(stride=self._strided(), oversampling=0)
+        if self.shape is not None:
+            self._check_length(self.shape[0])
+        if self.T == 0 and self.out_type == "array":
+            raise ParameterError(
+                "Cannot convert to out_type='array' with T=0. Please set out_type to 'dict' or "
+                "'list': without averaging, each path has its own number of samples."
+            )
+
+    # --- parameters ---
+
+    @property
+    def averaging(self) -> str:
+        """How moduli are kept: "local", "global" or "none"."""
+        return "none" if self.T == 0 else "global" if self.T == "global" else "local"
+
+    @property
+    def window(self) -> float:
+        """Samples that the low-pass filter averages over (``2**J`` where nothing is averaged)."""
+        return float(2**self.J if self.T in (None, 0, "global") else self.T)
+
+    @property
+    def log2_stride(self) -> int:
+        """log2 of the samples from one window to the next, for local averaging."""
+        if self.stride is not None:
+            return self.stride.bit_length() - 1
+        return math.floor(math.log2(self.window))
+
+    def _strided(self) -> int | None:
+        """Return `stride` checked, with the deprecated `oversampling` turned into it."""
+        oversampling = integer("oversampling", self.oversampling, 0)
+        if oversampling:
+            warnings.warn(
+                "oversampling is deprecated: pass stride, in samples.", DeprecationWarning, 4
+            )
+            if self.stride is not None:
+                raise ParameterError("oversampling and stride are incompatible: pass only stride.")
+            if self.averaging != "local":
+                return None
+            return int(2 ** max(math.floor(math.log2(self.window)) - oversampling, 0))
+        if self.stride is None:
+            return None
+        if self.averaging != "local":
+            raise ParameterError(
+                f"stride={self.stride!r} is incompatible with T={self.T!r}: without a moving "
+                "average there are no windows to stride over. Leave stride out."
+            )
+        if isinstance(self.stride, bool) or not isinstance(self.stride, int | np.integer):
+            raise ParameterError(f"stride must be integer, not {self.stride!r}.")
+        stride = int(self.stride)
+        if stride < 1 or stride & (stride - 1):
+            raise ParameterError(f"stride must be a power of two, not {stride}.")
+        if stride > self.window:
+            raise ParameterError(
+                f"stride={stride} exceeds the averaging scale T={self.window:g}, so samples "
+                f"between windows would be lost. Take stride <= {self.window:g}."
+            )
+        return stride
+
+    def _check_length(self, N: int) -> None:
+        if self.T not in (None, 0, "global") and N < self.T:
+            raise ParameterError(
+                f"The support T of the low-pass filter cannot exceed input length: T={self.T:g}, "
+                f"but the signal has {N} samples. Take T <= {N} or a longer signal."
+            )
+        if N < 2**self.J:
+            raise ParameterError(
+                f"Scattering1D(J={self.J}) has wavelets of {2**self.J} samples, but the signal "
+                f"has {N}: every coefficient would be padding. "
+                f"Take J <= {N.bit_length() - 1} or a longer signal."
+            )
+
+    def scales(self) -> tuple[tuple[Scale, ...], tuple[Scale, ...]]:
+        """Return the wavelets of the first and the second layer."""
+        return scales_1d(self.J, self.Q[0]), scales_1d(self.J, self.Q[1])
+
+    # --- output ---
+
+    def _arrange(self, plan: Plan, x: NDArray[Any]) -> Any:
+        if self.out_type == "array":
+            return plan.apply(x)
+        if plan.tail == "ragged":
+            coefficients = plan.apply_ragged(x)
+        else:
+            coefficients = list(np.moveaxis(plan.apply(x), -2, 0))
+        if self.out_type == "dict":
+            return dict(zip(plan.paths.keys, coefficients, strict=True))
+        meta = self.meta()
+        return [
+            {
+                "coef": coefficient,
+                "j": tuple(int(j) for j in meta["j"][i] if j == j),  # NaN where absent
+                "n": key,
+                "order": len(key),
+            }
+            for i, (key, coefficient) in enumerate(zip(plan.paths.keys, coefficients, strict=True))
+        ]
+
+    def meta(self) -> dict[str, Any]:
+        """Describe the paths, in the order of the output's path axis.
+
+        Returns
+        -------
+        dict
+            `order` ``(C,)``; `key`, a list of tuples ``()``, ``(n1,)``, ``(n1, n2)``; `n`, `xi`,
+            `sigma` (cycles/sample) and `j`, each ``(C, max_order)`` with NaN where absent.
+        """
+        paths = path_table(self)
+        columns, order = paths.columns, self.max_order
+        n1, n2 = np.full(len(paths), np.nan), np.full(len(paths), np.nan)
+        for i, key in enumerate(paths.keys):
+            n1[i], n2[i] = (*key, np.nan, np.nan)[:2]
+        j1, j2 = (np.where(columns[c] < 0, np.nan, columns[c]) for c in ("j1", "j2"))
+        return {
+            "order": columns["order"],
+            "key": list(paths.keys),
+            "n": pairs(n1, n2, order),
+            "xi": pairs(columns["xi1"], columns["xi2"], order),
+            "sigma": pairs(columns["sigma1"], columns["sigma2"], order),
+            "j": pairs(j1, j2, order),
+        }
+
+    def output_size(self, detail: bool = False) -> int | tuple[int, ...]:
+        """Return the number of paths, or with `detail` that of each order."""
+        paths = path_table(self)
+        return paths.per_order() if detail else len(paths)
+
+    # --- plans ---
+
+    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:
+        (N,) = shape
+        if boundary == "reflect":
+            self._check_length(N)
+            padded = padded_length(N, self.window)
+            before = (padded - N) // 2
+        else:
+            padded, before = N, 0
+            if N % self.coarsest:
+                raise ParameterError(
+                    f"A period of {N} samples cannot be decimated by {self.coarsest}: "
+                    "take a multiple."
+                )
+        return _plan(self, shape, padded, before, dtype)
+
+    @property
+    def coarsest(self) -> int:
+        """The largest decimation in the transform: periods must be multiples of it."""
+        top = max(scale.j for layer in self.scales() for scale in layer)
+        return int(2 ** max(min(top, self.log2_stride) if self.averaging == "local" else top,
+                            self.log2_stride if self.averaging == "local" else 0))
+
+    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
+        """Return the fixed blocks on which a record of any length is transformed seamlessly.
+
+        The halo is where the joint envelope of both layers' widest wavelets and the low-pass has
+        fallen to a stated tolerance. Lengths depend on the parameters and the precision alone.
+
+        Parameters
+        ----------
+        dtype : dtype
+            float32 or float64.
+
+        Returns
+        -------
+        CanonicalGrid
+        """
+        if self.averaging != "local":
+            raise ParameterError(
+                f"T={self.T!r} has no windows along a record: a seamless transform needs a moving "
+                "average. Leave T out or give it in samples."
+            )
+        tolerance = HALO_TOLERANCE[np.dtype(dtype).name]
+        widest = [min(scale.sigma for scale in layer) for layer in self.scales()]
+        sigmas = (*widest[: self.max_order], SIGMA0 / self.window)
+        unit = max(self.coarsest, 2**self.log2_stride)
+        halo = math.ceil(gaussian_reach(sigmas, tolerance) / unit) * unit
+        length = _canonical_length(halo, unit)
+        return CanonicalGrid(length - 2 * halo, halo, 2**self.log2_stride, tolerance)
+
+
+def _canonical_length(halo: int, unit: int) -> int:
+    """Return a 5-smooth multiple of `unit` that keeps the halos' share of the work small.
+
+    Halos cost at most one part in nine up to a million samples; beyond that, memory counts more
+    and they may cost a third.
+    """
+    target = max(min(18 * halo, 2**20), 6 * halo, 2**17)
+    multiple = math.ceil(target / unit)
+    while scipy.fft.next_fast_len(multiple, real=True) != multiple:
+        multiple += 1
+    return multiple * unit
+
+
+def _quality(Q: Any) -> tuple[int, int]:
+    """Return `Q` as wavelets per octave of both layers."""
+    values = Q if isinstance(Q, tuple) else (Q,)
+    if not all(isinstance(q, int | np.integer) and not isinstance(q, bool) for q in values):
+        raise ParameterError(f"Q must be an integer or a tuple of integers, not {Q!r}.")
+    if len(values) > 2:
+        raise NotImplementedError(
+            f"Q={Q!r} has {len(values)} layers: scattering transforms beyond order 2 are not "
+            "implemented. Give one or two integers."
+        )
+    if not values or min(values) < 1:
+        raise ParameterError(f"Q must always be >= 1, not {Q!r}.")
+    return int(values[0]), int(values[1]) if len(values) == 2 else 1
+
+
+def _averaging(T: Any) -> Any:
+    """Return `T` checked: None, 0, "global" or a number of samples."""
+    if T is None or (isinstance(T, str) and T == "global"):
+        return T
+    value = number("T", T)
+    if value != 0 and value < 1:
+        raise ParameterError(f"T must be ==0 or >=1 (samples), 'global' or None, not {T!r}.")
+    return int(value) if value == int(value) else value
+
+
+def padded_length(N: int, T: float) -> int:
+    """Return the power of two that a signal of `N` samples is reflected to.
+
+    Three supports of the low-pass filter to each side, as far as one reflection gives them.
+    """
+    support = lowpass_support(N, SIGMA0 / T)
+    wanted = math.ceil(math.log2(N + 6 * support))
+    return int(2 ** min(wanted, math.floor(math.log2(3 * N - 2))))
+
+
+# --- paths ---------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def path_table(engine: Scattering1D) -> PathTable:
+    """List the paths: order 0, order 1 by n1, order 2 by (n1, n2) with ``j2 > j1``."""
+    psi1, psi2 = engine.scales()
+    keys: list[tuple[int, ...]] = [(), *((n1,) for n1 in range(len(psi1)))]
+    if engine.max_order == 2:
+        keys += [
+            (n1, n2)
+            for n1, first in enumerate(psi1)
+            for n2, second in enumerate(psi2)
+            if second.j > first.j
+        ]
+    rows = []
+    for key in keys:
+        first = psi1[key[0]] if key else None
+        second = psi2[key[1]] if len(key) == 2 else None
+        rows.append(
+            {
+                "order": len(key),
+                "j1": first.j if first else -1,
+                "j2": second.j if second else -1,
+                "xi1": first.xi if first else np.nan,
+                "xi2": second.xi if second else np.nan,
+                "sigma1": first.sigma if first else np.nan,
+                "sigma2": second.sigma if second else np.nan,
+                "label": "S%d" % len(key) + "".join(f" n{i + 1}={n}" for i, n in enumerate(key)),
+            }
+        )
+    return PathTable(stack(rows), tuple(keys))
+
+
+# --- building a plan -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where the windows lie: what the building functions below share."""
+
+    engine: Scattering1D
+    N: int
+    padded: int
+    before: int
+    dtype: np.dtype[Any]
+    backend: Backend
+
+    def decimation(self, j: int) -> int:
+        """Return log2 of the decimation after a wavelet of octave `j`."""
+        return min(j, self.engine.log2_stride) if self.engine.averaging == "local" else j
+
+    def crop(self, k: int) -> tuple[slice, ...]:
+        """Return the samples at decimation ``2**k`` that lie in the signal."""
+        return (slice(-(-self.before // 2**k), -(-(self.before + self.N) // 2**k)),)
+
+    def fold(self, band: Band, k: int) -> Band:
+        """Return a filter as a signal decimated by ``2**k`` sees it."""
+        folded = fold_1d(band, self.padded // 2**k)
+        return folded.scaled(2.0**-k) if self.engine.scaling == "kymatio-0.3" else folded
+
+    def kept(self, k: int) -> Kept:
+        """Return what is kept of a modulus at decimation ``2**k``."""
+        if self.engine.averaging == "none":
+            return Keep(self.crop(k))
+        if self.engine.averaging == "global":
+            return Mean(self.crop(k))
+        s = self.engine.log2_stride
+        n = self.padded // 2**k
+        phi = self.fold(lowpass_1d(self.padded, SIGMA0 / self.engine.window), k)
+        dense = phi.dense()[: n // 2 + 1]
+        significant = np.flatnonzero(dense > EPS[self.dtype.name] * dense[0])
+        factor = dense[: significant[-1] + 1]
+        return Lowpass((factor,), (self.padded // 2**s,), self.crop(s))
+
+    def layer(
+        self,
+        bands: list[Band],
+        k: int,
+        down: int,
+        rows: NDArray[np.intp],
+        children: tuple[Layer, ...] = (),
+    ) -> Layer:
+        """Return filters at decimation ``2**k`` whose moduli are at ``2**down``."""
+        grid = (self.padded // 2**down,)
+        eps = EPS[self.dtype.name]
+        trimmed = [trim(self.fold(band, k) if k else band, eps) for band in bands]
+        stage = self.backend.prepare(trimmed, grid, self.dtype)
+        return Layer(stage, rows, grid, self.kept(down), children)
+
+
+def _by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:
+    """Return the indices of the wavelets of each octave j."""
+    groups: dict[int, list[int]] = {}
+    for n, scale in enumerate(scales):
+        groups.setdefault(scale.j, []).append(n)
+    return groups
+
+
+def _plan(
+    engine: Scattering1D, shape: tuple[int, ...], padded: int, before: int, dtype: np.dtype[Any]
+) -> Plan:
+    """Assemble the tree and the labels."""
+    frame = _Frame(engine, shape[0], padded, before, dtype, choose_backend(engine.backend))
+    paths = path_table(engine)
+    s = engine.log2_stride
+    tree = Tree((padded,), frame.kept(0), _layers(frame, paths), ELEMENTS)
+    local = engine.averaging == "local"
+    windows = len(range(padded // 2**s)[frame.crop(s)[0]]) if local else 1
+    ragged = engine.averaging == "none"
+    start = -(-before // 2**s) * 2**s - before
+    return Plan(
+        backend=frame.backend,
+        dtype=dtype,
+        shape=shape,
+        padded=(padded,),
+        before=(before,),
+        tree=tree,
+        paths=paths,
+        output_shape=() if ragged else (len(paths), windows),
+        labelled_shape=() if ragged else (len(paths), windows),
+        tail="ragged" if ragged else "decimated",
+        windows=((start, 2**s),) if local else (((shape[0] - 1) // 2, shape[0]),),
+    )
+
+
+def _layers(frame: _Frame, paths: PathTable) -> tuple[Layer, ...]:
+    """Group the wavelets of each layer by octave: they share parents and decimation."""
+    psi1, psi2 = frame.engine.scales()
+    row = {key: i for i, key in enumerate(paths.keys)}
+    second = {}
+    if frame.engine.max_order == 2:
+        second = {n: morlet_1d(frame.padded, psi.xi, psi.sigma) for n, psi in enumerate(psi2)}
+    layers = []
+    for j1, group1 in _by_octave(psi1).items():
+        k1 = frame.decimation(j1)
+        children = []
+        for j2, group2 in _by_octave(psi2).items():
+            if j2 <= j1 or frame.engine.max_order == 1:
+                continue
+            rows = np.array([[row[n1, n2] for n2 in group2] for n1 in group1], np.intp)
+            bands = [second[n2] for n2 in group2]
+            children.append(frame.layer(bands, k1, frame.decimation(j2), rows))
+        bands = [morlet_1d(frame.padded, psi1[n].xi, psi1[n].sigma) for n in group1]
+        rows = np.array([[row[n1,] for n1 in group1]], np.intp)
+        layers.append(frame.layer(bands, 0, k1, rows, tuple(children)))
+    return tuple(layers)

@@ -1,0 +1,1 @@
+"""Filters as mathematics: pure functions of a frequency grid, in float64 NumPy."""

@@ -1,0 +1,206 @@
+"""Morlet wavelets and Gaussian low-pass filters in Fourier, in one and two dimensions.
+
+References
+----------
+J. Andén and S. Mallat, Deep scattering spectrum, IEEE Trans. Signal Process. 62 (2014),
+doi:10.1109/TSP.2014.2326991.
+J. Bruna and S. Mallat, Invariant scattering convolution networks, IEEE Trans. Pattern Anal.
+Mach. Intell. 35 (2013), doi:10.1109/TPAMI.2012.230.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.fft
+
+from scatflow.wavelets.support import Array, Band
+
+REACH = 8.8
+"""Standard deviations after which a Gaussian is below the rounding of float64 (1.5e-17)."""
+
+
+# --- one dimension -------------------------------------------------------------------------
+
+
+def _periods(sigma: float) -> int:
+    """Return how many periods of the frequency axis a Gaussian is summed over, to each side."""
+    return min(math.ceil(math.sqrt(-2.0 * sigma**2 * math.log(1e-7)) + 1.0), 5)
+
+
+def _gaussian(f: Array, xi: float, sigma: float, periods: int) -> Array:
+    """Sum ``exp(-(f + p - xi)^2 / (2 sigma^2))`` over the periods ``|p| < periods``."""
+    total = np.zeros_like(f)
+    for p in range(1 - periods, periods):
+        total += np.exp(-((f + (p - xi)) ** 2) / (2.0 * sigma**2))
+    return total
+
+
+def morlet_1d(N: int, xi: float, sigma: float) -> Band:
+    """Evaluate a Morlet wavelet of unit L1 norm in time, in Fourier.
+
+    ``psi_hat = g - (g(0) / g0(0)) g0``, with `g` the Gaussian around `xi` and `g0` the same around
+    0, both periodic with the sampling rate: exactly zero mean.
+
+    Parameters
+    ----------
+    N : int
+        Samples of the signal it is applied to.
+    xi, sigma : float
+        Centre frequency and bandwidth, cycles/sample.
+
+    Returns
+    -------
+    Band
+        float64; zero outside to the rounding of float64.
+    """
+    correction = math.exp(-(xi**2) / (2.0 * sigma**2))
+    low = xi - REACH * sigma if xi >= REACH * sigma else -REACH * sigma
+    first, last = math.floor(N * low), math.ceil(N * (xi + REACH * sigma))
+    if last - first + 1 >= N:
+        f = np.arange(N) / N
+        periods = _periods(sigma)
+        g, g0 = _gaussian(f, xi, sigma, periods), _gaussian(f, 0.0, sigma, periods)
+        first, values = 0, g - (g[0] / g0[0]) * g0
+    else:
+        f = np.arange(first, last + 1) / N
+        values = _gaussian(f, xi, sigma, 1) - correction * _gaussian(f, 0.0, sigma, 1)
+    band = Band((first % N,), values, (N,))
+    return band.scaled(1.0 / l1_norm(band))
+
+
+def l1_norm(band: Band) -> float:
+    """Return the L1 norm in time of a 1D filter given in Fourier.
+
+    ``|psi(t)|`` is as smooth as the band is narrow, so its sum over all N samples equals, to
+    rounding, a sum over twice as many equidistant points as the band has bins; shifting the band
+    to zero does not change the modulus. A filter longer than the signal overlaps itself and has
+    kinks where it nearly vanishes: 2**15 points at least keep that error below 1e-9.
+    """
+    (N,) = band.shape
+    points = min(N, max(int(scipy.fft.next_fast_len(2 * band.values.size)), 2**15))
+    return float(np.abs(scipy.fft.ifft(band.values, points)).sum())
+
+
+def lowpass_1d(N: int, sigma: float) -> Band:
+    """Evaluate the Gaussian low-pass filter of unit mean, in Fourier (see :func:`morlet_1d`)."""
+    reach = math.ceil(N * REACH * sigma)
+    if 2 * reach + 1 >= N:
+        values = _gaussian(np.arange(N) / N, 0.0, sigma, _periods(sigma))
+        return Band((0,), values / values[0], (N,))
+    values = _gaussian(np.arange(-reach, reach + 1) / N, 0.0, sigma, 1)
+    return Band((-reach % N,), values, (N,))
+
+
+def lowpass_support(N: int, sigma: float) -> int:
+    """Return the half support of the low-pass filter on `N` samples: all but 1e-3 of its mass.
+
+    At most ``N // 2``, when the filter does not fit into the signal.
+    """
+    h = np.abs(scipy.fft.irfft(lowpass_1d(N, sigma).dense()[: N // 2 + 1], N))[: N // 2]
+    residual = np.cumsum(h[::-1])[::-1]
+    within = np.flatnonzero(residual <= 1e-3)
+    return int(within[0]) + 1 if within.size else N // 2
+
+
+# --- two dimensions ------------------------------------------------------------------------
+
+
+def _fold_window(window: np.ndarray, first: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+    """Add a window whose corner is at `first` onto the periodic grid of `shape`."""
+    out = np.zeros(shape, dtype=window.dtype)
+    spans = []
+    for start, width, n in zip(first, window.shape, shape, strict=True):
+        cuts = sorted({start, start + width, *range((start // n + 1) * n, start + width, n)})
+        spans.append([(a - start, b - start, a % n) for a, b in zip(cuts, cuts[1:], strict=False)])
+    for a, b, u in spans[0]:
+        for c, d, v in spans[1]:
+            out[u : u + b - a, v : v + d - c] += window[a:b, c:d]
+    return out
+
+
+def _grids(
+    shape: tuple[int, int], sigma: float, theta: float, slant: float
+) -> tuple[Array, Array, Array]:
+    """Return rows u, columns v and the envelope ``exp(-(u,v) C (u,v)^T)`` where it is not zero.
+
+    ``C = R(theta) diag(1, slant^2) R(theta)^T / (2 sigma^2)``, on the five periods -2 ... 2.
+    """
+    cos, sin = math.cos(theta), math.sin(theta)
+    axes = []
+    for n, along, across in zip(shape, (cos, sin), (sin, cos), strict=True):
+        reach = math.ceil(REACH * sigma * math.hypot(along, across / slant))
+        axes.append(np.arange(max(-reach, -2 * n), min(reach + 1, 3 * n), dtype=np.float64))
+    u, v = axes
+    a, b, c = (
+        (cos**2 + slant**2 * sin**2),
+        cos * sin * (1.0 - slant**2),
+        (sin**2 + slant**2 * cos**2),
+    )
+    exponent = (a * u**2)[:, None] + (2.0 * b * u)[:, None] * v + c * v**2
+    return u, v, np.exp(exponent / (-2.0 * sigma**2))
+
+
+def gabor_norm(sigma: float, slant: float) -> float:
+    """Return the factor of a 2D Gabor: ScatNet's ``1 / (2 * 3.1415 sigma^2 / slant)``.
+
+    The value of pi is theirs; every published coefficient carries it.
+    """
+    return 1.0 / (2.0 * 3.1415 * sigma**2 / slant)
+
+
+def morlet_2d(
+    shape: tuple[int, int], sigma: float, theta: float, xi: float, slant: float
+) -> Array:
+    """Evaluate a 2D Morlet wavelet on a periodic grid, in Fourier.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of the (padded) image.
+    sigma : float
+        Standard deviation of the envelope along the wave vector, pixels.
+    theta : float
+        Angle of the wave vector from the rows' axis, radians.
+    xi : float
+        Length of the wave vector, radians/pixel.
+    slant : float
+        Ratio of the envelope's width along the wave vector to that across it.
+
+    Returns
+    -------
+    ndarray
+        Real part of the DFT, float64, of `shape`.
+    """
+    u, v, envelope = _grids(shape, sigma, theta, slant)
+    wave_u = np.exp(1j * xi * math.cos(theta) * u)
+    wave_v = np.exp(1j * xi * math.sin(theta) * v)
+    gabor = envelope * (wave_u[:, None] * wave_v)
+    psi = gabor - (gabor.sum() / envelope.sum()) * envelope
+    first = (int(u[0]), int(v[0]))
+    folded = _fold_window(psi, first, shape)
+    dft = scipy.fft.fft2(folded, overwrite_x=True)
+    return np.ascontiguousarray(dft.real) * gabor_norm(sigma, slant)
+
+
+def lowpass_2d(shape: tuple[int, int], sigma: float) -> tuple[Array, Array]:
+    """Evaluate the isotropic Gaussian in Fourier as two factors: rows, columns.
+
+    The filter is their outer product.
+    """
+    factors = []
+    for n in shape:
+        reach = math.ceil(REACH * sigma)
+        t = np.arange(max(-reach, -2 * n), min(reach + 1, 3 * n))
+        g = np.bincount(t % n, np.exp(-(t.astype(float) ** 2) / (2.0 * sigma**2)), n)
+        factors.append(scipy.fft.fft(g).real * math.sqrt(gabor_norm(sigma, 1.0)))
+    return factors[0], factors[1]
+
+
+def ideal_lowpass(n: int, level: int) -> np.ndarray:
+    """Return which of `n` bins the ScatNet pyramid keeps before decimating by ``2**level``."""
+    keep = np.ones(n, dtype=bool)
+    start = int(n * 2.0 ** -(level + 1))
+    keep[start : start + int(n * (1.0 - 2.0**-level))] = False
+    return keep

@@ -1,0 +1,122 @@
+"""Effective supports: which frequency bins a filter touches, and how far it reaches in time.
+
+A filter is stored as a :class:`Band`, the values inside one cyclic box of the frequency grid;
+everything outside is below a stated fraction of its peak and counts as zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The part of a real filter in Fourier that is not negligible.
+
+    ``values[i0, i1, ...]`` sits on bin ``(starts[0] + i0) % shape[0], ...`` of a grid of `shape`.
+    """
+
+    starts: tuple[int, ...]
+    values: Array
+    shape: tuple[int, ...]
+
+    def dense(self) -> Array:
+        """Return the filter on its whole grid, zero outside the band."""
+        out = np.zeros(self.shape)
+        index = np.ix_(
+            *(
+                (start + np.arange(width)) % n
+                for start, width, n in zip(self.starts, self.values.shape, self.shape, strict=True)
+            )
+        )
+        out[index] = self.values
+        return out
+
+    def scaled(self, factor: float) -> Band:
+        """Return the band with all values multiplied by `factor`."""
+        return Band(self.starts, self.values * factor, self.shape)
+
+
+def cyclic_arc(significant: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return start and length of the shortest cyclic arc that holds every True.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> cyclic_arc(np.array([True, True, False, False, False, True]))
+    (5, 3)
+    """
+    where = np.flatnonzero(significant)
+    n = significant.size
+    if where.size == 0:
+        return 0, 1
+    gaps = np.diff(where, append=where[0] + n)
+    widest = int(np.argmax(gaps))
+    return int(where[(widest + 1) % where.size]), int(n - gaps[widest] + 1)
+
+
+def band_of(dense: Array, eps: float) -> Band:
+    """Cut the smallest cyclic box that holds every value above `eps` times the peak."""
+    magnitude = np.abs(dense)
+    significant = magnitude > eps * magnitude.max()
+    starts, indices = [], []
+    for axis, n in enumerate(dense.shape):
+        others = tuple(a for a in range(dense.ndim) if a != axis)
+        start, width = cyclic_arc(significant.any(axis=others))
+        starts.append(start)
+        indices.append((start + np.arange(width)) % n)
+    return Band(tuple(starts), dense[np.ix_(*indices)], dense.shape)
+
+
+def trim(band: Band, eps: float) -> Band:
+    """Drop the ends of a 1D band that stay at or below `eps` times its peak."""
+    magnitude = np.abs(band.values)
+    where = np.flatnonzero(magnitude > eps * magnitude.max())
+    first, last = (int(where[0]), int(where[-1]) + 1) if where.size else (0, 1)
+    start = (band.starts[0] + first) % band.shape[0]
+    return Band((start,), band.values[first:last], band.shape)
+
+
+def fold_1d(band: Band, n: int) -> Band:
+    """Add up the aliases of a 1D band on a grid of `n` bins, `n` dividing the band's grid.
+
+    This is the filter as a signal of ``shape / n`` times fewer samples sees it.
+    """
+    start, width = band.starts[0] % n, band.values.size
+    if width <= n:
+        return Band((start,), band.values, (n,))
+    padded: Array = np.zeros(math.ceil(width / n) * n)
+    padded[:width] = band.values
+    return Band((start,), padded.reshape(-1, n).sum(axis=0), (n,))
+
+
+def gaussian_reach(sigmas: tuple[float, ...], tolerance: float) -> float:
+    """Return how many samples a cascade of Gaussian-enveloped filters reaches to one side.
+
+    An influence that travels a distance through several filters is weakest-attenuated when it
+    splits the way in proportion to their variances, so the variances in time add:
+    ``reach = sqrt(-2 ln tolerance) sqrt(sum_i (2 pi sigma_i)**-2)``.
+
+    Parameters
+    ----------
+    sigmas : tuple of float
+        Standard deviations in Fourier, cycles/sample.
+    tolerance : float
+        Height of the envelope, relative to its peak, at which it counts as ended.
+
+    Returns
+    -------
+    float
+        Samples.
+    """
+    variance = sum((2.0 * math.pi * sigma) ** -2 for sigma in sigmas)
+    return math.sqrt(-2.0 * math.log(tolerance) * variance)
+
+
