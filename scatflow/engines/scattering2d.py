@@ -1,0 +1,355 @@
+"""Scattering of images.
+
+References
+----------
+J. Bruna and S. Mallat, Invariant scattering convolution networks, IEEE Trans. Pattern Anal.
+Mach. Intell. 35 (2013), doi:10.1109/TPAMI.2012.230.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scatflow.backends.choose import backend as choose_backend
+from scatflow.backends.choose import check as check_backend
+from scatflow.backends.protocol import Backend, Lowpass
+from scatflow.engines.cascade import Layer, Tree
+from scatflow.engines.engine import Engine, integer, one_of, shape_of
+from scatflow.engines.paths import PathTable, pairs, stack
+from scatflow.engines.plan import ELEMENTS, Boundary, Plan
+from scatflow.errors import ParameterError, ParameterTypeError
+from scatflow.wavelets.morlet import ideal_lowpass, lowpass_2d, morlet_2d
+from scatflow.wavelets.support import Array, band_of
+
+OUT_TYPES = ("array", "list", "dict")
+
+EPS = {"float32": 1e-8, "float64": 1e-13}
+"""Fraction of its peak below which a filter counts as zero; its DFT is exact to 1e-15."""
+
+
+def width(j: int) -> float:
+    """Return the standard deviation of a wavelet's envelope along its wave vector, pixels."""
+    return 0.8 * 2.0**j
+
+
+def wave_number(j: int) -> float:
+    """Return the length of a wavelet's wave vector, radians/pixel."""
+    return 0.75 * math.pi / 2.0**j
+
+
+@dataclass(frozen=True)
+class Scattering2D(Engine):
+    """Scattering transform of images: oriented wavelet modulus, twice, and a moving average.
+
+    Parameters
+    ----------
+    J : int
+        log2 of the largest scale, in pixels; the output has one sample every ``2**J``.
+    shape : tuple of int, optional
+        Rows and columns of one image. None: taken from each input.
+    L : int
+        Orientations, over half a turn.
+    max_order : int
+        1 or 2.
+    pre_pad : bool
+        The input is already padded, to the shape in :attr:`padded_shape`.
+    backend : str, optional
+        Library that computes; None follows the input.
+    out_type : {"array", "list", "dict"}
+        Form of the output.
+    pyramid : {"scatnet", "fold"}
+        How filters act on decimated moduli. ``scatnet`` gives ScatNet's and Kymatio's numbers,
+        which cut the filters off at the decimated Nyquist frequency; with ``fold`` they alias as a
+        sampled filter does, so that the parts of an image can be computed apart exactly. The two
+        differ by about 1e-3.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        If a parameter makes no sense, or the scales do not fit into the image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> S = Scattering2D(J=2, shape=(32, 32), L=4)
+    >>> S(np.zeros((3, 32, 32), np.float32)).shape
+    (3, 25, 8, 8)
+    """
+
+    kind: ClassVar[str] = "scattering2d"
+    ndim: ClassVar[int] = 2
+
+    J: int
+    shape: Any = None
+    L: int = 8
+    max_order: int = 2
+    pre_pad: bool = False
+    backend: str | None = None
+    out_type: str = "array"
+    pyramid: str = "scatnet"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pre_pad, bool):
+            raise ParameterTypeError(f"pre_pad must be True or False, not {self.pre_pad!r}.")
+        self._set(
+            J=integer("J", self.J, 1),
+            shape=shape_of(self.shape, 2),
+            L=integer("L", self.L, 1),
+            max_order=one_of("max_order", integer("max_order", self.max_order, 1), (1, 2)),
+            backend=check_backend(self.backend),
+            out_type=one_of("out_type", self.out_type, OUT_TYPES),
+            pyramid=one_of("pyramid", self.pyramid, ("scatnet", "fold")),
+        )
+        if self.shape is not None:
+            self._check_size(self.shape)
+
+    def _check_size(self, shape: tuple[int, ...]) -> None:
+        if 2**self.J > min(shape):
+            raise ParameterError(
+                f"The smallest dimension should be larger than 2^J. J={self.J} averages over "
+                f"{2**self.J} pixels, but the image is {shape[0]} x {shape[1]}: every coefficient "
+                f"would be padding. Take J <= {min(shape).bit_length() - 1} or a larger image."
+            )
+
+    @property
+    def padded_shape(self) -> tuple[int, ...] | None:
+        """The shape that an image of `shape` is padded to."""
+        return None if self.shape is None else self._padded(self.shape)
+
+    def _padded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        unit = 2**self.J
+        return tuple(((n + unit) // unit + 1) * unit for n in shape)
+
+    def _input_shape(self) -> tuple[int, ...]:
+        return self._padded(self.shape) if self.pre_pad else tuple(self.shape)
+
+    def _wrong_shape(self, found: tuple[int, ...]) -> str:
+        kind = "Padded array" if self.pre_pad else "NumPy array"
+        m, n = self._input_shape()
+        return (
+            f"{kind} must be of spatial size ({m},{n}). This one has "
+            f"({found[0]},{found[1]}); pass shape=None to take the shape from each input."
+        )
+
+    def angle(self, theta: int) -> float:
+        """Return the angle of orientation number `theta` from the rows' axis, radians."""
+        return (int(self.L - self.L / 2 - 1) - theta) * math.pi / self.L
+
+    # --- output ---
+
+    def _arrange(self, plan: Plan, x: NDArray[Any]) -> Any:
+        y = plan.apply(x)
+        if self.out_type == "array":
+            return y
+        coefficients = list(np.moveaxis(y, -3, 0))
+        if self.out_type == "dict":
+            return dict(zip(plan.paths.keys, coefficients, strict=True))
+        return [
+            {
+                "coef": coefficient,
+                "j": tuple(n // self.L for n in key),
+                "n": key,
+                "theta": tuple(n % self.L for n in key),
+                "order": len(key),
+            }
+            for key, coefficient in zip(plan.paths.keys, coefficients, strict=True)
+        ]
+
+    def meta(self) -> dict[str, Any]:
+        """Describe the paths, in the order of the output's path axis.
+
+        Returns
+        -------
+        dict
+            `order` ``(C,)``; `key`, a list of tuples ``()``, ``(n1,)``, ``(n1, n2)`` with
+            ``n = j L + theta``; `n`, `j`, `theta` (number of the orientation), `angle` (radians),
+            `xi` and `sigma` (cycles/pixel), each ``(C, max_order)`` with NaN where absent.
+        """
+        paths = path_table(self)
+        c, order = paths.columns, self.max_order
+        n1, n2 = np.full(len(paths), np.nan), np.full(len(paths), np.nan)
+        for i, key in enumerate(paths.keys):
+            n1[i], n2[i] = (*key, np.nan, np.nan)[:2]
+        n = pairs(n1, n2, order)
+        return {
+            "order": c["order"],
+            "key": list(paths.keys),
+            "n": n,
+            "j": n // self.L,
+            "theta": n % self.L,
+            "angle": pairs(c["theta1"], c["theta2"], order),
+            "xi": pairs(c["xi1"], c["xi2"], order),
+            "sigma": pairs(c["sigma1"], c["sigma2"], order),
+        }
+
+    def output_size(self, detail: bool = False) -> int | tuple[int, ...]:
+        """Return the number of paths, or with `detail` that of each order."""
+        paths = path_table(self)
+        return paths.per_order() if detail else len(paths)
+
+    # --- plans ---
+
+    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:
+        unit = 2**self.J
+        before: tuple[int, ...]
+        if boundary == "periodic" or self.pre_pad:
+            wrong = [n for n in shape if n % unit or (self.pre_pad and n < 3 * unit)]
+            if wrong:
+                raise ParameterError(
+                    f"Sides of {shape[0]} x {shape[1]} pixels cannot be decimated by 2^J={unit}: "
+                    f"take multiples{f' from {3 * unit} on' if self.pre_pad else ''}."
+                )
+            padded, before = shape, (0, 0)
+        else:
+            self._check_size(shape)
+            padded = self._padded(shape)
+            before = tuple((p - n) // 2 for p, n in zip(padded, shape, strict=True))
+        # One window on each side lies in the padding, which is 2^J at least.
+        margin = 0 if boundary == "periodic" else 1
+        return _plan(self, shape, padded, before, margin, dtype)
+
+
+@lru_cache(maxsize=64)
+def path_table(engine: Scattering2D) -> PathTable:
+    """List the paths: order 0, order 1 by ``n1 = j1 L + theta1``, order 2 with ``j2 > j1``."""
+    L, count = engine.L, engine.J * engine.L
+    keys: list[tuple[int, ...]] = [(), *((n1,) for n1 in range(count))]
+    if engine.max_order == 2:
+        keys += [(n1, n2) for n1 in range(count) for n2 in range((n1 // L + 1) * L, count)]
+    rows = []
+    for key in keys:
+        row: dict[str, Any] = {"order": len(key)}
+        label = "S%d" % len(key)
+        for i in (1, 2):
+            present = len(key) >= i
+            j, theta = divmod(key[i - 1], L) if present else (-1, 0)
+            row[f"j{i}"] = j
+            row[f"xi{i}"] = wave_number(j) / (2 * math.pi) if present else np.nan
+            row[f"sigma{i}"] = 1 / (2 * math.pi * width(j)) if present else np.nan
+            row[f"theta{i}"] = engine.angle(theta) if present else np.nan
+            label += f" j{i}={j} theta{i}={theta}" if present else ""
+        rows.append({**row, "label": label})
+    return PathTable(stack(rows), tuple(keys))
+
+
+# --- building a plan -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What the building functions below share."""
+
+    engine: Scattering2D
+    padded: tuple[int, int]
+    margin: int
+    dtype: np.dtype[Any]
+    backend: Backend
+
+    def keep(self, axis: int, level: int) -> NDArray[np.bool_]:
+        """Return which bins of an axis survive the decimation to `level`."""
+        n = self.padded[axis]
+        if self.engine.pyramid == "fold" or level == 0:
+            return np.ones(n, dtype=bool)
+        return ideal_lowpass(n, level)
+
+    def fold(self, psi: Array, level: int) -> Array:
+        """Return a filter as an image decimated by ``2**level`` sees it."""
+        masked = psi * self.keep(0, level)[:, None] * self.keep(1, level)
+        m, n = self.padded
+        r = 2**level
+        folded: Array = masked.reshape(r, m // r, r, n // r).sum(axis=(0, 2))
+        return folded
+
+    def lowpass(self, level: int) -> Lowpass:
+        """Return the average of a modulus that is decimated by ``2**level``."""
+        J, r = self.engine.J, 2**level
+        factors = []
+        for axis, factor in enumerate(lowpass_2d(self.padded, width(J - 1))):
+            n = self.padded[axis] // r
+            level_factor = (factor * self.keep(axis, level)).reshape(r, n).sum(axis=0)
+            half = level_factor[: n // 2 + 1]
+            significant = np.flatnonzero(half > EPS[self.dtype.name] * half[0])
+            factors.append(half[: significant[-1] + 1])
+        target = tuple(n // 2**J for n in self.padded)
+        crop = tuple(slice(self.margin, n - self.margin) for n in target)
+        return Lowpass(tuple(factors), target, crop)
+
+    def layer(
+        self,
+        filters: list[Array],
+        level: int,
+        j: int,
+        rows: NDArray[np.intp],
+        children: tuple[Layer, ...] = (),
+    ) -> Layer:
+        """Return filters at decimation ``2**level`` whose moduli are at ``2**j``."""
+        grid = (self.padded[0] // 2**j, self.padded[1] // 2**j)
+        eps = EPS[self.dtype.name]
+        bands = [band_of(self.fold(psi, level) if level else psi, eps) for psi in filters]
+        stage = self.backend.prepare(bands, grid, self.dtype)
+        return Layer(stage, rows, grid, self.lowpass(j), children)
+
+
+def filter_bank(engine: Scattering2D, padded: tuple[int, int]) -> list[list[Array]]:
+    """Return the wavelets in Fourier on the padded grid, by scale and orientation."""
+    slant = 4.0 / engine.L
+    return [
+        [
+            morlet_2d(padded, width(j), engine.angle(theta), wave_number(j), slant)
+            for theta in range(engine.L)
+        ]
+        for j in range(engine.J)
+    ]
+
+
+def _plan(
+    engine: Scattering2D,
+    shape: tuple[int, ...],
+    padded: tuple[int, ...],
+    before: tuple[int, ...],
+    margin: int,
+    dtype: np.dtype[Any],
+) -> Plan:
+    """Assemble the tree and the labels."""
+    backend = choose_backend(engine.backend)
+    frame = _Frame(engine, (padded[0], padded[1]), margin, dtype, backend)
+    paths = path_table(engine)
+    unit = 2**engine.J
+    out = tuple(n // unit - 2 * margin for n in padded)
+    output_shape = (len(paths), *out)
+    return Plan(
+        backend=backend,
+        dtype=dtype,
+        shape=shape,
+        padded=padded,
+        before=before,
+        tree=Tree(padded, frame.lowpass(0), _layers(frame, paths), ELEMENTS),
+        paths=paths,
+        output_shape=output_shape,
+        labelled_shape=output_shape,
+        tail="decimated",
+        windows=tuple((margin * unit - b, unit) for b in before),
+    )
+
+
+def _layers(frame: _Frame, paths: PathTable) -> tuple[Layer, ...]:
+    """Group the wavelets of each layer by scale: they share parents and decimation."""
+    engine = frame.engine
+    L = engine.L
+    bank = filter_bank(engine, frame.padded)
+    row = {key: i for i, key in enumerate(paths.keys)}
+    layers = []
+    for j1 in range(engine.J):
+        children = []
+        for j2 in range(j1 + 1, engine.J) if engine.max_order == 2 else ():
+            rows = [[row[j1 * L + a, j2 * L + b] for b in range(L)] for a in range(L)]
+            children.append(frame.layer(bank[j2], j1, j2, np.array(rows, np.intp)))
+        first = np.array([[row[j1 * L + a,] for a in range(L)]], np.intp)
+        layers.append(frame.layer(bank[j1], 0, j1, first, tuple(children)))
+    return tuple(layers)
