@@ -273,15 +273,15 @@ def _harmonic_modulus(u_hat: Array, filters: HarmonicFilter) -> Array:
     for b, p in np.ndindex(*u_hat.shape[:2]):
         modulus = out[b, p]
         modulus.fill(0.0)
-        if filters.touches_nyquist or not filters.rotation_covariant:
+        if filters.real:
+            box = _gather(u_hat[b, p], filters)
+            for weights in filters.components(modulus.dtype):
+                modulus += np.square(_pruned_inverse(box * weights, filters))
+        else:
             whole = _whole_spectrum(u_hat[b, p], nx)
-            for weights in filters.components(modulus.dtype, half=False):
+            for weights in filters.components(modulus.dtype):
                 field = scipy.fft.ifftn(_masked(whole, weights, filters), overwrite_x=True)
                 modulus += _squared_modulus(field)
-        else:
-            box = _gather(u_hat[b, p], filters)
-            for weights in filters.components(modulus.dtype, half=True):
-                modulus += np.square(_pruned_inverse(box * weights, filters))
         np.sqrt(modulus, out=modulus)
     return out
 

@@ -92,9 +92,9 @@ def band_edges(frequencies: Array) -> Array:
 
 
 def symmetrical_limit(values: Array) -> float:
-    """Choose a limit in decades that all but the most extreme 1 % of finite values respect."""
+    """Choose a limit in decades that all but the most extreme 0.5 % of finite values respect."""
     finite = np.abs(values[np.isfinite(values)])
-    wanted = float(np.quantile(finite, 0.99)) if finite.size else 0.0
+    wanted = float(np.quantile(finite, 0.995)) if finite.size else 0.0
     return next((limit for limit in (0.2, 0.3, 0.5, 0.7, 1.0, 1.5) if wanted <= limit), 2.0)
 
 

@@ -147,7 +147,9 @@ class Results:
         if f"frame_{dim}" in self.frame_dims:
             return f"frame_{dim}"
         if "frame" in self.frame_dims:
-            cut = self.data.coords["frame"].attrs.get("dim") if "frame" in self.data.coords else None
+            cut = (
+                self.data.coords["frame"].attrs.get("dim") if "frame" in self.data.coords else None
+            )
             return "frame" if dim == (cut or self.tail_dims[0]) else None
         return None
 

@@ -1,0 +1,194 @@
+"""Cut: how a large transform is divided into blocks, and what each block reads and writes.
+
+Pure integers about arrays. The *work grid* has one cell per unit of work: one axis for each
+untouched dimension, then one for each dimension that is cut into frames, or one that counts the
+canonical blocks of a seamless transform. A block is a hyper-rectangle of cells and becomes one
+shard of the output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+Span = tuple[int, int]
+"""First index and the index after the last."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Divide and round up.
+
+    Examples
+    --------
+    >>> ceil_div(7, 3)
+    3
+    """
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """A work grid of `shape` cells, cut into blocks of at most `per_block` cells."""
+
+    shape: tuple[int, ...]
+    per_block: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Blocks along each axis."""
+        return tuple(ceil_div(n, m) for n, m in zip(self.shape, self.per_block, strict=True))
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return math.prod(self.counts)
+
+    def position(self, index: int) -> tuple[int, ...]:
+        """Return where block `index` lies among the blocks, the last axis running fastest.
+
+        Raises
+        ------
+        IndexError
+            If there is no such block.
+        """
+        if not 0 <= index < self.n_blocks:
+            raise IndexError(f"There is no block {index}: there are {self.n_blocks}.")
+        position = []
+        for count in reversed(self.counts):
+            index, here = divmod(index, count)
+            position.append(here)
+        return tuple(reversed(position))
+
+    def index(self, position: tuple[int, ...]) -> int:
+        """Return the number of the block at `position`: the inverse of :meth:`position`."""
+        index = 0
+        for here, count in zip(position, self.counts, strict=True):
+            index = index * count + here
+        return index
+
+    def cells(self, index: int) -> tuple[Span, ...]:
+        """Return the cells of block `index` along each axis.
+
+        Examples
+        --------
+        >>> Cuts((2, 5), (1, 3)).cells(3)
+        ((1, 2), (3, 5))
+        """
+        return tuple(
+            (here * m, min((here + 1) * m, n))
+            for here, m, n in zip(self.position(index), self.per_block, self.shape, strict=True)
+        )
+
+
+def share(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Choose the cells of one block: at most `most` of them, the last axes filled first.
+
+    A cut axis gets a power of two, so that a block can be divided again into even chunks.
+
+    Examples
+    --------
+    >>> share((3, 10, 100), 450)
+    (1, 4, 100)
+    """
+    per_block = []
+    left = max(most, 1)
+    for n in reversed(shape):
+        here = n if n <= left else 2 ** (left.bit_length() - 1)
+        per_block.append(max(here, 1))
+        left = max(left // max(here, 1), 1)
+        if here < n:
+            left = 1  # Only whole axes are stacked: a block stays one box of the source.
+    return tuple(reversed(per_block))
+
+
+def divisor(n: int, most: int) -> int:
+    """Return the largest divisor of `n` that is at most `most`.
+
+    Examples
+    --------
+    >>> divisor(60, 16)
+    15
+    """
+    best = 1
+    for d in range(1, math.isqrt(n) + 1):
+        if n % d == 0:
+            best = max(best, *(e for e in (d, n // d) if e <= max(most, 1)))
+    return best
+
+
+# --- frames ----------------------------------------------------------------------------------
+
+
+def n_frames(n: int, frame: int, hop: int) -> int:
+    """Return how many whole frames of `frame` samples, `hop` apart, lie in `n` samples."""
+    return 0 if n < frame else 1 + (n - frame) // hop
+
+
+def left_over(n: int, frame: int, hop: int) -> int:
+    """Return the samples at the end that no frame holds: an incomplete frame is dropped."""
+    count = n_frames(n, frame, hop)
+    return n if count == 0 else n - ((count - 1) * hop + frame)
+
+
+# --- records extended by reflection ------------------------------------------------------------
+
+
+def mirror(i: int, n: int) -> int:
+    """Return which sample of a record stands at `i` when it is reflected endlessly at its ends.
+
+    The end samples are not repeated, as ``numpy.pad(mode="reflect")`` has it.
+
+    Examples
+    --------
+    >>> [mirror(i, 4) for i in range(-3, 8)]
+    [3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1]
+    """
+    if n == 1:
+        return 0
+    i %= 2 * (n - 1)
+    return i if i < n else 2 * (n - 1) - i
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of a slab: `count` samples from `at` on are samples `first`, `first + step`, ..."""
+
+    at: int
+    first: int
+    count: int
+    step: int
+
+    @property
+    def span(self) -> Span:
+        """The samples of the record, in rising order."""
+        last = self.first + self.step * (self.count - 1)
+        return min(self.first, last), max(self.first, last) + 1
+
+
+def pieces(start: int, stop: int, n: int) -> Iterator[Piece]:
+    """Yield the runs of which samples ``[start, stop)`` of a reflected record of `n` consist.
+
+    Examples
+    --------
+    >>> [(p.first, p.count, p.step) for p in pieces(-2, 5, 4)]
+    [(2, 2, -1), (0, 4, 1), (2, 1, -1)]
+    """
+    i = start
+    while i < stop:
+        first = mirror(i, n)
+        if n == 1:
+            step, count = 0, stop - i
+        elif i % (2 * (n - 1)) < n - 1:
+            step, count = 1, n - first if i % (2 * (n - 1)) == first else 1
+        else:
+            step, count = -1, max(first, 1)
+        count = min(count, stop - i)
+        yield Piece(i - start, first, count, step)
+        i += count
+
+
+def bounds(start: int, stop: int, n: int) -> Span:
+    """Return the samples of the record that ``[start, stop)`` of its reflection needs."""
+    spans = [piece.span for piece in pieces(start, stop, n)]
+    return min(a for a, _ in spans), max(b for _, b in spans)
