@@ -110,11 +110,8 @@ def divisor(n: int, most: int) -> int:
     >>> divisor(60, 16)
     15
     """
-    best = 1
-    for d in range(1, math.isqrt(n) + 1):
-        if n % d == 0:
-            best = max(best, *(e for e in (d, n // d) if e <= max(most, 1)))
-    return best
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return max(d for d in (*small, *(n // d for d in small)) if d <= max(most, 1))
 
 
 # --- frames ----------------------------------------------------------------------------------
@@ -180,9 +177,9 @@ def pieces(start: int, stop: int, n: int) -> Iterator[Piece]:
         if n == 1:
             step, count = 0, stop - i
         elif i % (2 * (n - 1)) < n - 1:
-            step, count = 1, n - first if i % (2 * (n - 1)) == first else 1
+            step, count = 1, n - first
         else:
-            step, count = -1, max(first, 1)
+            step, count = -1, first  # Sample 0 begins the next run.
         count = min(count, stop - i)
         yield Piece(i - start, first, count, step)
         i += count

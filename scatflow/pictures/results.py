@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -153,9 +153,13 @@ class Results:
             return "frame" if dim == (cut or self.tail_dims[0]) else None
         return None
 
-    def read(self, where: Mapping[str, int | slice | Array]) -> Array:
-        """Load one region as floating point, in the order of the store's dimensions."""
-        values = np.asarray(self.data.isel(dict(where)).values)
+    def read(self, where: Mapping[str, int | slice], order: Sequence[str] = ()) -> Array:
+        """Load one region as floating point, in the order of the store's dimensions or another."""
+        values = (
+            self.data.isel(dict(where)).transpose(*order).values
+            if order
+            else (self.data.isel(dict(where)).values)
+        )
         return values if values.dtype.kind == "f" else values.astype(np.float64)
 
     def grid(self, dim: str) -> Grid:

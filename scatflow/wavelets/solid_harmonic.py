@@ -34,6 +34,10 @@ class Harmonic(NamedTuple):
     """``(coefficient, a, b)`` with the normalisation K inside."""
 
 
+NYQUIST_EPS = 1e-6
+"""Height at the Nyquist frequency, relative to the peak, below which fields count as real."""
+
+
 def radial_constant(l: int) -> float:  # noqa: E741 - the degree's name in every formula
     """Return ``c_l (2 pi)^{3/2}``, which gives order-1 coefficients of a Gaussian as ``k^l``.
 
@@ -117,10 +121,13 @@ class SolidHarmonic:
 
     @property
     def touches_nyquist(self) -> bool:
-        """Whether the filter is non-zero on a plane of bins that are their own mirror image."""
-        return any(
-            2 * b == n and n > 1 for b, n in zip(self.half_widths, self.shape, strict=True)
-        )
+        """Whether the filter counts on a plane of bins that are their own mirror image.
+
+        Such bins make the fields complex. Below ``NYQUIST_EPS`` of the peak the effect on the
+        coefficients is under 1e-9, a second-order one.
+        """
+        radius = cutoff(self.l, max(self.eps, NYQUIST_EPS)) / self.s / (2.0 * math.pi)
+        return radius >= 0.5 and any(n % 2 == 0 for n in self.shape)
 
     @property
     def real(self) -> bool:
@@ -201,21 +208,20 @@ class SolidHarmonic:
             return
         profile = profile * radius**self.l * np.float32(radial_constant(self.l))
         polar = np.arctan2(z, np.sqrt(y**2 + x**2)) + np.float32(np.pi / 2.0)
-        cos, sin = np.cos(polar, dtype=np.float64), np.sin(polar, dtype=np.float64)
-        turn = np.exp(1j * np.arctan2(y, x).astype(np.float64))
+        cos, sin = np.cos(polar), np.sin(polar)
+        turn = np.exp(-1j * np.arctan2(y, x).astype(np.float64)).astype(np.complex64)
         for m in range(0 if self.rotation_covariant else self.l, self.l + 1):
             latitude = _sum(
-                coefficient * cos**a * sin ** (2 * b + m)
+                np.float32(coefficient) * cos**a * sin ** (2 * b + m)
                 for coefficient, a, b in harmonic(self.l, m).terms
             )
             if m > 0:  # the complex harmonics share what the two real ones have
                 latitude /= math.sqrt(2.0)
-            filter_ = (profile * (latitude * turn**m).astype(np.complex64)).astype(
-                np.result_type(dtype, 1j)
-            )
-            yield np.conj(filter_)
+            latitude *= profile
+            factor = (latitude * turn**m).astype(np.result_type(dtype, 1j), copy=False)
+            yield factor
             if m > 0 and self.rotation_covariant:
-                yield filter_
+                yield np.conj(factor, out=factor)
 
 
 def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,155 @@
+"""Coordinates of the output: what each path is, and where each window lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PIECE = 2**20
+"""Values of a coordinate that are made and written at a time: a year of windows never is whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinate:
+    """A labelled coordinate whose values are made piece by piece."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    values: Callable[[int, int], NDArray[Any]]
+    """``values(a, b)``: entries a to b along the first axis (all of a scalar)."""
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, name: str, dims: Sequence[str], values: Any, attrs: Mapping[str, Any] | None = None
+    ) -> Coordinate:
+        """Make a coordinate from values that are in memory."""
+        array = np.asarray(values)
+        take = (lambda a, b: array[a:b]) if array.ndim else (lambda a, b: array)
+        return cls(name, tuple(dims), array.shape, array.dtype, take, dict(attrs or {}))
+
+    @classmethod
+    def along(
+        cls,
+        name: str,
+        size: int,
+        at: Callable[[NDArray[np.int64]], NDArray[Any]],
+        attrs: Mapping[str, Any] | None = None,
+    ) -> Coordinate:
+        """Make the coordinate of dimension `name` from a function of the index."""
+        dtype = at(np.arange(min(size, 1), dtype=np.int64)).dtype
+        return cls(
+            name,
+            (name,),
+            (size,),
+            dtype,
+            lambda a, b: at(np.arange(a, b, dtype=np.int64)),
+            dict(attrs or {}),
+        )
+
+    def pieces(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield slices of the first axis and the values there, a bounded number at a time."""
+        if not self.shape:
+            yield slice(None), self.values(0, 1)
+            return
+        for a in range(0, self.shape[0], PIECE):
+            b = min(a + PIECE, self.shape[0])
+            yield slice(a, b), self.values(a, b)
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """Sampling along one transformed dimension, as far as frequencies are concerned."""
+
+    dim: str
+    step: float | None
+    """Coordinate units per sample; seconds for time; None without a coordinate."""
+    units: str
+    """Units of the coordinate; empty where it has none."""
+    is_time: bool
+
+
+def frequency_units(rulers: Sequence[Ruler]) -> tuple[float, str]:
+    """Return the factor and the units that turn cycles/sample into physical frequencies.
+
+    Several dimensions share one frequency axis only where they are sampled alike; otherwise
+    frequencies stay in cycles/sample.
+
+    Examples
+    --------
+    >>> frequency_units([Ruler("time", 0.01, "s", True)])
+    (100.0, 'Hz')
+    >>> frequency_units([Ruler("depth", 0.5, "m", False)])
+    (2.0, 'cycles/m')
+    >>> frequency_units([Ruler("y", None, "", False), Ruler("x", None, "", False)])
+    (1.0, 'cycles/sample')
+    """
+    first = rulers[0]
+    alike = all(
+        r.step is not None
+        and first.step is not None
+        and r.units == first.units
+        and abs(abs(r.step) - abs(first.step)) <= 1e-9 * abs(first.step)
+        for r in rulers
+    )
+    if not alike or not first.step:
+        return 1.0, "cycles/sample"
+    factor = round(1.0 / abs(first.step), 12)
+    if first.is_time:
+        return factor, "Hz"
+    return factor, f"cycles/{first.units}" if first.units else f"cycles per unit of {first.dim}"
+
+
+LONG_NAMES = {
+    "order": "number of wavelets along the path",
+    "j1": "octave of the first wavelet",
+    "j2": "octave of the second wavelet",
+    "xi1": "centre frequency of the first wavelet",
+    "xi2": "centre frequency of the second wavelet",
+    "sigma1": "bandwidth of the first wavelet",
+    "sigma2": "bandwidth of the second wavelet",
+    "theta1": "orientation of the first wavelet",
+    "theta2": "orientation of the second wavelet",
+    "l": "degree of the solid harmonic",
+    "label": "path",
+}
+
+
+def path_coordinates(
+    columns: Mapping[str, NDArray[Any]], rulers: Sequence[Ruler]
+) -> list[Coordinate]:
+    """Label the path axis.
+
+    Parameters
+    ----------
+    columns : mapping
+        One array per label; frequencies (``xi*``, ``sigma*``) in cycles/sample, angles
+        (``theta*``) in radians.
+    rulers : sequence of Ruler
+        Sampling of the transformed dimensions.
+
+    Returns
+    -------
+    list of Coordinate
+        With frequencies in the units that :func:`frequency_units` found.
+    """
+    factor, units = frequency_units(rulers)
+    made = []
+    for name, column in columns.items():
+        attrs = {"long_name": LONG_NAMES[name]} if name in LONG_NAMES else {}
+        values = np.asarray(column)
+        if name.startswith(("xi", "sigma")):
+            values = values.astype(np.float64) * factor
+            attrs["units"] = units
+        elif name.startswith("theta"):
+            attrs["units"] = "radian"
+        elif values.dtype.kind in "iu":
+            values = values.astype(np.int64)
+        made.append(Coordinate.of(name, ("path",), values, attrs))
+    return made

@@ -1,0 +1,188 @@
+"""The output's template: the whole dataset's metadata and coordinates, before any coefficient."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.errors import ZarrUserWarning
+
+from scatflow.blocks import ceil_div, divisor
+from scatflow.dataset.coordinates import PIECE, Coordinate
+
+PATHS_PER_CHUNK = 64
+"""A reader of one order or octave then decodes little else."""
+
+CHUNK_BYTES = 2**19
+"""Inner chunks of about half a megabyte: small enough to look into, large enough to compress."""
+
+LEVEL = 1
+"""Zstandard's: moduli are smooth noise, of which higher levels gain 1 % for twice the time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """The variable `scattering` and all its labels."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    shards: tuple[int, ...]
+    """One task's region of the output."""
+    path_axis: int
+    coordinates: Sequence[Coordinate]
+    attrs: Mapping[str, Any]
+    """Attributes of the variable."""
+    dataset_attrs: Mapping[str, Any]
+    """Attributes of the dataset."""
+
+
+def inner_chunks(
+    shards: tuple[int, ...], path_axis: int, itemsize: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Divide a shard into chunks for reading.
+
+    Parameters
+    ----------
+    shards : tuple of int
+        A shard; the path axis whole.
+    path_axis : int
+        Which axis the paths lie along.
+    itemsize : int
+        Bytes per coefficient.
+
+    Returns
+    -------
+    shards : tuple of int
+        The same, the path axis rounded up to whole chunks (Zarr wants shards of even chunks).
+    chunks : tuple of int
+        At most 64 paths, and of the other axes what keeps a chunk near half a megabyte, the last
+        axes first.
+
+    Examples
+    --------
+    >>> inner_chunks((1, 234, 2048), 1, 4)
+    ((1, 236, 2048), (1, 59, 2048))
+    """
+    paths = shards[path_axis]
+    parts = ceil_div(paths, PATHS_PER_CHUNK)
+    chunks = [1] * len(shards)
+    chunks[path_axis] = ceil_div(paths, parts)
+    rounded = (*shards[:path_axis], parts * chunks[path_axis], *shards[path_axis + 1 :])
+    left = max(CHUNK_BYTES // (itemsize * chunks[path_axis]), 1)
+    for axis in reversed(range(len(shards))):
+        if axis != path_axis:
+            chunks[axis] = divisor(shards[axis], left)
+            left = max(left // chunks[axis], 1)
+    return rounded, tuple(chunks)
+
+
+def create(store: Any, template: Template, marker: str) -> zarr.Group:
+    """Write the template into an empty store: metadata and coordinates, no coefficients.
+
+    The dataset's attributes come last, in one write: a store that still has the attribute
+    `marker` was left half-made, holds nothing of worth and may be made again.
+
+    Parameters
+    ----------
+    store : store or str
+        What Zarr can open for writing.
+    template : Template
+        What to write.
+    marker : str
+        Attribute to set while the template is being made.
+
+    Returns
+    -------
+    zarr.Group
+        The group, to which its metadata are not consolidated yet: see :func:`finish`.
+    """
+    group = zarr.open_group(store, mode="w", zarr_format=3, attributes={marker: True})
+    shards, chunks = inner_chunks(template.shards, template.path_axis, template.dtype.itemsize)
+    names = [c.name for c in template.coordinates if c.dims != (c.name,)]
+    group.create_array(
+        "scattering",
+        shape=template.shape,
+        dtype=template.dtype,
+        chunks=chunks,
+        shards=shards,
+        # A chunk of fill values is not stored, so the fill value must be what is never computed.
+        fill_value=np.nan,
+        compressors=[ZstdCodec(level=LEVEL), Crc32cCodec()],
+        dimension_names=template.dims,
+        attributes={**template.attrs, "coordinates": " ".join(names)},
+    )
+    for coordinate in template.coordinates:
+        _write_coordinate(group, coordinate)
+    return group
+
+
+def finish(group: zarr.Group, attrs: Mapping[str, Any]) -> None:
+    """Consolidate the metadata and set the dataset's attributes: the template is complete."""
+    with warnings.catch_warnings():
+        # Consolidated metadata are not in the Zarr v3 specification yet; xarray looks for them
+        # all the same and warns where there are none.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        consolidated = zarr.consolidate_metadata(group.store, path=group.path)
+    consolidated.attrs.put(dict(attrs))
+
+
+def _write_coordinate(group: zarr.Group, coordinate: Coordinate) -> None:
+    dtype, attrs = _stored(coordinate)
+    chunks = tuple(max(min(n, PIECE), 1) for n in coordinate.shape)
+    array = group.create_array(
+        coordinate.name,
+        shape=coordinate.shape,
+        dtype=dtype,
+        chunks=chunks,
+        fill_value=_unused(dtype),
+        # Numbers that rise evenly compress well after a shuffle, strings as they are.
+        compressors=[ZstdCodec(level=LEVEL), Crc32cCodec()],
+        dimension_names=coordinate.dims,
+        attributes=attrs,
+    )
+    for where, values in coordinate.pieces():
+        array[where if coordinate.shape else ()] = _encode(values)
+
+
+def _stored(coordinate: Coordinate) -> tuple[Any, dict[str, Any]]:
+    """Return the type and attributes in which a coordinate is stored, after CF."""
+    kind, attrs = coordinate.dtype.kind, dict(coordinate.attrs)
+    if kind == "M":
+        # Integers since the epoch are exact for centuries, where floating point drifts.
+        attrs |= {"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
+        return np.int64, attrs
+    if kind == "m":
+        return np.int64, attrs | {"units": "nanoseconds"}
+    # Text of fixed length has no specification in Zarr v3: every open would warn.
+    return (str if kind in "UOST" else coordinate.dtype), attrs
+
+
+def _unused(dtype: Any) -> Any:
+    """Return a fill value; for floats NaN, so that a chunk of zeros is stored and checksummed."""
+    if dtype is str:
+        return ""
+    return np.nan if np.dtype(dtype).kind == "f" else 0
+
+
+def _encode(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind in "Mm":
+        unit = "datetime64[ns]" if values.dtype.kind == "M" else "timedelta64[ns]"
+        return values.astype(unit).astype(np.int64)
+    if values.dtype.kind in "UOST":
+        # numpy's variable-length strings; asking str() of each admits bytes and numbers too.
+        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.reshape(-1)]
+        return np.array(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
+    return values
+
+
+def stored_bytes(template: Template) -> int:
+    """Return the bytes of all coefficients, before compression."""
+    return math.prod(template.shape) * template.dtype.itemsize
