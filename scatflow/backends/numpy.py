@@ -7,6 +7,7 @@ on what else is in the batch.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ class Piece(NamedTuple):
     target: Index
     """Where to write on the decimated grid."""
     weights: Array
+    """Real, each twice along the last axis: for the real and the imaginary part."""
     first: bool
     """Whether nothing was written there before."""
 
@@ -85,9 +87,8 @@ def prepare(
     """Cut filters into contiguous pieces, with the decimation's mean and the FFT's 1/N inside."""
     if not isinstance(filters, Sequence):
         return HarmonicStage(filters)
-    weight_type = np.result_type(dtype, 1j)
     return BandStage(
-        tuple(tuple(_pieces(band, target, weight_type)) for band in filters), tuple(target)
+        tuple(tuple(_pieces(band, target, dtype)) for band in filters), tuple(target)
     )
 
 
@@ -97,16 +98,17 @@ def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice
         return _harmonic_modulus(u_hat, stage.filters)[:, :, None]
     filters = stage.filters[which]
     z = np.zeros((*u_hat.shape[:2], len(filters), *stage.target), u_hat.dtype)
+    real = u_hat.real.dtype  # products with real weights: complex arrays are taken as pairs
     for f, pieces in enumerate(filters):
         for piece in pieces:
             u = u_hat[(..., *piece.source)]
-            out = z[(slice(None), slice(None), f, *piece.target)]
             if piece.conjugate:
                 u = np.conj(u)
+            out = z[(slice(None), slice(None), f, *piece.target)].view(real)
             if piece.first:
-                np.multiply(u, piece.weights, out=out)
+                np.multiply(u.view(real), piece.weights, out=out)
             else:
-                out += u * piece.weights
+                out += u.view(real) * piece.weights
     axes = tuple(range(-len(stage.target), 0))
     z = scipy.fft.ifftn(z, axes=axes, norm="forward", overwrite_x=True)
     return np.sqrt(_squared_modulus(z))
@@ -137,9 +139,9 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
 # --- stored filters ------------------------------------------------------------------------
 
 
-def _pieces(band: BandFilter, target: Grid, weight_type: np.dtype[Any]) -> list[Piece]:
+def _pieces(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> list[Piece]:
     """Cut one filter where its bins or its targets stop being contiguous."""
-    weights = (band.values / float(np.prod(band.shape))).astype(weight_type)
+    weights = (band.values / math.prod(band.shape)).astype(dtype)
     pieces = []
     written = np.zeros(target, dtype=bool)
     for conjugate in (False, True):
@@ -153,7 +155,8 @@ def _pieces(band: BandFilter, target: Grid, weight_type: np.dtype[Any]) -> list[
             source, to, inside = (tuple(run[i] for run in runs) for i in range(3))
             first = not written[to].any()
             written[to] = True
-            pieces.append(Piece(source, conjugate, to, weights[inside], first))
+            pairs = np.repeat(weights[inside], 2, axis=-1)
+            pieces.append(Piece(source, conjugate, to, pairs, first))
     return pieces
 
 

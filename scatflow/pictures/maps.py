@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_SIDE = 600  # Cells of a map along each axis: more than a panel has pixels.
+MAX_DECADES = 4.0  # Below that, a flat part of the image would take all the colours.
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Layers:
     Attributes
     ----------
     weights : Array
-        (layers, paths), complex: layer k is `weights[k] @ coefficients`.
+        (layers, paths): layer k is `weights[k] @ coefficients`.
     scales : Array
         The j1 whose order-1 energy is one of the first layers; empty without order 1.
     has_second : bool
@@ -52,7 +53,7 @@ class Mosaic:
     Attributes
     ----------
     layers : Array
-        (layers, ny, nx), complex, NaN where there is no value.
+        (layers, ny, nx), NaN where there is no value.
     factors : tuple of int
         Windows in one cell along y and x.
     mean : Array
@@ -105,15 +106,16 @@ def _choose_layers(results: Results) -> Layers:
     first, second = results.paths_of_order(1), results.paths_of_order(2)
     j1, theta = results.column("j1"), results.column("theta1")
     if not first.size:
-        return Layers(np.full((1, n), 1.0 / n, np.complex64), first, False)
+        return Layers(np.full((1, n), 1.0 / n, np.float32), first, False)
     every = np.unique(j1[first])
     scales = every[np.unique([0, every.size // 2, every.size - 1])]
     rows = [np.where(np.isin(np.arange(n), first) & (j1 == j), 1.0, 0.0) for j in scales]
     rows = [row / row.sum() for row in rows]
     rows += [np.isin(np.arange(n), order).astype(float) for order in (second, first)]
     # Twice the angle: a direction and its opposite are the same.
-    around = np.where(rows[-1] > 0, np.exp(2j * np.nan_to_num(theta.astype(float))), 0)
-    return Layers(np.array([*rows, around], np.complex64), scales, bool(second.size))
+    around = rows[-1] * np.exp(2j * np.nan_to_num(theta.astype(float)))
+    weights = np.array([*rows, around.real, around.imag], np.float32)
+    return Layers(weights, scales, bool(second.size))
 
 
 def _gather(
@@ -123,7 +125,7 @@ def _gather(
     sizes = [grid.positions.size for grid in grids]
     factors = (-(-sizes[0] // MAX_SIDE), -(-sizes[1] // MAX_SIDE))
     shape = tuple(-(-n // factor) for n, factor in zip(sizes, factors, strict=True))
-    total = np.zeros((len(layers.weights), *shape), np.complex128)
+    total = np.zeros((len(layers.weights), *shape))
     count = np.zeros(shape)
     mean, empty = np.zeros(results.data.sizes["path"]), 0
     for (row, column), values in _pieces(results, record, grids):  # values (paths, ny, nx)
@@ -135,9 +137,9 @@ def _gather(
         columns = (column + np.arange(values.shape[2])) // factors[1]
         cells = np.ix_(rows, columns)
         np.add.at(count, cells, there)
-        for layer, weight in zip(total, layers.weights, strict=True):
-            np.add.at(layer, cells, np.tensordot(weight, values, axes=1))
-    averaged = np.full(total.shape, np.nan + 0j)
+        for layer, part in zip(total, np.tensordot(layers.weights, values, axes=1), strict=True):
+            np.add.at(layer, cells, part)
+    averaged = np.full(total.shape, np.nan)
     np.divide(total, count, out=averaged, where=count > 0)
     windows = sizes[0] * sizes[1]
     return Mosaic(averaged, factors, mean / max(windows - empty, 1), windows, empty)
@@ -194,7 +196,10 @@ def _draw(
     for number, (title, label, values, options) in enumerate(maps, start=1):
         axes = figure.add_subplot(rows, columns, number)
         mesh = draw_mesh(axes, edges[1], edges[0], values, **options)
-        figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.05, aspect=25).set_label(label)
+        # As tall as the map, whose height follows from its width.
+        bar = figure.colorbar(mesh, cax=axes.inset_axes((1.02, 0.0, 0.03, 1.0)), extend="both")
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=8)
         axes.set_title(title, loc="left", fontsize=10)
         _label_axes(axes, grids)
     if layers.scales.size:
@@ -207,7 +212,7 @@ def _maps(
 ) -> list[tuple[str, str, Array, dict[str, Any]]]:
     """Prepare each map: title, label of the colour bar, values, colours."""
     if not layers.scales.size:
-        values = mosaic.layers[0].real
+        values = mosaic.layers[0]
         low, high = spread(values)
         return [("order 0", "mean", values, {"cmap": "viridis", "vmin": low, "vmax": high})]
     xi1, j1 = results.column("xi1").astype(float), results.column("j1")
@@ -216,12 +221,12 @@ def _maps(
     for layer, j in zip(mosaic.layers, layers.scales, strict=False):
         frequency = float(np.mean(xi1[first][j1[first] == j]))
         title = f"order 1, j = {j}: {frequency:.3g} {results.frequency_units()}"
-        maps.append((title, "log10 of mean over angles", *_logarithm(layer.real)))
-    second, order1, around = mosaic.layers[layers.scales.size :]
-    total = np.where(order1.real > 0, order1.real, np.nan)
+        maps.append((title, "log10 of mean over angles", *_logarithm(layer)))
+    second, order1, cosine, sine = mosaic.layers[layers.scales.size :]
+    total = np.where(order1 > 0, order1, np.nan)
     if layers.has_second:
-        maps.append(("order 2 / order 1", "log10", *_logarithm(second.real / total)))
-    strength = np.abs(around) / total
+        maps.append(("order 2 / order 1", "log10", *_logarithm(second / total)))
+    strength = np.hypot(cosine, sine) / total
     low, high = spread(strength)
     options = {"cmap": "viridis", "vmin": 0.0, "vmax": max(high, low)}
     maps.append(("order 1, anisotropy", "0: all directions alike", strength, options))
@@ -232,6 +237,7 @@ def _logarithm(values: Array) -> tuple[Array, dict[str, Any]]:
     usable = np.isfinite(values) & (values > 0)
     logarithm = np.log10(values, out=np.full(values.shape, np.nan), where=usable)
     low, high = spread(logarithm)
+    low = max(low, high - MAX_DECADES)
     return logarithm, {"cmap": "viridis", "vmin": low, "vmax": high}
 
 
@@ -292,4 +298,5 @@ def _draw_wheel(
     axes.tick_params(axis="x", labelsize=8)
     axes.set_title("order 1, mean over the image, by direction", loc="left", fontsize=10, pad=16)
     bar = figure.colorbar(mesh, ax=axes, pad=0.08, fraction=0.05, aspect=25)
-    bar.set_label("log10, relative to mean over angles")
+    bar.set_label("log10, relative to mean over angles", fontsize=8)
+    bar.ax.tick_params(labelsize=8)

@@ -164,11 +164,11 @@ class Results:
 
     def grid(self, dim: str) -> Grid:
         """Work out where the windows along one of the tail dimensions are centred."""
-        offsets, units = self._coordinate(dim)
+        offsets, units = self.coordinate(dim)
         frame = self.frame_dim(dim)
         if frame is None:
             return Grid(dim, offsets, slice(0, offsets.size), units)
-        starts, frame_units = self._coordinate(frame)
+        starts, frame_units = self.coordinate(frame)
         if starts.dtype.kind == "M":
             scale = NANOSECONDS.get(str(self._attrs(dim).get("units", "s")), 10**9)
             if offsets.dtype.kind == "m":
@@ -180,14 +180,11 @@ class Results:
         positions = (starts[:, None] + offsets[None, keep]).ravel()
         return Grid(dim, positions, keep, frame_units or units)
 
-    def frame_positions(self, frame: str) -> tuple[Array, str]:
-        """Coordinate of each frame's first sample, and its units."""
-        return self._coordinate(frame)
-
     def _attrs(self, dim: str) -> Mapping[Any, Any]:
         return self.data.coords[dim].attrs if dim in self.data.coords else {}
 
-    def _coordinate(self, dim: str) -> tuple[Array, str]:
+    def coordinate(self, dim: str) -> tuple[Array, str]:
+        """Read the coordinate of a dimension (datetime64[ns] or float64) and its units."""
         if dim not in self.data.coords:
             return np.arange(self.data.sizes[dim], dtype=np.float64), ""
         values = np.asarray(self.data.coords[dim].values)

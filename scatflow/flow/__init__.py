@@ -1,0 +1,1 @@
+"""Compose: job file, plan, run, resume. The only room that knows Dask."""

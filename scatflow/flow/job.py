@@ -1,0 +1,420 @@
+"""Job files: what a run is asked to do, in TOML.
+
+Every table is a strict model: nothing is coerced, nothing unknown is passed over, and all that is
+wrong with a file is told at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+import math
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dask.utils import parse_bytes
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from scatflow.engines import ENGINES, Engine, engine_from_dict
+from scatflow.errors import JobError
+
+Boundary = Literal["whole", "frames", "seamless"]
+
+RESERVED = {
+    "shape": "one signal's shape follows from the source and `boundary`",
+    "out_type": "a job writes labelled arrays",
+}
+"""Parameters of engines that make no sense in a job, and why."""
+
+LATER = {"timefrequency": "time-frequency scattering is not available yet"}
+SCHEDULERS = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
+
+
+def _bytes(text: str) -> str:
+    if memory_bytes(text) <= 0:
+        raise ValueError("not positive")
+    return text
+
+
+def _cluster(text: str) -> str:
+    if text not in ("local", "threads") and not text.startswith(SCHEDULERS):
+        raise ValueError("unknown runner")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Lengths = Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]]
+Hops = Count | list[Annotated[int, Field(ge=0)]]
+
+
+class Table(BaseModel):
+    """A table of a job file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SourceTable(Table):
+    """What to read."""
+
+    store: Text = Field(description="a path or URL of a Zarr store (string)")
+    variable: Text | None = Field(None, description="the name of an array in the store (string)")
+    group: Text | None = Field(None, description="a group inside the store (string)")
+    dims: list[Text] | None = Field(None, description="a list of dimension names (strings)")
+    sel: dict[str, Any] | None = Field(
+        None, description="a table of dimension = value, or [first, last]"
+    )
+    isel: dict[str, Any] | None = Field(
+        None, description="a table of dimension = index, or [start, stop]"
+    )
+
+
+class TransformTable(Table):
+    """What to compute; all other keys are parameters of the engine."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    kind: str = Field(description='one of "scattering1d", "scattering2d", "scattering3d"')
+    dims: list[Text] = Field(
+        min_length=1, description='the transformed dimensions, a list of names such as ["time"]'
+    )
+    boundary: Boundary = Field("whole", description='one of "whole", "frames", "seamless"')
+    frame: Lengths | None = Field(
+        None, description="samples per frame (integer, or a list of one per dim, 0: not cut)"
+    )
+    hop: Hops | None = Field(
+        None, description="samples from frame to frame (positive integer, or a list of one per dim)"
+    )
+
+
+class OutputTable(Table):
+    """Where to write."""
+
+    store: Text = Field(description="a path or URL of the Zarr store to write (string)")
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description='one of "float32", "float64"'
+    )
+
+
+class RunTable(Table):
+    """How to run."""
+
+    cluster: Annotated[str, AfterValidator(_cluster)] = Field(
+        "local",
+        description='"local", "threads" or a scheduler\'s address such as "tcp://host:8786"; '
+        "cluster profile files come with a later version",
+    )
+    workers: Count | None = Field(None, description="a number of workers (integer, 1 or more)")
+    memory: Annotated[str, AfterValidator(_bytes)] = Field(
+        "2 GiB", description='the budget of one worker, such as "2 GiB" (string)'
+    )
+    backend: Literal["numpy"] | None = Field(None, description='"numpy"')
+    schedule: Text | None = Field(None, description='a cron line such as "0 3 * * *" (string)')
+
+
+class JobFile(Table):
+    """A whole job file."""
+
+    name: Text | None = Field(None, description="a name (string)")
+    source: SourceTable = Field(description="a table [source]")
+    transform: TransformTable = Field(description="a table [transform]")
+    output: OutputTable = Field(description="a table [output]")
+    run: RunTable = Field(default_factory=RunTable, description="a table [run]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A job file that makes sense in itself: its source has not been looked at yet."""
+
+    path: Path
+    text: str
+    name: str
+    source: SourceTable
+    transform: TransformTable
+    output: OutputTable
+    run: RunTable
+    engine: Engine
+    frame: tuple[int, ...]
+    """Samples per frame along each transformed dim; 0 where it is not cut."""
+    hop: tuple[int, ...]
+
+    @property
+    def memory(self) -> int:
+        """The budget of one worker, bytes."""
+        return memory_bytes(self.run.memory)
+
+    @property
+    def workers(self) -> int:
+        """Workers to start: as many as processors unless the job says otherwise."""
+        return self.run.workers or len(os.sched_getaffinity(0))
+
+    def line_of(self, key: str) -> int | None:
+        """Return the line of the file on which a key is set, counted from 1."""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if line.split("=")[0].strip() == key and "=" in line:
+                return number
+        return None
+
+    def override(self, **run: Any) -> Job:
+        """Return the job with other settings of [run], checked as if the file held them."""
+        given = {key: value for key, value in run.items() if value is not None}
+        try:
+            table = RunTable(**{**self.run.model_dump(), **given})
+        except ValidationError as wrong:
+            lines = [_describe(error, "--{key}", RunTable) for error in wrong.errors()]
+            raise JobError("\n".join(lines)) from None
+        return dataclasses.replace(self, run=table)
+
+
+def memory_bytes(text: str) -> int:
+    """Return the bytes that a budget such as ``"2 GiB"`` stands for."""
+    return int(parse_bytes(text))
+
+
+def load(path: str | Path) -> Job:
+    """Read and check a job file.
+
+    Parameters
+    ----------
+    path : path
+        The file. Relative paths in it are relative to the current directory.
+
+    Returns
+    -------
+    Job
+
+    Raises
+    ------
+    JobError
+        If the file cannot be read, is not TOML, or holds unknown keys, wrong types or settings
+        that contradict each other; all problems are listed.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "it is not UTF-8 text"
+        raise JobError(
+            f"The job file {file.absolute()} cannot be read: {reason}. "
+            "Give the path of a TOML file, relative to the current directory."
+        ) from None
+    return parse(text, file)
+
+
+def parse(text: str, path: Path) -> Job:
+    """Check the text of a job file; see :func:`load`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise JobError(f"{path} is not valid TOML: {problem}.") from None
+    raw = _plain(raw)
+    problems: list[str] = []
+    try:
+        tables: JobFile | None = JobFile.model_validate(raw)
+    except ValidationError as wrong:
+        tables = None
+        problems += [_describe(error, None, JobFile) for error in _unique(wrong.errors())]
+    transform = raw.get("transform")
+    if isinstance(transform, dict):
+        problems += _engine_problems(transform, raw.get("run"))
+    if tables is not None and not problems:
+        problems += _length_problems(tables.transform)
+    if tables is None or problems:
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise JobError("\n  ".join([f"{path} has {count}; nothing was run:", *problems]))
+    frame, hop = _lengths(tables.transform)
+    return Job(
+        path=path,
+        text=text,
+        name=tables.name or path.stem,
+        source=tables.source,
+        transform=tables.transform,
+        output=tables.output,
+        run=tables.run,
+        engine=engine_from_dict(_engine_parameters(raw["transform"], raw.get("run"))),
+        frame=frame,
+        hop=hop,
+    )
+
+
+# --- what is wrong -----------------------------------------------------------------------------
+
+
+def _unique(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Keep one error per key: a union of types reports each of its members."""
+    seen: dict[tuple[Any, ...], ErrorDetails] = {}
+    for error in errors:
+        seen.setdefault(_key(error), error)
+    return list(seen.values())
+
+
+def _key(error: ErrorDetails) -> tuple[Any, ...]:
+    return tuple(part for part in error["loc"][:2] if isinstance(part, str))
+
+
+def _describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> str:
+    """Say which key is wrong, what was found and what is accepted."""
+    *tables, key = _key(error)
+    for table in tables:
+        model = model.model_fields[table].annotation or model
+    where = form.format(key=key) if form else "".join(f"[{table}] " for table in tables) + key
+    if error["type"] == "extra_forbidden":
+        accepted = list(model.model_fields)
+        return f"{where}: unknown key. Accepted: {', '.join(accepted)}.{_near(key, accepted)}"
+    description = model.model_fields[key].description
+    if error["type"] == "missing":
+        where = f"[{key}]" if description == f"a table [{key}]" else where
+        return f"{where} is missing. It takes {description}."
+    found = error["input"]
+    options = [w.strip('",') for w in (description or "").split() if w.startswith('"')]
+    near = _near(found, options) if isinstance(found, str) else ""
+    return f"{where}: found {_show(found)}. Accepted: {description}.{near}"
+
+
+
+
+def _show(value: Any) -> str:
+    names = {
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+        str: "string",
+        list: "list",
+        dict: "table",
+    }
+    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    return f"{text} ({names.get(type(value), type(value).__name__)})"
+
+
+def _near(word: str, options: list[str]) -> str:
+    """Guess which option was meant."""
+    folded = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    return f" Did you mean `{folded[close[0]]}`?" if close else ""
+
+
+def _plain(value: Any) -> Any:
+    """Turn TOML's dates into text: everything else of a job is JSON already."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    return value
+
+
+# --- the engine's parameters -------------------------------------------------------------------
+
+
+def _engine_parameters(transform: dict[str, Any], run: Any) -> dict[str, Any]:
+    own = set(TransformTable.model_fields) - {"kind"}
+    given = {key: value for key, value in transform.items() if key not in own}
+    backend = run.get("backend") if isinstance(run, dict) else None
+    return {"backend": backend or "numpy", **given}
+
+
+def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
+    kind = transform.get("kind")
+    if not isinstance(kind, str):
+        return []  # The table's own check has told.
+    if kind in LATER:
+        return [f'[transform] kind = "{kind}": {LATER[kind]}. Accepted: {", ".join(ENGINES)}.']
+    if kind not in ENGINES:
+        near = _near(kind, list(ENGINES))
+        return [f'[transform] kind: found "{kind}". Accepted: {", ".join(ENGINES)}.{near}']
+    given = _engine_parameters(transform, run)
+    problems = [
+        f"[transform] {key} cannot be set in a job: {why}. Remove it."
+        for key, why in RESERVED.items()
+        if key in given
+    ]
+    names = [f.name for f in dataclasses.fields(ENGINES[kind])]  # type: ignore[arg-type]
+    accepted = [n for n in (*TransformTable.model_fields, *names) if n not in RESERVED]
+    for key in given:
+        if key not in names and key != "kind":
+            listed = ", ".join(accepted)
+            near = _near(key, accepted)
+            problems.append(f"[transform] {key}: unknown key. Accepted: {listed}.{near}")
+    if not problems:
+        try:
+            engine_from_dict(given)
+        except (ValueError, TypeError, NotImplementedError) as problem:
+            problems.append(f"[transform] {problem}")
+    return problems
+
+
+# --- how the source is cut ---------------------------------------------------------------------
+
+
+def _per_dim(value: int | list[int] | None, n: int) -> tuple[int, ...]:
+    if value is None:
+        return (0,) * n
+    return (value,) * n if isinstance(value, int) else tuple(value)
+
+
+def _lengths(transform: TransformTable) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return frame and hop per transformed dim, 0 where a dim is not cut."""
+    n = len(transform.dims)
+    frame = _per_dim(transform.frame, n)
+    hop = _per_dim(transform.hop, n)
+    return frame, tuple((h or f) if f else 0 for f, h in zip(frame, hop, strict=True))
+
+
+def _length_problems(transform: TransformTable) -> list[str]:
+    """Check what [transform] says about dims, frames and hops against each other."""
+    n, ndim = len(transform.dims), ENGINES[transform.kind].ndim
+    problems = []
+    if n != ndim:
+        problems.append(
+            f"[transform] dims: {transform.kind} transforms {ndim} dimension(s), "
+            f"found {n}: {transform.dims}."
+        )
+    if len(set(transform.dims)) < n:
+        problems.append(f"[transform] dims: a dimension is named twice in {transform.dims}.")
+    given = {"frame": transform.frame, "hop": transform.hop}
+    if transform.boundary != "frames":
+        problems += [
+            f'[transform] {key} goes with boundary = "frames", found boundary = '
+            f'"{transform.boundary}". Remove {key} or set boundary = "frames".'
+            for key, value in given.items()
+            if value is not None
+        ]
+        if transform.boundary == "seamless" and transform.kind != "scattering1d":
+            problems.append(
+                f'[transform] boundary = "seamless" is available for scattering1d only in this '
+                f'version, found kind = "{transform.kind}". Take "whole" or "frames".'
+            )
+        return problems
+    if n > 1 and any(isinstance(value, int) for value in given.values()):
+        problems.append(
+            f"[transform] frame and hop must be lists of one number per dimension of "
+            f"{transform.dims} (0: not cut), such as [256, 256]."
+        )
+    problems += [
+        f"[transform] {key}: found {len(value)} numbers for the {n} dimension(s) {transform.dims}."
+        for key, value in given.items()
+        if isinstance(value, list) and len(value) != n
+    ]
+    if not problems and not any(_lengths(transform)[0]):
+        problems.append(
+            '[transform] boundary = "frames" needs frame, the samples per frame of at least one '
+            "dimension (integer, or a list of one per dim)."
+        )
+    return problems
+
+
+def suggest_memory(needed: int) -> str:
+    """Return a budget, as a job file writes it, that just holds `needed` bytes.
+
+    Examples
+    --------
+    >>> suggest_memory(300 * 2**20 + 1)
+    '350 MiB'
+    """
+    step = 50 * 2**20
+    return f"{math.ceil(needed / step) * 50} MiB"
