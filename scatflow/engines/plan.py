@@ -136,9 +136,10 @@ class Plan:
         item = self.dtype.itemsize
         volume = signals * math.prod(self.padded) * item
         if len(self.shape) == 3:
-            # Per volume: field and spectrum of input and first order, modulus, whole spectrum,
-            # product and field in full (complex), weights, squares.
-            return int(volume * 6 + math.prod(self.padded) * item * 8)
+            # Of all volumes in flight: field and spectrum of the input and of the first order,
+            # modulus and its root. Of one at a time: whole spectrum, filter, product and field
+            # (complex), and the filter's coordinates and profile.
+            return int(volume * 6 + math.prod(self.padded) * item * 13)
         deepest = max(_layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers)
         return int(3 * volume + deepest)
 

@@ -116,7 +116,7 @@ def _draw(results: Results, name: str, found: Descriptors, output: str) -> None:
     parts += ["unfinished run"] * bool(results.notes)
     figure.suptitle("  ·  ".join(part for part in parts if part), x=0.01, ha="left")
     grid = figure.add_gridspec(2 if rows else 1, max(len(rows), 1))
-    _draw_bars(figure.add_subplot(grid[0, :]), results, found)
+    _draw_spectrum(figure.add_subplot(grid[0, :]), results, found)
     for column, (path, title) in enumerate(rows):
         axes = figure.add_subplot(grid[1, column])
         _draw_slice(axes, results, found, path)
@@ -124,8 +124,8 @@ def _draw(results: Results, name: str, found: Descriptors, output: str) -> None:
     save(figure, output)
 
 
-def _draw_bars(axes: Axes, results: Results, found: Descriptors) -> None:
-    """Draw the median of every path as a bar, grouped by scale; whiskers hold 80 % of positions."""
+def _draw_spectrum(axes: Axes, results: Results, found: Descriptors) -> None:
+    """Draw the median of every path over l, a line for each scale; whiskers hold 80 %."""
     flat = found.values.reshape(-1, found.paths.size)
     usable = flat[np.isfinite(flat).all(axis=1)]
     if not usable.size:
@@ -143,22 +143,25 @@ def _draw_bars(axes: Axes, results: Results, found: Descriptors) -> None:
 
     scales = np.unique(j1)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.8, scales.size))
-    width = 0.8 / scales.size
     for number, (scale, colour) in enumerate(zip(scales, colours, strict=True)):
-        rows = j1 == scale
-        x = angular[rows] + (number - (scales.size - 1) / 2) * width
+        rows = np.flatnonzero(j1 == scale)
+        rows = rows[np.argsort(angular[rows], kind="stable")]
+        x = angular[rows] + (number - (scales.size - 1) / 2) * 0.06  # Whiskers side by side.
         error = None if whiskers is None else whiskers[:, rows]
-        axes.bar(
-            x, middle[rows], width, yerr=error, color=colour, ecolor="0.3", capsize=2,
+        axes.errorbar(
+            x, middle[rows], yerr=error, color=colour, marker="o", capsize=3,
             label=f"j = {int(scale)}",
         )  # fmt: skip
+    axes.grid(axis="y", color="0.9")
     if (low > 0).all():
         axes.set_yscale("log")
     axes.set_xticks(np.unique(angular))
     axes.set_xlabel("angular order l")
     axes.legend(title="scale", fontsize=8, title_fontsize=8)
     if whiskers is not None:
-        axes.set_title("bars: median over positions; whiskers: 10 to 90 %", fontsize=9, loc="left")
+        axes.set_title(
+            "points: median over positions; whiskers: 10 to 90 %", fontsize=9, loc="left"
+        )
 
 
 def _labels(results: Results, found: Descriptors) -> tuple[Array | None, Array | None]:
@@ -196,7 +199,7 @@ def _draw_slice(axes: Axes, results: Results, found: Descriptors, path: int) -> 
     if len(dims) == 3:
         middle = values.shape[0] // 2
         at, units = _positions(results, found, dims[0])
-        where = f" at {dims[0]} = {at[middle]:g} {units}".rstrip()
+        where = f" at {_plain(dims[0])} = {at[middle]:g} {units}".rstrip()
         values, dims = values[middle], dims[1:]
     if len(dims) == 1:
         values = values[None, :]
@@ -208,14 +211,20 @@ def _draw_slice(axes: Axes, results: Results, found: Descriptors, path: int) -> 
     mesh = draw_mesh(
         axes, step_edges(x), step_edges(y), logarithm, cmap="viridis", vmin=low, vmax=high
     )
-    axes.set_xlabel(f"{dims[-1]} [{x_units or 'samples'}]{where}", fontsize=8)
-    axes.set_ylabel(f"{dims[0]} [{y_units or 'samples'}]" if len(dims) == 2 else "", fontsize=8)
+    axes.set_xlabel(f"{_plain(dims[-1])} [{x_units or 'samples'}]{where}", fontsize=8)
+    if len(dims) == 2:
+        axes.set_ylabel(f"{_plain(dims[0])} [{y_units or 'samples'}]", fontsize=8)
     axes.tick_params(labelsize=8)
     if len(dims) == 2 and x_units == y_units:
         axes.set_aspect("equal")
     bar = axes.figure.colorbar(mesh, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)), extend="both")
     bar.set_label("log10 of order 1", fontsize=8)
     bar.ax.tick_params(labelsize=8)
+
+
+def _plain(dim: str) -> str:
+    """Name a dimension as the source did, where it counts frames."""
+    return f"{dim.removeprefix('frame_')} of first sample" if dim.startswith("frame_") else dim
 
 
 def _positions(results: Results, found: Descriptors, dim: str) -> tuple[Array, str]:

@@ -75,9 +75,8 @@ class Grid:
         """Positions as matplotlib wants them: days for datetimes, else the numbers themselves."""
         if not self.is_time:
             return self.positions
-        from matplotlib.dates import date2num
-
-        return np.asarray(date2num(self.positions), dtype=float)
+        since = self.positions - np.datetime64(0, "ns")  # matplotlib's epoch is 1970, too.
+        return np.asarray(since / np.timedelta64(1, "D"), dtype=float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +154,10 @@ class Results:
 
     def read(self, where: Mapping[str, int | slice], order: Sequence[str] = ()) -> Array:
         """Load one region as floating point, in the order of the store's dimensions or another."""
-        values = (
-            self.data.isel(dict(where)).transpose(*order).values
-            if order
-            else (self.data.isel(dict(where)).values)
-        )
+        region = self.data.isel(dict(where))
+        values = np.asarray(region.values)
+        if order:  # Only now: a lazy transposition would be read point by point.
+            values = values.transpose([region.dims.index(dim) for dim in order])
         return values if values.dtype.kind == "f" else values.astype(np.float64)
 
     def grid(self, dim: str) -> Grid:
@@ -170,18 +168,11 @@ class Results:
             return Grid(dim, offsets, slice(0, offsets.size), units)
         starts, frame_units = self.coordinate(frame)
         if starts.dtype.kind == "M":
-            scale = NANOSECONDS.get(str(self._attrs(dim).get("units", "s")), 10**9)
-            if offsets.dtype.kind == "m":
-                offsets = offsets.astype("timedelta64[ns]")
-            else:
-                offsets = np.round(offsets * scale).astype("timedelta64[ns]")
-            starts, frame_units = starts.astype("datetime64[ns]"), "UTC"
+            scale = NANOSECONDS.get(units or "s", 10**9)
+            offsets = np.round(offsets * scale).astype("timedelta64[ns]")
         keep = _middle(starts, offsets)
         positions = (starts[:, None] + offsets[None, keep]).ravel()
         return Grid(dim, positions, keep, frame_units or units)
-
-    def _attrs(self, dim: str) -> Mapping[Any, Any]:
-        return self.data.coords[dim].attrs if dim in self.data.coords else {}
 
     def coordinate(self, dim: str) -> tuple[Array, str]:
         """Read the coordinate of a dimension (datetime64[ns] or float64) and its units."""
@@ -192,7 +183,10 @@ class Results:
             return values.astype("datetime64[ns]"), "UTC"
         if values.dtype.kind not in "iuf":
             return np.arange(values.size, dtype=np.float64), ""
-        return values.astype(np.float64), str(self._attrs(dim).get("units", ""))
+        units = str(self.data.coords[dim].attrs.get("units", ""))
+        if units in ("ns", "nanoseconds"):  # How a duration is stored; nobody reads it so.
+            return values * 1e-9, "s"
+        return values.astype(np.float64), units
 
 
 def _middle(starts: Array, offsets: Array) -> slice:

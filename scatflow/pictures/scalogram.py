@@ -87,7 +87,7 @@ def draw_scalogram(results: Results, output: str) -> list[str]:
             "`scatflow run` wrote."
         )
     grid, bands = results.grid(results.tail_dims[0]), find_bands(results)
-    panels = []
+    panels: list[Panel] = []
     for name, where in results.records():
         if len(panels) == MAX_RECORDS:
             break
@@ -336,10 +336,12 @@ def _time_axis(axes: Axes, strip: Strip, few: bool = False) -> None:
         return
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
+    # matplotlib's dates have no annotations.
     ticks = (2, 4) if few else (6, 13)
-    locator = AutoDateLocator(minticks=ticks[0], maxticks=ticks[1])
+    locator = AutoDateLocator(minticks=ticks[0], maxticks=ticks[1])  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    form = ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_formatter(form)
     shown = grid.positions[strip.span]
     first, last = (str(shown[k].astype("datetime64[D]")) for k in (0, -1))
     if few:

@@ -66,8 +66,9 @@ def find_events(
     scores = np.full(grid.positions.size, np.nan, np.float32)
     loudest = np.zeros(grid.positions.size, np.int16)
     start = 0
-    for values in pieces(results, record, grid):
-        rise = log_positive(values[bands.first]) - usual
+    paths = slice(int(bands.first.min()), int(bands.first.max()) + 1)  # Often a fifth of all.
+    for values in pieces(results, record, grid, paths):
+        rise = log_positive(values[bands.first - paths.start]) - usual
         span = slice(start, start + rise.shape[1])
         score = np.sqrt(mean_over_paths((rise / sigma) ** 2))
         score[mean_over_paths(rise) < SILENCE] = np.nan
@@ -89,7 +90,7 @@ def averaging_reach(spec: Mapping[str, Any]) -> int:
     if not isinstance(span, int | float) or isinstance(span, bool):
         return 5
     stride = spec.get("stride") or max(1.0, span / 2 ** int(spec.get("oversampling", 0)))
-    return max(1, round(5 * span / stride))
+    return max(1, round(5 * span / float(stride)))
 
 
 def pick_peaks(scores: Array, count: int, reach: int) -> list[int]:

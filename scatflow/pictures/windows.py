@@ -57,35 +57,43 @@ def find_bands(results: Results) -> Bands:
     return Bands(first, xi1[first], second, parent, group, modulation)
 
 
-def pieces(results: Results, record: dict[str, int], grid: Grid) -> Iterator[Array]:
-    """Yield all paths of one record, (paths, windows), in pieces that follow each other in time.
+def pieces(
+    results: Results, record: dict[str, int], grid: Grid, paths: slice = slice(None)
+) -> Iterator[Array]:
+    """Yield one record, (paths, windows), in pieces that follow each other in time.
 
     A piece holds whole frames or whole chunks of the store, and about `PIECE_BYTES`.
     """
     data, tail = results.data, results.tail_dims[0]
     frame = results.frame_dim(tail)
     kept = grid.keep.stop - grid.keep.start if frame else 1  # Windows in one step of the cut dim.
-    row = data.sizes["path"] * data.dtype.itemsize * kept
+    n_paths = len(range(*paths.indices(data.sizes["path"])))
+    row = n_paths * data.dtype.itemsize * kept
     chunks = data.encoding.get("chunks")
     aligned = int(chunks[data.get_axis_num(frame or tail)]) if chunks else 1
     fitting = max(1, PIECE_BYTES // row)
     length = kept * (fitting // aligned * aligned or fitting)
     for start in range(0, grid.positions.size, length):
-        yield read_windows(results, record, grid, start, start + length)
+        yield read_windows(results, record, grid, start, start + length, paths)
 
 
 def read_windows(
-    results: Results, record: dict[str, int], grid: Grid, start: int, stop: int
+    results: Results,
+    record: dict[str, int],
+    grid: Grid,
+    start: int,
+    stop: int,
+    paths: slice = slice(None),
 ) -> Array:
-    """Read all paths of the windows from `start` up to `stop`, (paths, windows)."""
+    """Read the windows from `start` up to `stop`, (paths, windows)."""
     tail = results.tail_dims[0]
     frame = results.frame_dim(tail)
     stop = min(stop, grid.positions.size)
     if frame is None:
-        return results.read({**record, tail: slice(start, stop)})
+        return results.read({**record, "path": paths, tail: slice(start, stop)})
     kept = grid.keep.stop - grid.keep.start
     first, last = start // kept, -(-stop // kept)
-    values = results.read({**record, frame: slice(first, last), tail: grid.keep})
+    values = results.read({**record, frame: slice(first, last), "path": paths, tail: grid.keep})
     joined = np.moveaxis(values, 0, 1).reshape(values.shape[1], -1)  # (paths, frames * kept)
     return joined[:, start - first * kept : stop - first * kept]
 
@@ -135,9 +143,11 @@ def mean_over_paths(values: Array) -> Array:
     """Average over the first axis what is not NaN; NaN where less than half of it is there."""
     there = ~np.isnan(values)
     count = there.sum(axis=0)
-    total = np.where(there, values, 0).sum(axis=0)
+    total: Array = np.where(there, values, 0).sum(axis=0)
     enough = 2 * count >= max(len(values), 1)
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=enough & (count > 0))
+    out: Array = np.full(total.shape, np.nan, values.dtype)
+    np.divide(total, count, out=out, where=enough & (count > 0))
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +196,14 @@ def summarise(results: Results, record: dict[str, int], grid: Grid, bands: Bands
         sample_second.append(two[:, -start % stride :: stride].copy())
         empty += int(np.isnan(one).all(axis=0).sum())
         start += one.shape[1]
-    samples = (np.concatenate(kept, axis=1) for kept in (sample, sample_second))
-    return Summary(first, second, factor, *samples, empty)
+    return Summary(
+        first,
+        second,
+        factor,
+        np.concatenate(sample, axis=1),
+        np.concatenate(sample_second, axis=1),
+        empty,
+    )
 
 
 def _keep_largest(columns: Array, values: Array, start: int, factor: int) -> None:

@@ -209,6 +209,7 @@ class SolidHarmonic:
         profile = profile * radius**self.l * np.float32(radial_constant(self.l))
         polar = np.arctan2(z, np.sqrt(y**2 + x**2)) + np.float32(np.pi / 2.0)
         cos, sin = np.cos(polar), np.sin(polar)
+        del radius, polar
         turn = np.exp(-1j * np.arctan2(y, x).astype(np.float64)).astype(np.complex64)
         for m in range(0 if self.rotation_covariant else self.l, self.l + 1):
             latitude = _sum(

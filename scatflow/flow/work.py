@@ -1,0 +1,133 @@
+"""Work: an opened source and what is to be done with it, the same in the client and in workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scatflow.archive import Source, open_source
+from scatflow.engines import Engine, engine_from_dict
+from scatflow.errors import JobError, OutputError, SourceError
+from scatflow.flow.job import Job
+from scatflow.flow.layout import Layout, Transform, layout
+from scatflow.flow.settings import ALGORITHM, differences, fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """All that one block needs besides its index."""
+
+    source: Source
+    engine: Engine
+    layout: Layout
+    dtype: np.dtype[Any]
+    settings: Mapping[str, Any]
+    """What determines the output's bytes, JSON-able; kept in the output's ledger."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings."""
+        return fingerprint(self.settings)
+
+
+def absolute(store: str, base: str) -> str:
+    """Return a store's URL, or its absolute path if it is a path relative to `base`.
+
+    Examples
+    --------
+    >>> absolute("day.zarr", "/data"), absolute("s3://bucket/day.zarr", "/data")
+    ('/data/day.zarr', 's3://bucket/day.zarr')
+    """
+    path = local_path(store)
+    return store if path is None else os.path.normpath(os.path.join(base, path))
+
+
+def local_path(store: str) -> str | None:
+    """Return the path of a store on this machine's file systems, None for other URLs."""
+    if store.startswith("file://"):
+        return store[len("file://") :]
+    return None if "://" in store else os.path.expanduser(store)
+
+
+def from_job(job: Job, base: str) -> Work:
+    """Open the source of a job and work out what is to be done.
+
+    Raises
+    ------
+    SourceError, SourceNotFoundError
+        The source cannot be opened.
+    JobError
+        The transform does not fit the source, or the output lies in the source.
+    """
+    _check_apart(job.source.store, job.output.store, base)
+    table = job.source
+    source = open_source(
+        absolute(table.store, base),
+        table.variable,
+        group=table.group,
+        dims=table.dims,
+        sel=table.sel,
+        isel=table.isel,
+    )
+    transform = Transform(
+        tuple(job.transform.dims), job.transform.boundary, job.frame, job.hop
+    )
+    dtype = np.dtype(job.output.dtype)
+    laid = layout(job.engine, transform, source.dims, source.shape, dtype)
+    settings = {
+        "algorithm": ALGORITHM,
+        # As the job names it: a store may be moved together with its results.
+        "source": {**source.fingerprint(), "store": table.store},
+        "open": {**source.to_spec(), "store": table.store},
+        "engine": job.engine.to_dict(),
+        "transform": transform.to_dict(),
+        "output": {"dtype": job.output.dtype},
+        "block": list(laid.cuts.per_block),
+    }
+    return Work(source, job.engine, laid, dtype, settings)
+
+
+def from_settings(settings: Mapping[str, Any], base: str) -> Work:
+    """Open the work that a ledger describes, in a worker.
+
+    Raises
+    ------
+    SourceError
+        If the source is not what it was when the run began.
+    """
+    spec = dict(settings["open"])
+    source = open_source(**{**spec, "store": absolute(spec["store"], base)})
+    found = {**source.fingerprint(), "store": spec["store"]}
+    changed = differences(settings["source"], found)
+    if changed:
+        raise SourceError(
+            f"The source {spec['store']} changed while it was read: {'; '.join(changed)}."
+        )
+    engine = engine_from_dict(dict(settings["engine"]))
+    dtype = np.dtype(settings["output"]["dtype"])
+    transform = Transform.from_dict(settings["transform"])
+    laid = layout(engine, transform, source.dims, source.shape, dtype)
+    if list(laid.cuts.per_block) != list(settings["block"]):
+        raise OutputError(
+            "This worker would cut the work in other blocks than the client: "
+            "their versions of scatflow differ. Install the same version on both."
+        )
+    return Work(source, engine, laid, dtype, settings)
+
+
+def _check_apart(source: str, output: str, base: str) -> None:
+    """Refuse an output that is, contains or lies in its source."""
+    here, there = absolute(source, base), absolute(output, base)
+    if local_path(source) is not None and local_path(output) is not None:
+        here, there = os.path.realpath(here), os.path.realpath(there)
+    inner, outer = here.rstrip("/") + "/", there.rstrip("/") + "/"
+    if inner.startswith(outer) or outer.startswith(inner):
+        how = "is" if inner == outer else "contains" if inner.startswith(outer) else "lies inside"
+        raise JobError(
+            f"[output] store {there} {how} the source {here}: writing would destroy the source. "
+            "Name another place."
+        )
