@@ -87,9 +87,7 @@ def prepare(
     """Cut filters into contiguous pieces, with the decimation's mean and the FFT's 1/N inside."""
     if not isinstance(filters, Sequence):
         return HarmonicStage(filters)
-    return BandStage(
-        tuple(tuple(_pieces(band, target, dtype)) for band in filters), tuple(target)
-    )
+    return BandStage(tuple(tuple(_pieces(band, target, dtype)) for band in filters), tuple(target))
 
 
 def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice) -> Array:
@@ -101,39 +99,42 @@ def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice
     real = u_hat.real.dtype  # products with real weights: complex arrays are taken as pairs
     for f, pieces in enumerate(filters):
         for piece in pieces:
-            u = u_hat[(..., *piece.source)]
+            u = u_hat[_inner(*piece.source)]
             if piece.conjugate:
                 u = np.conj(u)
-            out = z[(slice(None), slice(None), f, *piece.target)].view(real)
+            out = z[_inner(f, *piece.target)].view(real)
             if piece.first:
                 np.multiply(u.view(real), piece.weights, out=out)
             else:
                 out += u.view(real) * piece.weights
     axes = tuple(range(-len(stage.target), 0))
     z = scipy.fft.ifftn(z, axes=axes, norm="forward", overwrite_x=True)
-    return np.sqrt(_squared_modulus(z))
+    modulus: Array = np.sqrt(_squared_modulus(z))
+    return modulus
 
 
 def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     """Reduce ``(batch, paths, *grid)`` as `how` says."""
+    kept: Array
     match how:
         case Keep(crop):
-            return u[(..., *crop)]
+            kept = u[_inner(*crop)]
         case Mean(crop):
             ndim = len(crop)
-            kept = np.ascontiguousarray(u[(..., *crop)])
-            rows = kept.reshape(*kept.shape[:-ndim], -1).mean(axis=-1)
-            return rows.reshape(*rows.shape, *(1,) * ndim)
+            inside = np.ascontiguousarray(u[_inner(*crop)])
+            rows = inside.reshape(*inside.shape[:-ndim], -1).mean(axis=-1)
+            kept = rows.reshape(*rows.shape, *(1,) * ndim)
         case Lowpass(factors, target, crop):
             if len(factors) > 1:
                 u_hat = None  # separable: one axis at a time, from space
             for axis, (factor, n) in enumerate(zip(factors, target, strict=True), -len(target)):
                 u = _lowpass(u, factor, n, axis, u_hat)
-            return u[(..., *crop)]
+            kept = u[_inner(*crop)]
         case PowerSums(powers):
-            return _power_sums(u, powers)
+            kept = _power_sums(u, powers)
         case Samples(factors, where):
-            return _samples(u, u_hat, factors, where)
+            kept = _samples(u, u_hat, factors, where)
+    return kept
 
 
 # --- stored filters ------------------------------------------------------------------------
@@ -200,9 +201,14 @@ def _run(first: int, length: int, step: int) -> slice:
     return slice(first, stop if stop >= 0 else None, -1)
 
 
+def _inner(*index: int | slice) -> tuple[Any, ...]:
+    """Return an index of the last axes."""
+    return (Ellipsis, *index)
+
+
 def _squared_modulus(z: Array) -> Array:
     """Return ``|z|^2``; products and sum are rounded one by one, alike in any batch."""
-    power = np.square(z.real)
+    power: Array = np.square(z.real)
     power += np.square(z.imag)
     return power
 
@@ -228,11 +234,12 @@ def _gather(u_hat: Array, filters: HarmonicFilter) -> Array:
     bz, by, bx = filters.half_widths
     z_runs, y_runs = _corners((bz, by), filters.shape[:2])
     nz, ny = (sum(box.stop - box.start for _, box in runs) for runs in (z_runs, y_runs))
-    box = np.empty((nz, ny, bx + 1), u_hat.dtype)
+    box: Array = np.empty((nz, ny, bx + 1), u_hat.dtype)
     for grid_z, box_z in z_runs:
         for grid_y, box_y in y_runs:
             box[box_z, box_y] = u_hat[grid_z, grid_y, : bx + 1]
-    return box * np.array((-1j) ** filters.l, u_hat.dtype)
+    box *= np.array((-1j) ** filters.l, u_hat.dtype)
+    return box
 
 
 def _pruned_inverse(box: Array, filters: HarmonicFilter) -> Array:

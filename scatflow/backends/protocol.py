@@ -25,25 +25,47 @@ class BandFilter(Protocol):
     """A real filter in Fourier, stored inside one cyclic box (see ``wavelets.support.Band``)."""
 
     @property
-    def starts(self) -> tuple[int, ...]: ...
+    def starts(self) -> tuple[int, ...]:
+        """First bin along each axis."""
+        ...
+
     @property
-    def values(self) -> NDArray[np.float64]: ...
+    def values(self) -> NDArray[np.float64]:
+        """What is inside the box."""
+        ...
+
     @property
-    def shape(self) -> Grid: ...
+    def shape(self) -> Grid:
+        """The grid."""
+        ...
 
 
 class HarmonicFilter(Protocol):
     """Filters of one degree and scale, evaluated when needed (``wavelets.solid_harmonic``)."""
 
     @property
-    def l(self) -> int: ...  # noqa: E743 - the degree's name in every formula
+    def l(self) -> int:
+        """Degree: the filters carry the phase ``(-i)^l``."""
+        ...
+
     @property
-    def half_widths(self) -> tuple[int, int, int]: ...
+    def half_widths(self) -> tuple[int, int, int]:
+        """Largest bin that the filters touch along each axis."""
+        ...
+
     @property
-    def real(self) -> bool: ...
+    def real(self) -> bool:
+        """Whether the fields of real volumes are real."""
+        ...
+
     @property
-    def shape(self) -> tuple[int, int, int]: ...
-    def components(self, dtype: Any) -> Iterator[NDArray[Any]]: ...
+    def shape(self) -> tuple[int, int, int]:
+        """The grid."""
+        ...
+
+    def components(self, dtype: Any) -> Iterator[NDArray[Any]]:
+        """Yield the filters on the box they touch."""
+        ...
 
 
 # --- what `average` may keep of a modulus --------------------------------------------------

@@ -148,7 +148,11 @@ def real_array(x: Any, ndim: int) -> NDArray[Any]:
             "Take its real part, its modulus or convert it first."
         )
     if array.ndim < ndim:
-        words = {1: "at least one axis", 2: "at least two dimensions", 3: "at least three dimensions"}
+        words = {
+            1: "at least one axis",
+            2: "at least two dimensions",
+            3: "at least three dimensions",
+        }
         raise InputShapeError(f"The input should have {words[ndim]}, but has shape {array.shape}.")
     return array.astype(working_dtype(array.dtype), copy=False)
 

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -113,9 +114,7 @@ class Plan:
         joined = [np.concatenate(p) if p else np.empty((0,), self.dtype) for p in parts]
         return [path.reshape(*batch, *path.shape[1:]) for path in joined]
 
-    def _walk(
-        self, signals: NDArray[Any], emit: Callable[[int, Rows, NDArray[Any]], None]
-    ) -> None:
+    def _walk(self, signals: NDArray[Any], emit: Callable[[int, Rows, NDArray[Any]], None]) -> None:
         """Take a few signals at a time through the cascade."""
         after = tuple(
             p - n - b for p, n, b in zip(self.padded, self.shape, self.before, strict=True)
@@ -123,12 +122,7 @@ class Plan:
         for first in range(0, signals.shape[0], self.signals_at_once):
             some = signals[first : first + self.signals_at_once]
             padded = self.backend.pad(some, self.before, after)
-            scatter(
-                self.backend,
-                self.tree,
-                padded,
-                lambda rows, values, first=first: emit(first, rows, values),
-            )
+            scatter(self.backend, self.tree, padded, partial(emit, first))
 
     def peak_bytes(self, batch: int = 1) -> int:
         """Return the bytes of working memory in flight for `batch` signals, output excluded."""
@@ -140,7 +134,9 @@ class Plan:
             # modulus and its root. Of one at a time: whole spectrum, filter, product and field
             # (complex), and the filter's coordinates and profile.
             return int(volume * 6 + math.prod(self.padded) * item * 13)
-        deepest = max(_layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers)
+        deepest = max(
+            _layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers
+        )
         return int(3 * volume + deepest)
 
 
@@ -182,12 +178,14 @@ class PlanCache:
                 plan = self._find(key)
             if plan is not None:
                 return plan
-            plan = build()
-            with self._lock:
-                self._plans[key] = plan
+            try:
+                plan = build()
+                with self._lock:
+                    self._plans[key] = plan
+                    while len(self._plans) > self.bound:
+                        self._plans.popitem(last=False)
+            finally:
                 self._building.pop(key, None)
-                while len(self._plans) > self.bound:
-                    self._plans.popitem(last=False)
             return plan
 
     def _find(self, key: Hashable) -> Plan | None:

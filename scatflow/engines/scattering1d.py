@@ -261,8 +261,13 @@ class Scattering1D(Engine):
     def coarsest(self) -> int:
         """The largest decimation in the transform: periods must be multiples of it."""
         top = max(scale.j for layer in self.scales() for scale in layer)
-        return int(2 ** max(min(top, self.log2_stride) if self.averaging == "local" else top,
-                            self.log2_stride if self.averaging == "local" else 0))
+        return int(
+            2
+            ** max(
+                min(top, self.log2_stride) if self.averaging == "local" else top,
+                self.log2_stride if self.averaging == "local" else 0,
+            )
+        )
 
     def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
         """Return the fixed blocks on which a record of any length is transformed seamlessly.
@@ -369,7 +374,7 @@ def path_table(engine: Scattering1D) -> PathTable:
                 "xi2": second.xi if second else np.nan,
                 "sigma1": first.sigma if first else np.nan,
                 "sigma2": second.sigma if second else np.nan,
-                "label": "S%d" % len(key) + "".join(f" n{i + 1}={n}" for i, n in enumerate(key)),
+                "label": f"S{len(key)}" + "".join(f" n{i + 1}={n}" for i, n in enumerate(key)),
             }
         )
     return PathTable(stack(rows), tuple(keys))

@@ -110,7 +110,7 @@ class Scattering2D(Engine):
             self._check_size(self.shape)
 
     def _check_size(self, shape: tuple[int, ...]) -> None:
-        if 2**self.J > min(shape):
+        if min(shape) < 2**self.J:
             raise ParameterError(
                 f"The smallest dimension should be larger than 2^J. J={self.J} averages over "
                 f"{2**self.J} pixels, but the image is {shape[0]} x {shape[1]}: every coefficient "
@@ -225,7 +225,7 @@ def path_table(engine: Scattering2D) -> PathTable:
     rows = []
     for key in keys:
         row: dict[str, Any] = {"order": len(key)}
-        label = "S%d" % len(key)
+        label = f"S{len(key)}"
         for i in (1, 2):
             present = len(key) >= i
             j, theta = divmod(key[i - 1], L) if present else (-1, 0)

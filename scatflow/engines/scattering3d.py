@@ -21,7 +21,7 @@ from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Kept, PowerSums, Samples
 from scatflow.engines.cascade import Layer, Tree
 from scatflow.engines.engine import Engine, integer, number, one_of, shape_of
-from scatflow.engines.paths import PathTable, pairs, stack
+from scatflow.engines.paths import PathTable, stack
 from scatflow.engines.plan import ELEMENTS, Boundary, Plan, Tail
 from scatflow.errors import ParameterError, ParameterTypeError
 from scatflow.wavelets.solid_harmonic import SolidHarmonic, gaussian_factors
@@ -134,7 +134,11 @@ class HarmonicScattering3D(Engine):
                 f"wider than the volume of {' x '.join(map(str, shape))}: they would see only its "
                 "mean. Take a smaller J or a larger volume."
             )
-        outside = [p for p in self.points or () if not all(0 <= c < n for c, n in zip(p, shape, strict=True))]
+        outside = [
+            p
+            for p in self.points or ()
+            if not all(0 <= c < n for c, n in zip(p, shape, strict=True))
+        ]
         if outside:
             raise ParameterError(
                 f"{len(outside)} of the points lie outside the volume of "
@@ -231,7 +235,7 @@ def path_table(engine: HarmonicScattering3D) -> PathTable:
     """
     rows, keys = [], []
     for key in _keys(engine):
-        for l in range(engine.L + 1):  # noqa: E741 - the degree's name in every formula
+        for l in range(engine.L + 1):
             row: dict[str, Any] = {"order": len(key)}
             for i in (1, 2):
                 present = len(key) >= i
@@ -269,7 +273,11 @@ class _Frame:
         return Samples(factors, (2**engine.J,) * 3)
 
     def layer(
-        self, l: int, j: int, row: int, children: tuple[Layer, ...] = ()  # noqa: E741
+        self,
+        l: int,
+        j: int,
+        row: int,
+        children: tuple[Layer, ...] = (),
     ) -> Layer:
         """Return the filters of one degree and scale."""
         engine = self.engine
@@ -286,7 +294,7 @@ def _plan(engine: HarmonicScattering3D, shape: tuple[int, int, int], dtype: np.d
     paths = path_table(engine)
     row = {key: i for i, key in enumerate(paths.keys)}
     layers = []
-    for l in range(engine.L + 1):  # noqa: E741
+    for l in range(engine.L + 1):
         for j1 in range(engine.J + 1):
             children = tuple(
                 frame.layer(l, j2, row[j1, j2, l])

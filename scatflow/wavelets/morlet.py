@@ -10,6 +10,7 @@ Mach. Intell. 35 (2013), doi:10.1109/TPAMI.2012.230.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -113,7 +114,7 @@ def _fold_window(window: np.ndarray, first: tuple[int, int], shape: tuple[int, i
     spans = []
     for start, width, n in zip(first, window.shape, shape, strict=True):
         cuts = sorted({start, start + width, *range((start // n + 1) * n, start + width, n)})
-        spans.append([(a - start, b - start, a % n) for a, b in zip(cuts, cuts[1:], strict=False)])
+        spans.append([(a - start, b - start, a % n) for a, b in itertools.pairwise(cuts)])
     for a, b, u in spans[0]:
         for c, d, v in spans[1]:
             out[u : u + b - a, v : v + d - c] += window[a:b, c:d]
@@ -150,9 +151,7 @@ def gabor_norm(sigma: float, slant: float) -> float:
     return 1.0 / (2.0 * 3.1415 * sigma**2 / slant)
 
 
-def morlet_2d(
-    shape: tuple[int, int], sigma: float, theta: float, xi: float, slant: float
-) -> Array:
+def morlet_2d(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant: float) -> Array:
     """Evaluate a 2D Morlet wavelet on a periodic grid, in Fourier.
 
     Parameters

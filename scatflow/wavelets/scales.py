@@ -36,12 +36,12 @@ class Scale(NamedTuple):
 
 def highest_frequency(Q: int) -> float:
     """Return the centre of the highest wavelet of a bank with `Q` wavelets per octave."""
-    return max(1.0 / (1.0 + 2.0 ** (3.0 / Q)), 0.35)
+    return max(1.0 / (1.0 + math.pow(2.0, 3.0 / Q)), 0.35)
 
 
 def bandwidth(xi: float, Q: int) -> float:
     """Return the bandwidth at which wavelets 1/`Q` octave apart cross at height ``R_PSI``."""
-    factor = 2.0 ** (-1.0 / Q)
+    factor = math.pow(2.0, -1.0 / Q)
     return xi * (1.0 - factor) / (1.0 + factor) / math.sqrt(2.0 * math.log(1.0 / R_PSI))
 
 

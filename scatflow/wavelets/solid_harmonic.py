@@ -38,7 +38,7 @@ NYQUIST_EPS = 1e-6
 """Height at the Nyquist frequency, relative to the peak, below which fields count as real."""
 
 
-def radial_constant(l: int) -> float:  # noqa: E741 - the degree's name in every formula
+def radial_constant(l: int) -> float:
     """Return ``c_l (2 pi)^{3/2}``, which gives order-1 coefficients of a Gaussian as ``k^l``.
 
     The wavelet of degree 0 is a plain Gaussian without a constant.
@@ -49,10 +49,10 @@ def radial_constant(l: int) -> float:  # noqa: E741 - the degree's name in every
     else:
         factorial = math.factorial((l + 1) // 2)
         c = 1.0 / (2.0 ** ((l + 3) / 2) * math.sqrt(math.pi * (2 * l + 1)) * factorial)
-    return c * (2.0 * math.pi) ** 1.5
+    return c * math.pow(2.0 * math.pi, 1.5)
 
 
-def harmonic(l: int, m: int) -> Harmonic:  # noqa: E741
+def harmonic(l: int, m: int) -> Harmonic:
     """Return the real solid harmonic ``r^l Y`` of degree `l` and order `m`.
 
     The real harmonics ``-l <= m <= l`` are a unitary change of basis of the complex ones, so the
@@ -81,8 +81,8 @@ def harmonic(l: int, m: int) -> Harmonic:  # noqa: E741
     return Harmonic(m, terms)
 
 
-def cutoff(l: int, eps: float) -> float:  # noqa: E741
-    """Return ``|w| s`` beyond which ``(|w| s)^l exp(-(|w| s)^2 / 2)`` is below `eps` of its peak."""
+def cutoff(l: int, eps: float) -> float:
+    """Return ``|w| s`` where ``(|w| s)^l exp(-(|w| s)^2 / 2)`` falls below `eps` of its peak."""
     peak = math.sqrt(l)
     log_peak = l * math.log(peak) - peak**2 / 2.0 if l else 0.0
     low, high = peak, peak + 40.0
@@ -245,6 +245,10 @@ def frequencies(b: int, n: int) -> Array:
 def gaussian_factors(shape: tuple[int, int, int], s: float) -> tuple[Array, Array, Array]:
     """Return the three factors of ``exp(-|w|^2 s^2 / 2)``; along x for the half spectrum."""
     z, y, x = shape
-    w = (2 * np.pi * np.fft.fftfreq(z), 2 * np.pi * np.fft.fftfreq(y), 2 * np.pi * np.fft.rfftfreq(x))
+    w = (
+        2 * np.pi * np.fft.fftfreq(z),
+        2 * np.pi * np.fft.fftfreq(y),
+        2 * np.pi * np.fft.rfftfreq(x),
+    )
     a, b, c = (np.exp(-((axis * s) ** 2) / 2.0) for axis in w)
     return a, b, c

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -118,5 +117,3 @@ def gaussian_reach(sigmas: tuple[float, ...], tolerance: float) -> float:
     """
     variance = sum((2.0 * math.pi * sigma) ** -2 for sigma in sigmas)
     return math.sqrt(-2.0 * math.log(tolerance) * variance)
-
-

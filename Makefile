@@ -1,0 +1,60 @@
+# make run: the demonstration, from a bare checkout. make test: every check. make help: the rest.
+
+# Any Python from 3.11 on: make run PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+TEST_VENV := .venv-test
+PIP_OPTIONS := --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help run relief head install test clean clean-data
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: data/.seismic ## A day of seismic records: install, download, transform, picture
+	$(VENV)/bin/scatflow run pipelines/seismic_day.toml
+	$(VENV)/bin/scatflow show results/seismic_day.zarr
+
+relief: data/.relief ## The same for a giant image
+	$(VENV)/bin/scatflow run pipelines/relief_2d.toml
+	$(VENV)/bin/scatflow show results/relief_2d.zarr
+
+head: data/.head ## The same for a volume
+	$(VENV)/bin/scatflow run pipelines/head_3d.toml
+	$(VENV)/bin/scatflow show results/head_3d.zarr
+
+install: $(VENV)/.installed ## The environment of the demonstrations
+
+test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environment of their own
+	$(TEST_VENV)/bin/ruff check .
+	$(TEST_VENV)/bin/ruff format --check .
+	$(TEST_VENV)/bin/mypy --strict scatflow
+	$(TEST_VENV)/bin/pytest
+
+clean: ## Remove environments, results and caches
+	rm -rf $(VENV) $(TEST_VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: ## Remove the downloaded data
+	rm -rf data
+
+# Data are fetched once: the stamp is set when all of them are there. They do not depend on the
+# environment's age, only on its existence.
+data/.%: pipelines/fetch_data.py | $(VENV)/.installed
+	$(VENV)/bin/python pipelines/fetch_data.py $*
+	@touch $@
+
+# Editable, so that only new requirements make an environment again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing scatflow into $(VENV); this takes a minute or two."
+	$(VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[ingest,plot]"
+	@touch $@
+
+$(TEST_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(TEST_VENV)
+	@echo "Installing scatflow and its tests' requirements into $(TEST_VENV)."
+	$(TEST_VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[test]"
+	@touch $@

@@ -1,0 +1,307 @@
+"""One block: read its slab, apply the plan to each unit, write its region, say how it went.
+
+This is the only place where archive, blocks, engines and dataset meet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from scatflow.blocks import mirror, pieces
+from scatflow.dataset import open_coefficients, write_region
+from scatflow.errors import OutputError
+from scatflow.flow.ledger import Ledger
+from scatflow.flow.work import Work, from_settings
+
+REASONS = 3
+"""Units that a failed block names; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How one block went: all that travels back."""
+
+    block: int
+    seconds: float = 0.0
+    engine_seconds: float = 0.0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    samples: int = 0
+    checksum: int = 0
+    failure: str | None = None
+    retry: bool = False
+    """Whether another attempt may end otherwise."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which run a task belongs to: with a block's index, all that travels to a worker."""
+
+    output: str
+    base: str
+    """Directory that relative paths of the job start from."""
+    fingerprint: str
+    token: str = field(default_factory=lambda: secrets.token_hex(4))
+    """A later run of the same job opens its source anew."""
+
+
+class OpenWork:
+    """Opened runs of this process, each opened once, the least recently used forgotten first."""
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Key, tuple[Work, zarr.Array[Any]]] = OrderedDict()
+
+    def get(self, key: Key) -> tuple[Work, zarr.Array[Any]]:
+        """Return the work and the output's variable that a key stands for."""
+        with self._lock:
+            if key not in self._open:
+                self._open[key] = _open(key)
+                while len(self._open) > self.bound:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(key)
+            return self._open[key]
+
+
+OPEN = OpenWork(bound=4)
+
+
+def _open(key: Key) -> tuple[Work, zarr.Array[Any]]:
+    ledger = Ledger.open(key.output)
+    if ledger.fingerprint != key.fingerprint:
+        raise OutputError(
+            f"The output {key.output} was replaced by that of another run while this one wrote it."
+        )
+    return from_settings(ledger.settings, key.base), open_coefficients(key.output)
+
+
+def process(key: Key, index: int) -> Receipt:
+    """Compute block `index` of a run and write it; never raises for what a block may suffer from.
+
+    Parameters
+    ----------
+    key : Key
+        The run.
+    index : int
+        The block.
+
+    Returns
+    -------
+    Receipt
+        With the reason in `failure` where something went wrong.
+    """
+    begun = time.perf_counter()
+    try:
+        work, array = OPEN.get(key)
+        return compute(work, array, index)
+    except Exception as problem:  # A receipt travels better than an exception; see platform notes.
+        return Receipt(
+            index,
+            seconds=time.perf_counter() - begun,
+            failure=f"{type(problem).__name__}: {problem}",
+            retry=True,
+        )
+
+
+def compute(work: Work, array: zarr.Array[Any], index: int) -> Receipt:
+    """Compute one block and write its region.
+
+    Units with values that are not finite are left NaN and make the block a failed one; its other
+    units are written.
+    """
+    begun = time.perf_counter()
+    laid = work.layout
+    region = laid.region(index)
+    values = np.full([s.stop - s.start for s in region], np.nan, work.dtype)
+    data = _read(work, index)
+    transform = _seamless if laid.seamless else _separate
+    engine_seconds, bad = transform(work, index, data, values)
+    checksum, written = write_region(array, region, values)
+    return Receipt(
+        index,
+        seconds=time.perf_counter() - begun,
+        engine_seconds=engine_seconds,
+        bytes_read=data.size * work.source.dtype.itemsize,
+        bytes_written=written,
+        samples=laid.samples(index),
+        checksum=checksum,
+        failure=_summary(bad),
+    )
+
+
+def _read(work: Work, index: int) -> NDArray[Any]:
+    """Read a block's slab, its axes in the layout's order."""
+    order = work.layout.order
+    slices = [slice(0)] * len(order)
+    for axis, span in zip(order, work.layout.slab(index), strict=True):
+        slices[axis] = slice(*span)
+    try:
+        data = work.source.read(tuple(slices), dtype=work.dtype)
+    except Exception as problem:
+        where = ", ".join(
+            f"{d} {s.start}:{s.stop}" for d, s in zip(work.source.dims, slices, strict=True)
+        )
+        problem.args = (f"{problem} (while reading {work.source.variable} at {where})",)
+        raise
+    return data.transpose(order)
+
+
+def _apply(work: Work, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    begun = time.perf_counter()
+    with np.errstate(over="ignore", invalid="ignore"):  # Overflow is told by the reason below.
+        y = work.layout.plan.apply(x)
+    return y, time.perf_counter() - begun
+
+
+# --- whole signals and frames --------------------------------------------------------------------
+
+
+def _separate(
+    work: Work, index: int, data: NDArray[Any], values: NDArray[Any]
+) -> tuple[float, list[str]]:
+    """Transform units that know nothing of each other, some at a time."""
+    laid, engine_seconds = work.layout, 0.0
+    bad: list[str] = []
+    out = values.reshape(-1, *laid.plan.labelled_shape)
+    units = enumerate(_units(work, index, data))
+    while some := list(itertools.islice(units, laid.batch)):
+        batch = np.stack([x for _, (_, x) in some])
+        ok = np.isfinite(batch).reshape(len(some), -1).all(axis=1)
+        rows = np.array([row for row, _ in some])[ok]
+        if rows.size:
+            y, seconds = _apply(work, batch if ok.all() else batch[ok])
+            engine_seconds += seconds
+            out[rows] = y.reshape(-1, *laid.plan.labelled_shape)
+        for good, (row, (cell, x)) in zip(ok, some, strict=True):
+            if not good:
+                bad.append(_non_finite(work, cell, x))
+            elif not np.isfinite(out[row]).all():
+                out[row] = np.nan
+                bad.append(f"{_name(work, cell)}: coefficients overflow {work.dtype}")
+    return engine_seconds, bad
+
+
+def _units(
+    work: Work, index: int, data: NDArray[Any]
+) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
+    """Yield the units of a block in the order of its output, each with its cell."""
+    laid = work.layout
+    untouched, spans = laid.units_of(index)
+    ranges = [range(a, b) for a, b in (*untouched, *spans)]
+    n = laid.n_untouched
+    firsts = [a for a, _ in (*untouched, *spans)]
+    for cell in itertools.product(*ranges):
+        here = tuple(c - f for c, f in zip(cell, firsts, strict=True))
+        where = tuple(
+            slice(k * step, k * step + unit)
+            for k, step, unit in zip(here[n:], laid.step, laid.unit, strict=True)
+        )
+        yield cell, data[(*here[:n], *where)]
+
+
+# --- seamless ------------------------------------------------------------------------------------
+
+
+def _seamless(
+    work: Work, index: int, data: NDArray[Any], values: NDArray[Any]
+) -> tuple[float, list[str]]:
+    """Transform canonical slabs, one at a time: what a slab gives has no companions."""
+    laid, engine_seconds = work.layout, 0.0
+    bad: list[str] = []
+    untouched, ((first, last),) = laid.units_of(index)
+    low = laid.slab(index)[-1][0]
+    width = laid.keep.stop - laid.keep.start
+    for here in np.ndindex(*(b - a for a, b in untouched)):
+        cell = tuple(a + i for (a, _), i in zip(untouched, here, strict=True))
+        for k in range(first, last):
+            x = _slab(data[here], k * laid.step[0], low, laid)
+            out = values[here][:, (k - first) * width : (k - first + 1) * width]
+            if not np.isfinite(x).all():
+                bad.append(_non_finite(work, (*cell, k), x))
+                continue
+            y, seconds = _apply(work, x)
+            engine_seconds += seconds
+            kept = y[..., laid.keep][..., : out.shape[-1]]
+            if not np.isfinite(kept).all():
+                bad.append(f"{_name(work, (*cell, k))}: coefficients overflow {work.dtype}")
+                continue
+            out[...] = kept
+    return engine_seconds, bad
+
+
+def _slab(record: NDArray[Any], block: int, low: int, laid: Any) -> NDArray[Any]:
+    """Return the samples of the canonical block that starts at `block`, with its halos.
+
+    Parameters
+    ----------
+    record : ndarray
+        Samples from `low` on.
+    """
+    start, stop, n = block - laid.halo, block + laid.unit[0] + laid.halo, laid.lengths[0]
+    if start >= 0 and stop <= n:
+        return record[start - low : stop - low]
+    slab = np.empty(stop - start, record.dtype)
+    for piece in pieces(start, stop, n):
+        a, b = piece.span
+        run = record[a - low : b - low]
+        slab[piece.at : piece.at + piece.count] = run[::-1] if piece.step < 0 else run
+    return slab
+
+
+# --- reasons -------------------------------------------------------------------------------------
+
+
+def _name(work: Work, cell: tuple[int, ...]) -> str:
+    """Name a unit by the labels of its untouched dimensions and its place along the others."""
+    laid = work.layout
+    words = []
+    for dim, i in zip(laid.untouched, cell, strict=False):
+        words.append(f"{dim} {_label(work, dim, i)}")
+    rest = cell[laid.n_untouched :]
+    for dim, k, step, count in zip(
+        laid.transform.dims, rest, laid.step, laid.units, strict=True
+    ):
+        if laid.seamless or count > 1:
+            words.append(f"{dim} from sample {k * step}")
+    return ", ".join(words) or "the only unit"
+
+
+def _label(work: Work, dim: str, i: int) -> str:
+    coordinate = work.source.coords.get(dim)
+    return str(i) if coordinate is None else str(coordinate.values[i])
+
+
+def _non_finite(work: Work, cell: tuple[int, ...], x: NDArray[Any]) -> str:
+    """Say which samples of a unit are not finite."""
+    laid = work.layout
+    wrong = ~np.isfinite(x)
+    first = np.unravel_index(int(np.argmax(wrong)), x.shape)
+    starts = [k * s - laid.halo for k, s in zip(cell[laid.n_untouched :], laid.step, strict=True)]
+    places = []
+    for dim, at, start, n in zip(laid.transform.dims, first, starts, laid.lengths, strict=True):
+        sample = mirror(start + int(at), n)
+        axis = work.source.axes.get(dim)
+        value = "" if axis is None else f" ({axis.at(np.array([sample]))[0]})"
+        places.append(f"{dim} sample {sample}{value}")
+    share = f"{int(wrong.sum())} of {math.prod(x.shape)} samples are not finite"
+    return f"{_name(work, cell)}: {share}, the first at {', '.join(places)}"
+
+
+def _summary(bad: list[str]) -> str | None:
+    if not bad:
+        return None
+    more = f"; and {len(bad) - REASONS} more" if len(bad) > REASONS else ""
+    return "; ".join(bad[:REASONS]) + more

@@ -1,0 +1,139 @@
+"""Runners: where the blocks are computed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dask
+from distributed import Client, LocalCluster
+
+from scatflow.errors import ClusterError
+
+LOOPBACK = "127.0.0.1"
+DASHBOARD_PORT = 8787
+CONNECT_SECONDS = 10.0
+
+ONE_THREAD = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+}
+"""A worker computes one block on one processor; libraries with threads of their own would fight."""
+
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
+"""glibc keeps up to 256 MiB of freed memory instead of giving every large array back at once.
+
+Dask's own setting (64 KiB) makes each temporary array be mapped, zeroed and unmapped again.
+"""
+
+HEADROOM = 1.5
+"""Dask ends a worker at 95 % of its limit; a limit this much above the budget never meets it."""
+
+CONFIG = {
+    "distributed.nanny.pre-spawn-environ": {**ONE_THREAD, **MALLOC},
+    # The plan bounds the memory: nothing is to be spilled, and a paused worker would never resume.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.comm.timeouts.connect": "10s",
+    "distributed.scheduler.allowed-failures": 2,
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Workers that are ready."""
+
+    client: Client
+    threads: int
+    dashboard: str
+
+
+@contextlib.contextmanager
+def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
+    """Start or reach the workers, and leave nothing behind.
+
+    Parameters
+    ----------
+    runner : str
+        ``"local"`` (processes), ``"threads"`` (of this process) or a scheduler's address.
+    workers : int
+        How many to start; a scheduler that runs already has its own.
+    memory : int
+        Budget of one worker, bytes.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler cannot be reached or has no workers.
+    """
+    with dask.config.set(CONFIG), _quiet():
+        if runner in ("local", "threads"):
+            with _local(runner, workers, memory) as cluster, Client(cluster) as client:
+                yield Cluster(client, workers, cluster.dashboard_link)
+        else:
+            with _remote(runner) as client:
+                threads = sum(client.nthreads().values())
+                if not threads:
+                    raise ClusterError(
+                        f"The scheduler at {runner} has no workers, so nothing would ever be "
+                        f"computed. Start some: dask worker {runner}"
+                    )
+                yield Cluster(client, threads, client.dashboard_link)
+
+
+def _local(runner: str, workers: int, memory: int) -> LocalCluster:
+    processes = runner == "local"
+    return LocalCluster(
+        n_workers=workers if processes else 1,
+        threads_per_worker=1 if processes else workers,
+        processes=processes,
+        memory_limit=int(memory * HEADROOM) if processes else 0,
+        host=LOOPBACK,
+        dashboard_address=f"{LOOPBACK}:{_free_port(DASHBOARD_PORT)}",
+        worker_dashboard_address=f"{LOOPBACK}:0",
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _remote(address: str) -> Client:
+    try:
+        return Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as problem:
+        raise ClusterError(
+            f"No scheduler answers at {address}: {problem}. "
+            'Start one (dask scheduler), or set cluster = "local" in [run].'
+        ) from problem
+
+
+def _free_port(wanted: int) -> int:
+    """Return `wanted` or the next port that nobody listens on: Dask would warn and take any."""
+    for port in range(wanted, wanted + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+    return 0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own log lines off the terminal while a run reports in its own words."""
+    names = ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
