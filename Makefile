@@ -48,7 +48,7 @@ data/.%: pipelines/fetch_data.py | $(VENV)/.installed
 
 # Editable, so that only new requirements make an environment again.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	@echo "Installing scatflow into $(VENV); this takes a minute or two."
 	$(VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[ingest,plot]"
 	@touch $@

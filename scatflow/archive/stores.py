@@ -84,14 +84,8 @@ class Address:
             # Listing may be impossible behind a URL: consolidated metadata then says what is there.
             store: StoreLike = _remote(self.store)
             return zarr.open(store, mode="r", path=self.path)
-        try:
-            # Consolidated metadata may be older than data that was appended since.
-            return zarr.open(self.store, mode="r", path=self.path, use_consolidated=False)
-        except zarr.errors.NodeNotFoundError:
-            raise
-        except TypeError:
-            # Arrays take no such argument in zarr 3.0.
-            return zarr.open(self.store, mode="r", path=self.path)
+        # Consolidated metadata may be older than data that was appended since.
+        return zarr.open(self.store, mode="r", path=self.path, use_consolidated=False)
 
 
 def _remote(url: str) -> Store:

@@ -127,17 +127,17 @@ class Plan:
     def peak_bytes(self, batch: int = 1) -> int:
         """Return the bytes of working memory in flight for `batch` signals, output excluded."""
         signals = min(batch, self.signals_at_once)
-        item = self.dtype.itemsize
-        volume = signals * math.prod(self.padded) * item
+        item: int = self.dtype.itemsize
+        volume: int = signals * math.prod(self.padded) * item
         if len(self.shape) == 3:
             # Of all volumes in flight: field and spectrum of the input and of the first order,
             # modulus and its root. Of one at a time: whole spectrum, filter, product and field
             # (complex), and the filter's coordinates and profile.
-            return int(volume * 6 + math.prod(self.padded) * item * 13)
+            return volume * 6 + math.prod(self.padded) * item * 13
         deepest = max(
             _layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers
         )
-        return int(3 * volume + deepest)
+        return 3 * volume + deepest
 
 
 def _layer_bytes(layer: Layer, parents: int, batch: int, item: int, tree: Tree) -> int:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from scatflow.blocks import mirror, pieces
 from scatflow.dataset import open_coefficients, write_region
-from scatflow.errors import OutputError
+from scatflow.errors import OutputError, ScatflowError, SourceError
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.work import Work, from_settings
 
@@ -107,13 +107,10 @@ def process(key: Key, index: int) -> Receipt:
     try:
         work, array = OPEN.get(key)
         return compute(work, array, index)
-    except Exception as problem:  # A receipt travels better than an exception; see platform notes.
-        return Receipt(
-            index,
-            seconds=time.perf_counter() - begun,
-            failure=f"{type(problem).__name__}: {problem}",
-            retry=True,
-        )
+    except Exception as problem:  # As a receipt: one bad block must not end the run.
+        kind = "" if isinstance(problem, ScatflowError) else f"{type(problem).__name__}: "
+        seconds = time.perf_counter() - begun
+        return Receipt(index, seconds=seconds, failure=f"{kind}{problem}", retry=True)
 
 
 def compute(work: Work, array: zarr.Array[Any], index: int) -> Receipt:
@@ -154,8 +151,9 @@ def _read(work: Work, index: int) -> NDArray[Any]:
         where = ", ".join(
             f"{d} {s.start}:{s.stop}" for d, s in zip(work.source.dims, slices, strict=True)
         )
-        problem.args = (f"{problem} (while reading {work.source.variable} at {where})",)
-        raise
+        raise SourceError(
+            f"{type(problem).__name__}: {problem} (while reading {work.source.variable} at {where})"
+        ) from problem
     return data.transpose(order)
 
 

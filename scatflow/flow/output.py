@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
-from zarr.storage import StorePath
+from zarr.storage import FsspecStore, StorePath
 
 from scatflow.blocks import Cuts
 from scatflow.dataset import Template, create, finish
@@ -188,9 +188,7 @@ def _is_empty(store: str) -> bool:
 
 
 def _store_path(store: str) -> StorePath:
-    from zarr.storage._common import make_store_path
-
-    return sync(make_store_path(store))
+    return StorePath(FsspecStore.from_url(store))
 
 
 async def _list_remote(target: StorePath) -> list[str]:

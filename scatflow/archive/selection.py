@@ -1,0 +1,251 @@
+"""What of a stored array is used: labels and numbers become integer ranges along each dim."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scatflow.archive.axis import Axis, parse_time
+from scatflow.archive.stores import listed
+from scatflow.errors import SourceError
+
+LABEL_TOLERANCE = Fraction(1, 1000)
+"""A number names the sample that lies within this part of a step of it."""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The samples used along one dim: a range, or a list where they are not contiguous."""
+
+    start: int
+    stop: int
+    listed: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Picked:
+        """Pick samples by number, as a range if they are one."""
+        numbers = [int(i) for i in indices]
+        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            return cls(numbers[0], numbers[-1] + 1)
+        return cls(min(numbers), max(numbers) + 1, tuple(numbers))
+
+    def __len__(self) -> int:
+        return self.stop - self.start if self.listed is None else len(self.listed)
+
+    def part(self, start: int, stop: int) -> slice | list[int]:
+        """Return where samples ``[start, stop)`` of the selection are stored."""
+        if self.listed is None:
+            return slice(self.start + start, self.start + stop)
+        part = Picked.of(self.listed[start:stop]) if stop > start else Picked(0, 0)
+        if part.listed is None:
+            return slice(part.start, part.stop)
+        return list(part.listed)
+
+    def to_json(self) -> list[int] | dict[str, list[int]]:
+        """Return the selection in a form that JSON keeps."""
+        return [self.start, self.stop] if self.listed is None else {"indices": [*self.listed]}
+
+
+def by_number(dim: str, wanted: Any, n: int) -> Picked:
+    """Resolve one entry of ``isel``: an int, or ``[start, stop]``.
+
+    Raises
+    ------
+    SourceError
+        If it is neither, or lies outside of the `n` samples.
+    """
+    if _is_int(wanted):
+        if not -n <= wanted < n:
+            raise SourceError(
+                f"isel asks for {dim} = {wanted}, but {dim!r} has {n} samples: 0 to {n - 1}."
+            )
+        return Picked(wanted % n, wanted % n + 1)
+    if isinstance(wanted, slice) and wanted.step in (None, 1):
+        wanted = [wanted.start, wanted.stop]
+    if not isinstance(wanted, list | tuple) or len(wanted) != 2:
+        raise SourceError(f"isel says {dim} = {wanted!r}: give a number, or [start, stop].")
+    if not all(v is None or _is_int(v) for v in wanted):
+        raise SourceError(f"isel says {dim} = {wanted!r}: start and stop are whole numbers.")
+    start, stop, _ = slice(*wanted).indices(n)
+    if stop <= start:
+        raise SourceError(
+            f"isel = {dim}: {list(wanted)!r} selects nothing of the {n} samples of {dim!r}."
+        )
+    return Picked(start, stop)
+
+
+def by_label(dim: str, wanted: Any, n: int, axis: Axis | None, values: Any) -> Picked:
+    """Resolve one entry of ``sel`` against a regular axis, or against a coordinate's values.
+
+    Raises
+    ------
+    SourceError
+        If the dim has no labels, a label is not there, or nothing is selected.
+    """
+    if isinstance(wanted, np.ndarray):
+        wanted = wanted.tolist() if wanted.dtype.kind != "M" else list(wanted)
+    if axis is not None:
+        return _on_axis(dim, wanted, n, axis)
+    if values is None:
+        raise SourceError(
+            f"sel asks for {dim} = {wanted!r}, but {dim!r} has no coordinate. Select by number "
+            f"with isel: it has {n} samples."
+        )
+    if values.dtype.kind in "iufM":
+        return _among_numbers(dim, wanted, values)
+    return _among_names(dim, wanted, values)
+
+
+def _on_axis(dim: str, wanted: Any, n: int, axis: Axis) -> Picked:
+    if isinstance(wanted, list | tuple):
+        start, stop = _ends(dim, wanted, axis.is_time)
+        low = axis.place(start) if start is not None else None
+        high = axis.place(stop) if stop is not None else None
+        if axis.exact_step < 0 and low is not None and high is not None and low > high:
+            # Falling values: the lower value was given first, and is the end of the samples.
+            i, j = _above(axis, stop, high, n), _upto(axis, start, low, n)
+        else:
+            i = 0 if low is None else _first(axis, start, low, n)
+            j = n if high is None else _first(axis, stop, high, n)
+        if j <= i:
+            raise SourceError(
+                f"sel = {dim}: {_shown(wanted)} selects nothing: {dim!r} runs {_extent(axis, n)}."
+            )
+        return Picked(i, j)
+    value = _label(dim, wanted, axis.is_time)
+    place = axis.place(value)
+    k = round(place)
+    if abs(place - k) > max(LABEL_TOLERANCE, 1 / abs(axis.exact_step) if axis.is_time else 0) or (
+        not 0 <= k < n
+    ):
+        raise SourceError(
+            f"There is no sample at {dim} = {wanted!s}: {dim!r} runs {_extent(axis, n)}. Take one "
+            "of its values, or a range [start, stop]."
+        )
+    return Picked(k, k + 1)
+
+
+def _first(axis: Axis, value: Any, place: Fraction, n: int) -> int:
+    """Return the first sample whose (rounded) coordinate is at or past a value, within 0 to n."""
+    return _search(axis, place, n, lambda c: (c >= value) == (axis.exact_step > 0) or c == value)
+
+
+def _above(axis: Axis, value: Any, place: Fraction, n: int) -> int:
+    """Return the first sample whose falling coordinate is below a value."""
+    return _search(axis, place, n, lambda c: c < value)
+
+
+def _upto(axis: Axis, value: Any, place: Fraction, n: int) -> int:
+    """Return the sample after the last one whose falling coordinate is at least a value."""
+    return _search(axis, place, n, lambda c: c < value)
+
+
+def _search(axis: Axis, place: Fraction, n: int, past: Any) -> int:
+    """Return the first sample for which `past` holds; it changes near `place`."""
+    guess = min(max(int(place), 0), n)
+    first = max(guess - 2, 0)
+    coordinates = axis.at(np.arange(first, min(guess + 3, n)))
+    if axis.is_time:
+        coordinates = coordinates.astype(np.int64)
+    for k, coordinate in enumerate(coordinates.tolist(), first):
+        if past(coordinate):
+            return k
+    return min(guess + 3, n)
+
+
+def _among_numbers(dim: str, wanted: Any, values: NDArray[Any]) -> Picked:
+    is_time = values.dtype.kind == "M"
+    numbers = values.astype("datetime64[ns]").view(np.int64) if is_time else values
+    if isinstance(wanted, list | tuple):
+        start, stop = _ends(dim, wanted, is_time)
+        inside = np.ones(numbers.shape, bool)
+        if start is not None:
+            inside &= numbers >= start
+        if stop is not None:
+            inside &= numbers < stop
+    else:
+        inside = numbers == _label(dim, wanted, is_time)
+    if not inside.any():
+        raise SourceError(
+            f"sel = {dim}: {_shown(wanted)} selects nothing: {dim!r} holds {values.size} values "
+            f"from {values.min()} to {values.max()}."
+        )
+    return Picked.of(np.flatnonzero(inside))
+
+
+def _among_names(dim: str, wanted: Any, values: NDArray[Any]) -> Picked:
+    names = [str(v) for v in values]
+    indices: list[int] = []
+    for name in wanted if isinstance(wanted, list | tuple) else [wanted]:
+        found = [i for i, other in enumerate(names) if other == name]
+        if not found:
+            raise SourceError(f"There is no {name!r} in {dim!r}, which holds {listed(names)}.")
+        indices += found
+    if not indices:
+        raise SourceError(f"sel = {dim}: [] selects nothing: {dim!r} holds {listed(names)}.")
+    return Picked.of(indices)
+
+
+def _ends(dim: str, wanted: Sequence[Any], is_time: bool) -> tuple[Any, Any]:
+    if len(wanted) != 2:
+        raise SourceError(
+            f"sel = {dim}: {_shown(wanted)} is no range: give [start, stop]; stop is left out."
+        )
+    start, stop = (None if v is None else _label(dim, v, is_time) for v in wanted)
+    return start, stop
+
+
+def _label(dim: str, value: Any, is_time: bool) -> Any:
+    """Return a label as nanoseconds since 1970, or as a number."""
+    try:
+        if is_time:
+            return _nanoseconds(value)
+        if isinstance(value, bool | str) or not np.isfinite(value):
+            raise TypeError("a number is needed")
+        return value.item() if isinstance(value, np.generic) else value
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = "a time such as 2010-09-01T07:30" if is_time else "a number"
+        raise SourceError(f"sel says {dim} = {value!r}, but {dim!r} needs {kind} ({error}).") from error
+
+
+def _nanoseconds(value: Any) -> int:
+    if isinstance(value, str):
+        return parse_time(value)
+    if isinstance(value, np.datetime64):
+        return int(value.astype("datetime64[ns]").astype(np.int64))
+    if isinstance(value, dt.datetime):
+        if value.tzinfo is not None:
+            value = value.astimezone(dt.timezone.utc).replace(tzinfo=None)
+        return int(np.datetime64(value, "ns").astype(np.int64))
+    if isinstance(value, dt.date):
+        return int(np.datetime64(value, "ns").astype(np.int64))
+    raise TypeError(f"{type(value).__name__} is no time")
+
+
+def _extent(axis: Axis, n: int) -> str:
+    first, last = axis.at(np.array([0, n - 1]))
+    return f"from {first} to {last} in {n} samples"
+
+
+def _shown(wanted: Any) -> str:
+    return str([str(v) for v in wanted]) if isinstance(wanted, list | tuple) else repr(wanted)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_dims(name: str, wanted: Mapping[str, Any], dims: Sequence[str]) -> None:
+    """Refuse a selection along dims that do not exist."""
+    for dim in wanted:
+        if dim not in dims:
+            raise SourceError(
+                f"{name} names {dim!r}, which is no dimension of the variable: it has "
+                f"({', '.join(dims)})."
+            )

@@ -1,0 +1,179 @@
+"""Labels of the output: the source's own coordinates where they still apply, and new ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import scatflow
+from scatflow.archive import Axis
+from scatflow.dataset import Coordinate, Ruler, Template, path_coordinates
+from scatflow.flow.layout import frame_dims
+from scatflow.flow.work import Work
+
+At = Callable[[NDArray[np.int64]], NDArray[Any]]
+
+NOT_KEPT = {
+    "scale_factor",
+    "add_offset",
+    "_FillValue",
+    "missing_value",
+    "valid_range",
+    "valid_min",
+    "valid_max",
+    "dtype",
+    "axes",
+    "sampling_rate",
+    "coordinates",
+    "grid_mapping",
+    "cell_methods",
+    "_ARRAY_DIMENSIONS",
+}
+"""Attributes of the input that say how it is stored or sampled, which the output is not."""
+
+
+def template(work: Work) -> Template:
+    """Describe the whole output of some work: dimensions, labels, attributes."""
+    laid = work.layout
+    coordinates = [*_kept(work), *_frames(work), *_paths(work), *_tail(work)]
+    attrs = {k: v for k, v in work.source.attrs.items() if k not in NOT_KEPT}
+    return Template(
+        dims=laid.dims,
+        shape=laid.shape,
+        dtype=work.dtype,
+        shards=laid.shards,
+        path_axis=laid.path_axis,
+        coordinates=coordinates,
+        attrs={**attrs, "long_name": "scattering coefficients"},
+        dataset_attrs={
+            "Conventions": "CF-1.11",
+            "source": _source_name(work),
+            "history": _history(work),
+            "scatflow_spec": json.dumps(work.engine.to_dict()),
+            "scatflow_version": scatflow.__version__,
+        },
+    )
+
+
+def left_out(work: Work) -> list[str]:
+    """Name the source's coordinates that have no place in the output."""
+    untouched = set(work.layout.untouched)
+    return [
+        f"coordinate {name} along {', '.join(coord.dims)} is left out: "
+        "it follows a transformed dimension"
+        for name, coord in work.source.coords.items()
+        if not set(coord.dims) <= untouched
+    ]
+
+
+def _source_name(work: Work) -> str:
+    return f"{work.settings['source']['store']}: {work.source.variable}"
+
+
+def _history(work: Work) -> str:
+    """Say how the output was made. Without the date: its bytes depend on the settings alone."""
+    t = work.layout.transform
+    made = f"{type(work.engine).__name__} along {', '.join(t.dims)}, boundary {t.boundary}"
+    return f"scatflow {scatflow.__version__}: {made}, from {_source_name(work)}"
+
+
+def _kept(work: Work) -> Iterator[Coordinate]:
+    """Yield the coordinates along untouched dimensions."""
+    laid, source = work.layout, work.source
+    new = {"path", "scattering", "ledger", *laid.dims[len(laid.untouched) :]}
+    new |= set(laid.plan.paths.columns)
+    for dim in laid.untouched:
+        axis = source.axes.get(dim)
+        if axis is not None:
+            size = source.shape[source.dims.index(dim)]
+            yield Coordinate.along(dim, size, axis.at, _units(axis))
+    for name, coord in source.coords.items():
+        if set(coord.dims) <= set(laid.untouched) and name not in new:
+            yield Coordinate.of(name, coord.dims, coord.values, coord.attrs)
+
+
+def _units(axis: Axis) -> dict[str, Any]:
+    return {} if axis.is_time or not axis.units else {"units": axis.units}
+
+
+def _frames(work: Work) -> Iterator[Coordinate]:
+    """Yield the coordinate of each frame's first sample."""
+    laid = work.layout
+    names = iter(frame_dims(laid.transform)) if any(laid.framed) else iter(())
+    for dim, count, step, framed in zip(
+        laid.transform.dims, laid.units, laid.step, laid.framed, strict=True
+    ):
+        if framed:
+            axis = work.source.axes.get(dim)
+            attrs = {"dim": dim, "long_name": f"first sample of the frame along {dim}"}
+            at = _positions(axis, 0, step)
+            yield Coordinate.along(next(names), count, at, {**attrs, **_axis_attrs(axis)})
+
+
+def _tail(work: Work) -> Iterator[Coordinate]:
+    """Yield the coordinates of the axes behind the path axis."""
+    laid = work.layout
+    sizes = dict(zip(laid.dims, laid.shape, strict=True))
+    if laid.plan.tail == "power":
+        powers = getattr(work.engine, "integral_powers", ())
+        yield Coordinate.of("power", ("power",), np.asarray(powers, np.float64))
+    elif laid.plan.tail == "point":
+        yield Coordinate.of("point", ("point",), np.arange(sizes["point"]))
+    else:
+        for k, dim in enumerate(laid.transform.dims):
+            yield _windows(work, k, dim, sizes[dim])
+
+
+def _windows(work: Work, k: int, dim: str, size: int) -> Coordinate:
+    """Return where the centres of the averaging windows lie along a transformed dimension."""
+    laid, axis = work.layout, work.source.axes.get(dim)
+    start, step = (0, laid.plan.windows[0][1]) if laid.seamless else laid.plan.windows[k]
+    attrs = {"long_name": "centre of the averaging window"}
+    if not laid.framed[k]:
+        at = _positions(axis, start, step)
+        return Coordinate.along(dim, size, at, {**attrs, **_axis_attrs(axis)})
+    ruler = _ruler(work, dim)
+    scale = 1.0 if ruler.step is None else ruler.step
+    attrs |= {"long_name": "centre of the averaging window, from the frame's first sample"}
+    units = ruler.units or ("" if axis is not None else "samples")
+
+    def offset(windows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return (start + windows * step) * scale
+
+    return Coordinate.along(dim, size, offset, {**attrs, **({"units": units} if units else {})})
+
+
+def _axis_attrs(axis: Axis | None) -> dict[str, Any]:
+    return {"units": "samples"} if axis is None else _units(axis)
+
+
+def _positions(axis: Axis | None, start: int, step: int) -> At:
+    """Return the function from window or frame numbers to the coordinate of the input."""
+
+    def at(numbers: NDArray[np.int64]) -> NDArray[Any]:
+        samples = start + numbers * step
+        return samples if axis is None else axis.at(samples)
+
+    return at
+
+
+def _paths(work: Work) -> list[Coordinate]:
+    rulers = [_ruler(work, dim) for dim in work.layout.transform.dims]
+    return path_coordinates(work.layout.plan.paths.columns, rulers)
+
+
+def _ruler(work: Work, dim: str) -> Ruler:
+    """Return the sampling along a dimension, in seconds where it is time."""
+    axis = work.source.axes.get(dim)
+    if axis is None:
+        return Ruler(dim, None, "", False)
+    rate = axis.rate_hz
+    if rate is not None:
+        return Ruler(dim, 1.0 / rate, "s", True)
+    return Ruler(dim, float(axis.step), axis.units or "", False)
+
+
