@@ -190,7 +190,9 @@ class Axis:
                 f'({error}). It should read like {{"start": 0.0, "step": [1, 100], "units": "s"}}.'
             ) from error
         integer = isinstance(origin, int) and not is_time and step.denominator == 1
-        return cls(origin if is_time or integer else float(origin), step, units, is_time, 0, integer)
+        return cls(
+            origin if is_time or integer else float(origin), step, units, is_time, 0, integer
+        )
 
 
 def time_axis(start_ns: int, rate: Fraction) -> Axis:

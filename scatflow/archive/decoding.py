@@ -117,8 +117,10 @@ def decoding(
         values = [int(v) % 2 ** (8 * dtype.itemsize) for v in values]
     # A value that the type cannot hold marks nothing.
     values = [v for v in dict.fromkeys(values) if v == v and _holds(dtype, v, unsigned)]
-    scale = [_numbers(key, attrs.get(key, default), np.dtype(np.float64))[0] for key, default in
-             (("scale_factor", 1.0), ("add_offset", 0.0))]
+    scale = [
+        _numbers(key, attrs.get(key, default), np.dtype(np.float64))[0]
+        for key, default in (("scale_factor", 1.0), ("add_offset", 0.0))
+    ]
     return Decoding(tuple(values), float(scale[0]), float(scale[1]), unsigned), notes
 
 

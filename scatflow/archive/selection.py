@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +18,9 @@ from scatflow.errors import SourceError
 
 LABEL_TOLERANCE = Fraction(1, 1000)
 """A number names the sample that lies within this part of a step of it."""
+
+RANGE_TOLERANCE = Fraction(1, 10**6)
+"""A number of a regular axis counts as the end of a range within this part of a step."""
 
 
 @dataclass(frozen=True)
@@ -103,60 +107,31 @@ def by_label(dim: str, wanted: Any, n: int, axis: Axis | None, values: Any) -> P
 
 
 def _on_axis(dim: str, wanted: Any, n: int, axis: Axis) -> Picked:
+    # What lies within the rounding of the coordinates counts as equal to a label.
+    slack = Fraction(1, 2) / abs(axis.exact_step) if axis.is_time else RANGE_TOLERANCE
     if isinstance(wanted, list | tuple):
-        start, stop = _ends(dim, wanted, axis.is_time)
-        low = axis.place(start) if start is not None else None
-        high = axis.place(stop) if stop is not None else None
-        if axis.exact_step < 0 and low is not None and high is not None and low > high:
-            # Falling values: the lower value was given first, and is the end of the samples.
-            i, j = _above(axis, stop, high, n), _upto(axis, start, low, n)
+        ends = _ends(dim, wanted, axis.is_time)
+        start, stop = (None if end is None else axis.place(end) for end in ends)
+        if axis.exact_step < 0 and start is not None and stop is not None and start > stop:
+            # The values fall along the dim, and the lower end was given first.
+            i, j = math.floor(stop + slack) + 1, math.floor(start + slack) + 1
         else:
-            i = 0 if low is None else _first(axis, start, low, n)
-            j = n if high is None else _first(axis, stop, high, n)
+            i = 0 if start is None else math.ceil(start - slack)
+            j = n if stop is None else math.ceil(stop - slack)
+        i, j = max(i, 0), min(j, n)
         if j <= i:
             raise SourceError(
                 f"sel = {dim}: {_shown(wanted)} selects nothing: {dim!r} runs {_extent(axis, n)}."
             )
         return Picked(i, j)
-    value = _label(dim, wanted, axis.is_time)
-    place = axis.place(value)
+    place = axis.place(_label(dim, wanted, axis.is_time))
     k = round(place)
-    if abs(place - k) > max(LABEL_TOLERANCE, 1 / abs(axis.exact_step) if axis.is_time else 0) or (
-        not 0 <= k < n
-    ):
+    if abs(place - k) > max(slack, LABEL_TOLERANCE) or not 0 <= k < n:
         raise SourceError(
             f"There is no sample at {dim} = {wanted!s}: {dim!r} runs {_extent(axis, n)}. Take one "
             "of its values, or a range [start, stop]."
         )
     return Picked(k, k + 1)
-
-
-def _first(axis: Axis, value: Any, place: Fraction, n: int) -> int:
-    """Return the first sample whose (rounded) coordinate is at or past a value, within 0 to n."""
-    return _search(axis, place, n, lambda c: (c >= value) == (axis.exact_step > 0) or c == value)
-
-
-def _above(axis: Axis, value: Any, place: Fraction, n: int) -> int:
-    """Return the first sample whose falling coordinate is below a value."""
-    return _search(axis, place, n, lambda c: c < value)
-
-
-def _upto(axis: Axis, value: Any, place: Fraction, n: int) -> int:
-    """Return the sample after the last one whose falling coordinate is at least a value."""
-    return _search(axis, place, n, lambda c: c < value)
-
-
-def _search(axis: Axis, place: Fraction, n: int, past: Any) -> int:
-    """Return the first sample for which `past` holds; it changes near `place`."""
-    guess = min(max(int(place), 0), n)
-    first = max(guess - 2, 0)
-    coordinates = axis.at(np.arange(first, min(guess + 3, n)))
-    if axis.is_time:
-        coordinates = coordinates.astype(np.int64)
-    for k, coordinate in enumerate(coordinates.tolist(), first):
-        if past(coordinate):
-            return k
-    return min(guess + 3, n)
 
 
 def _among_numbers(dim: str, wanted: Any, values: NDArray[Any]) -> Picked:
@@ -211,7 +186,9 @@ def _label(dim: str, value: Any, is_time: bool) -> Any:
         return value.item() if isinstance(value, np.generic) else value
     except (TypeError, ValueError, OverflowError) as error:
         kind = "a time such as 2010-09-01T07:30" if is_time else "a number"
-        raise SourceError(f"sel says {dim} = {value!r}, but {dim!r} needs {kind} ({error}).") from error
+        raise SourceError(
+            f"sel says {dim} = {value!r}, but {dim!r} needs {kind} ({error})."
+        ) from error
 
 
 def _nanoseconds(value: Any) -> int:

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -321,7 +322,8 @@ def _lowpass(u: Array, factor: Array, n_out: int, axis: int, u_hat: Array | None
     return np.moveaxis(np.asarray(scipy.fft.irfft(out, n_out, axis=-1)), -1, axis)
 
 
-def _half_folds(kept: int, n: int, n_out: int) -> list[tuple[slice, slice, bool]]:
+@lru_cache(maxsize=256)
+def _half_folds(kept: int, n: int, n_out: int) -> tuple[tuple[slice, slice, bool], ...]:
     """Return runs that fold bins ``0 ... kept - 1`` and their mirror images to a half spectrum."""
     i = np.arange(kept)
     folds = []
@@ -336,7 +338,7 @@ def _half_folds(kept: int, n: int, n_out: int) -> list[tuple[slice, slice, bool]
         for part in np.split(np.arange(j.size), np.flatnonzero(broken) + 1):
             source = _run(int(j[part[0]]), part.size, 1)
             folds.append((source, _run(int(to[part[0]]), part.size, step), conjugate))
-    return folds
+    return tuple(folds)
 
 
 def _power_sums(u: Array, powers: tuple[float, ...]) -> Array:

@@ -31,7 +31,10 @@ class Coordinate:
     ) -> Coordinate:
         """Make a coordinate from values that are in memory."""
         array = np.asarray(values)
-        take = (lambda a, b: array[a:b]) if array.ndim else (lambda a, b: array)
+
+        def take(a: int, b: int) -> NDArray[Any]:
+            return array[a:b] if array.ndim else array
+
         return cls(name, tuple(dims), array.shape, array.dtype, take, dict(attrs or {}))
 
     @classmethod

@@ -23,9 +23,6 @@ Tail = Literal["decimated", "power", "point", "ragged"]
 EPS = {"float32": 1e-8, "float64": 1e-16}
 """Fraction of its peak below which a filter counts as zero, by precision."""
 
-ELEMENTS = 2**19
-"""Samples of moduli in flight at a time: larger amounts fall out of the cache."""
-
 
 @dataclass(frozen=True, eq=False)
 class CanonicalGrid:
@@ -144,7 +141,7 @@ def _layer_bytes(layer: Layer, parents: int, batch: int, item: int, tree: Tree) 
     """Return the bytes in flight while a layer and what is below it are computed."""
     taken = next(slices(parents, layer.rows.shape[1], batch, layer.grid, tree.elements))
     count = parents * (taken.stop - taken.start)
-    u = batch * count * math.prod(layer.grid) * item
+    u: int = batch * count * math.prod(layer.grid) * item
     # Band-passed (complex), its FFT's copy, squares and modulus; or modulus, spectrum, low-pass.
     own = 6 * u
     kept = 2 * u  # the modulus and its spectrum stay while the children are computed

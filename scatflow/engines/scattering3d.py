@@ -22,11 +22,14 @@ from scatflow.backends.protocol import Backend, Kept, PowerSums, Samples
 from scatflow.engines.cascade import Layer, Tree
 from scatflow.engines.engine import Engine, integer, number, one_of, shape_of
 from scatflow.engines.paths import PathTable, stack
-from scatflow.engines.plan import ELEMENTS, Boundary, Plan, Tail
+from scatflow.engines.plan import Boundary, Plan, Tail
 from scatflow.errors import ParameterError, ParameterTypeError
 from scatflow.wavelets.solid_harmonic import SolidHarmonic, gaussian_factors
 
 METHODS = ("integral", "local", "standard")
+
+ELEMENTS = 2**19
+"""Voxels of moduli in flight; large volumes are taken one by one."""
 
 EPS = {"float32": 1e-8, "float64": 1e-16}
 """Fraction of its peak below which a filter counts as zero, by precision."""

@@ -269,9 +269,7 @@ def _name(work: Work, cell: tuple[int, ...]) -> str:
     for dim, i in zip(laid.untouched, cell, strict=False):
         words.append(f"{dim} {_label(work, dim, i)}")
     rest = cell[laid.n_untouched :]
-    for dim, k, step, count in zip(
-        laid.transform.dims, rest, laid.step, laid.units, strict=True
-    ):
+    for dim, k, step, count in zip(laid.transform.dims, rest, laid.step, laid.units, strict=True):
         if laid.seamless or count > 1:
             words.append(f"{dim} from sample {k * step}")
     return ", ".join(words) or "the only unit"

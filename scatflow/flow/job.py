@@ -275,8 +275,6 @@ def _describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> 
     return f"{where}: found {_show(found)}. Accepted: {description}.{near}"
 
 
-
-
 def _show(value: Any) -> str:
     names = {
         bool: "boolean",

@@ -136,15 +136,17 @@ def _windows(work: Work, k: int, dim: str, size: int) -> Coordinate:
     if not laid.framed[k]:
         at = _positions(axis, start, step)
         return Coordinate.along(dim, size, at, {**attrs, **_axis_attrs(axis)})
-    ruler = _ruler(work, dim)
-    scale = 1.0 if ruler.step is None else ruler.step
-    attrs |= {"long_name": "centre of the averaging window, from the frame's first sample"}
-    units = ruler.units or ("" if axis is not None else "samples")
+    scale, own = 1.0, _axis_attrs(axis)
+    if axis is not None:
+        # Datetimes have no zero to count from, so their offsets are in seconds.
+        scale = float(axis.step) * (1e-9 if axis.is_time else 1.0)
+        own = {"units": "s"} if axis.is_time else own
+    attrs = {"long_name": "centre of the averaging window, from the frame's first sample"}
 
     def offset(windows: NDArray[np.int64]) -> NDArray[np.float64]:
-        return (start + windows * step) * scale
+        return np.asarray((start + windows * step) * scale, np.float64)
 
-    return Coordinate.along(dim, size, offset, {**attrs, **({"units": units} if units else {})})
+    return Coordinate.along(dim, size, offset, {**attrs, **own})
 
 
 def _axis_attrs(axis: Axis | None) -> dict[str, Any]:
@@ -175,5 +177,3 @@ def _ruler(work: Work, dim: str) -> Ruler:
     if rate is not None:
         return Ruler(dim, 1.0 / rate, "s", True)
     return Ruler(dim, float(axis.step), axis.units or "", False)
-
-

@@ -271,9 +271,7 @@ def dropped(layout: Layout) -> dict[str, int]:
     return {d: n for d, n in found.items() if n}
 
 
-def _lengths(
-    transform: Transform, dims: Sequence[str], shape: Sequence[int]
-) -> tuple[int, ...]:
+def _lengths(transform: Transform, dims: Sequence[str], shape: Sequence[int]) -> tuple[int, ...]:
     missing = [d for d in transform.dims if d not in dims]
     if missing:
         raise JobError(
@@ -300,9 +298,7 @@ def _check_names(untouched: tuple[str, ...], transform: Transform) -> None:
         )
 
 
-def _canonical(
-    engine: Engine, n: int, dtype: np.dtype[Any]
-) -> tuple[int, int, Plan, slice]:
+def _canonical(engine: Engine, n: int, dtype: np.dtype[Any]) -> tuple[int, int, Plan, slice]:
     """Return halo, block, plan and the windows to keep of the canonical grid."""
     if not isinstance(engine, Scattering1D):
         raise JobError(
@@ -349,4 +345,3 @@ def _plan(engine: Engine, unit: tuple[int, ...], dtype: np.dtype[Any]) -> Plan:
             "hold. Give T in samples, or leave it out."
         )
     return plan
-

@@ -73,9 +73,7 @@ def from_job(job: Job, base: str) -> Work:
         sel=table.sel,
         isel=table.isel,
     )
-    transform = Transform(
-        tuple(job.transform.dims), job.transform.boundary, job.frame, job.hop
-    )
+    transform = Transform(tuple(job.transform.dims), job.transform.boundary, job.frame, job.hop)
     dtype = np.dtype(job.output.dtype)
     laid = layout(job.engine, transform, source.dims, source.shape, dtype)
     settings = {

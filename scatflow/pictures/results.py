@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[Any]
 
-PIECE_BYTES = 32 * 2**20  # What one read may hold; the largest temporary arrays are a few times it.
+PIECE_BYTES = 16 * 2**20  # What one read may hold; the largest temporary arrays are a few times it.
 NANOSECONDS = {
     "ns": 1,
     "nanoseconds": 1,

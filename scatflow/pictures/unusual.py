@@ -62,7 +62,8 @@ def find_events(
         return []
     usual = row_medians(summary.sample)[:, None]
     sigma = MAD_TO_SIGMA * row_medians(np.abs(summary.sample - usual))[:, None]
-    sigma = np.maximum(np.nan_to_num(sigma, nan=1.0), MIN_SIGMA)
+    sigma = np.maximum(np.nan_to_num(sigma, nan=1.0), MIN_SIGMA).astype(np.float32)
+    usual = usual.astype(np.float32)  # As the coefficients usually are: half the memory.
     scores = np.full(grid.positions.size, np.nan, np.float32)
     loudest = np.zeros(grid.positions.size, np.int16)
     start = 0

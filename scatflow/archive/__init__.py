@@ -1,0 +1,7 @@
+"""Read: open stores as lazy labelled sources, and bring other formats into them."""
+
+from scatflow.archive.axis import Axis
+from scatflow.archive.coordinates import Coord
+from scatflow.archive.source import Source, open_source
+
+__all__ = ["Axis", "Coord", "Source", "open_source"]

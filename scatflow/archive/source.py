@@ -1,0 +1,470 @@
+"""Open arrays of Zarr stores as lazy labelled sources."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+
+from scatflow.archive.axis import Axis
+from scatflow.archive.coordinates import (
+    Coord,
+    Coordinates,
+    describing,
+    read_coordinates,
+    stored_dims,
+)
+from scatflow.archive.decoding import KEYS, Decoding, decoding, read_dtype
+from scatflow.archive.selection import Picked, by_label, by_number, check_dims
+from scatflow.archive.stores import Address, absolute, listed, unsafe_codec
+from scatflow.errors import SourceError, SourceNotFoundError
+
+UNREADABLE = {
+    "c": "complex numbers",
+    "O": "Python objects",
+    "U": "text",
+    "S": "bytes",
+    "T": "text",
+    "M": "times",
+    "m": "durations",
+    "V": "structures or raw bytes",
+}
+"""Kinds of data that are no real numbers."""
+
+
+def open_source(
+    store: str,
+    variable: str | None = None,
+    *,
+    group: str | None = None,
+    dims: Sequence[str] | None = None,
+    sel: Mapping[str, Any] | None = None,
+    isel: Mapping[str, Any] | None = None,
+) -> Source:
+    """Open an array of a Zarr store (v2 or v3) as a source; nothing is read but metadata.
+
+    Parameters
+    ----------
+    store : str
+        Path or fsspec URL of a Zarr group or of a single array.
+    variable : str, optional
+        The array of the group; it may be left out where all others are coordinates.
+    group : str, optional
+        Path of the group inside the store.
+    dims : sequence of str, optional
+        Names of the dimensions, needed only where the store does not name them.
+    sel : mapping, optional
+        Labels by dimension. For times and numbers ``[start, stop]``, where `start` is included
+        and `stop` is left out (None: open end), or a single value; for names one name or a list
+        of them. Times are ISO 8601 strings in UTC or datetimes; a partial time means its
+        beginning, so that "2010-09-01" is midnight and ``["2010-09-01", "2010-09-02"]`` one day.
+    isel : mapping, optional
+        Sample numbers by dimension: one, or ``[start, stop]`` with `stop` left out. Negative
+        ones count from the end. A dimension of which one sample is selected stays, with length 1.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If the store, the group or the variable does not exist.
+    SourceError
+        If the data are no real numbers, dimensions have no names, or a selection does not fit.
+
+    Examples
+    --------
+    >>> src = open_source("archive.zarr", "waveform",
+    ...                   sel={"time": ["2010-09-01", "2010-09-02"]})     # doctest: +SKIP
+    >>> src.read((slice(0, 1), slice(0, 1000))).shape                     # doctest: +SKIP
+    (1, 1000)
+    """
+    spec = {
+        "store": str(store),
+        "variable": variable,
+        "group": group,
+        "dims": None if dims is None else list(dims),
+        "sel": dict(sel or {}),
+        "isel": dict(isel or {}),
+    }
+    source = Source(spec)
+    source.open()
+    return source
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A store's array and what its metadata say: one per process, shared by its threads."""
+
+    array: zarr.Array[Any]
+    name: str
+    dims: tuple[str, ...]
+    attrs: dict[str, Any]
+    decoding: Decoding
+    notes: list[str]
+    siblings: Callable[[], Coordinates]
+
+
+class Source:
+    """An array of a store, or a part of it, with labels; made by :func:`open_source`.
+
+    It pickles as its specification, and opens the store again when it is first used in another
+    process. Reading is safe from many threads.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self._spec = dict(spec)
+        self._lock = threading.RLock()
+        self._opened: _Opened | None = None
+        self._whole: Coordinates | None = None
+        self._picked: tuple[Picked, ...] | None = None
+
+    def __reduce__(self) -> tuple[type[Source], tuple[dict[str, Any]]]:
+        return Source, ({**self._spec, "address": self._address.store},)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{d}: {n}" for d, n in zip(self.dims, self.shape, strict=True))
+        return f"<Source {self.variable!r} ({sizes}) {self.dtype} of {self.store!r}>"
+
+    @property
+    def _address(self) -> Address:
+        # The absolute address travels along, as other processes may run in other folders.
+        store = self._spec.get("address") or absolute(self._spec["store"])
+        return Address(store, (self._spec["group"] or "").strip("/"))
+
+    # --- opening -----------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the store and resolve the selection, unless this process has done so before.
+
+        Raises
+        ------
+        SourceError
+            As :func:`open_source` says.
+        """
+        with self._lock:
+            if self._picked is None:
+                opened = self._open()
+                self._picked = self._select(opened)
+
+    def _open(self) -> _Opened:
+        if self._opened is None:
+            self._opened = _open(self._address, self._spec["variable"], self._spec["dims"])
+        return self._opened
+
+    def _coordinates(self) -> Coordinates:
+        """Return the coordinates of the whole record, read once."""
+        with self._lock:
+            if self._whole is None:
+                self._whole = self._open().siblings()
+            return self._whole
+
+    def _select(self, opened: _Opened) -> tuple[Picked, ...]:
+        sel, isel = self._spec["sel"], self._spec["isel"]
+        check_dims("sel", sel, opened.dims)
+        check_dims("isel", isel, opened.dims)
+        for dim in sel:
+            if dim in isel:
+                raise SourceError(f"{dim!r} is selected twice, by sel and by isel: keep one.")
+        picked = []
+        for dim, n in zip(opened.dims, opened.array.shape, strict=True):
+            if n == 0:
+                raise SourceError(f"{opened.name!r} is empty: {dim!r} has no samples.")
+            if dim in isel:
+                picked.append(by_number(dim, isel[dim], n))
+            elif dim in sel:
+                whole = self._coordinates()
+                coord = whole.others.get(dim)
+                values = coord.values if coord is not None and coord.dims == (dim,) else None
+                picked.append(by_label(dim, sel[dim], n, whole.axes.get(dim), values))
+            else:
+                picked.append(Picked(0, n))
+        return tuple(picked)
+
+    @property
+    def _state(self) -> tuple[_Opened, tuple[Picked, ...]]:
+        if self._picked is None:
+            self.open()
+        assert self._opened is not None
+        assert self._picked is not None
+        return self._opened, self._picked
+
+    # --- what it is --------------------------------------------------------------------------
+
+    @property
+    def store(self) -> str:
+        """The store as it was asked for: a path or a URL."""
+        return str(self._spec["store"])
+
+    @property
+    def variable(self) -> str:
+        """Name of the array; of a store that is a single array, the store's own name."""
+        return self._state[0].name
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the dimensions."""
+        return self._state[0].dims
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples selected along each dimension."""
+        return tuple(len(picked) for picked in self._state[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers as stored, in native byte order; floating where they are scaled."""
+        opened = self._state[0]
+        if opened.decoding.scaled:
+            return self.read_dtype
+        return opened.array.dtype.newbyteorder("=")
+
+    @property
+    def read_dtype(self) -> np.dtype[Any]:
+        """Type that :meth:`read` gives by default.
+
+        float32 for float16, float32, bool and integers up to 16 bits; float64 for wider ones.
+        """
+        return read_dtype(self._state[0].array.dtype)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of the chunks in which the array is stored."""
+        return tuple(int(c) for c in self._state[0].array.chunks)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the variable, but for those that were used up by decoding."""
+        return dict(self._state[0].attrs)
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """Regular coordinates by dimension; a dimension without one is missing."""
+        opened, picked = self._state
+        whole = self._coordinates().axes
+        return {
+            dim: whole[dim].selected(part.start)
+            for dim, part in zip(opened.dims, picked, strict=True)
+            if dim in whole and part.listed is None
+        }
+
+    @property
+    def coords(self) -> dict[str, Coord]:
+        """All other coordinates, for the samples that are selected."""
+        opened, picked = self._state
+        parts = dict(zip(opened.dims, picked, strict=True))
+        found = {}
+        for name, coord in self._coordinates().others.items():
+            values = coord.values
+            for i, dim in enumerate(coord.dims):
+                part = parts[dim].part(0, len(parts[dim]))
+                values = values[(slice(None),) * i + (part,)]
+            found[name] = Coord(coord.dims, values, coord.attrs)
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know: coordinates that were left out, and why."""
+        return [*self._state[0].notes, *self._coordinates().notes]
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def read(self, slices: Sequence[slice], dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """Read a slab, straight from the store.
+
+        Missing values become NaN, scale and offset are applied.
+
+        Parameters
+        ----------
+        slices : sequence of slice
+            One for each dimension, with step 1, counted in samples of the selection.
+        dtype : float32 or float64, optional
+            Type of the result; :attr:`read_dtype` by default.
+
+        Returns
+        -------
+        array of `dtype`, C-contiguous
+
+        Raises
+        ------
+        ValueError
+            If the slices do not fit, or a chunk of the store is damaged.
+        """
+        opened, picked = self._state
+        kind = self.read_dtype if dtype is None else np.dtype(dtype)
+        if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise SourceError(f"Samples are read as float32 or float64, not as {kind}.")
+        parts = [
+            picked[i].part(start, stop) for i, (start, stop) in enumerate(self._bounds(slices))
+        ]
+        if all(isinstance(part, slice) for part in parts):
+            stored = opened.array[tuple(parts)]
+        else:
+            # Zarr wants lists sorted and unique to read each chunk once.
+            ordered = [p if isinstance(p, slice) else sorted(set(p)) for p in parts]
+            stored = np.asarray(opened.array.get_orthogonal_selection(tuple(ordered)))
+            for i, part in enumerate(parts):
+                if not isinstance(part, slice):
+                    places = np.searchsorted(ordered[i], part)
+                    stored = np.take(stored, places, axis=i)
+        return opened.decoding(np.asarray(stored), kind)
+
+    def _bounds(self, slices: Sequence[slice]) -> list[tuple[int, int]]:
+        if len(slices) != len(self.shape):
+            raise SourceError(
+                f"{len(slices)} slices were given for the {len(self.shape)} dimensions "
+                f"({', '.join(self.dims)})."
+            )
+        bounds = []
+        for part, n in zip(slices, self.shape, strict=True):
+            start, stop, step = part.indices(n)
+            if step != 1:
+                raise SourceError(f"Slabs are read without gaps: {part} has step {step}.")
+            bounds.append((start, max(start, stop)))
+        return bounds
+
+    # --- provenance --------------------------------------------------------------------------
+
+    def to_spec(self) -> dict[str, Any]:
+        """Return arguments of :func:`open_source` that open the same source in any process.
+
+        The store's address is absolute, and ranges are sample numbers: labels need not be looked
+        up again, and samples that are appended meanwhile do not change the source.
+        """
+        opened, picked = self._state
+        isel = {
+            dim: [part.start, part.stop]
+            for dim, part in zip(opened.dims, picked, strict=True)
+            if part.listed is None and (part.start, part.stop) is not None
+        }
+        sel = {dim: wanted for dim, wanted in self._spec["sel"].items() if dim not in isel}
+        return {**self._spec, "store": self._address.store, "sel": sel, "isel": isel} | {
+            "dims": None if stored_dims(opened.array) else list(opened.dims)
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies the samples and their labels, JSON-able.
+
+        Chunks, codecs and the version of the format are not part of it.
+        """
+        opened, picked = self._state
+        return {
+            "store": self.store,
+            "group": self._spec["group"],
+            "variable": opened.name,
+            "dtype": str(opened.array.dtype.newbyteorder("=")),
+            "dims": list(opened.dims),
+            "shape": list(self.shape),
+            "selection": {
+                dim: part.to_json() for dim, part in zip(opened.dims, picked, strict=True)
+            },
+            "axes": {dim: axis.to_dict() for dim, axis in self.axes.items()},
+            "missing": [float(v) for v in opened.decoding.missing],
+            "scale": [opened.decoding.scale, opened.decoding.offset],
+        }
+
+
+def _open(address: Address, variable: str | None, dims: Sequence[str] | None) -> _Opened:
+    node = address.open()
+    if isinstance(node, zarr.Array):
+        if variable is not None:
+            raise SourceNotFoundError(
+                f"{address} is a single array, so there is no variable {variable!r} in it: leave "
+                "the variable out, or open the group above it."
+            )
+        name = PurePosixPath(str(address)).name.removesuffix(".zarr") or "array"
+        return _described(address, name, node, dims, lambda: ({}, set()))
+
+    def around() -> tuple[dict[str, zarr.Array[Any]], set[str]]:
+        arrays = dict(node.arrays())
+        return arrays, describing(arrays, node.attrs)
+
+    name = variable if variable is not None else _only(address, *around())
+    try:
+        array = (address / name).open()
+    except SourceNotFoundError as error:
+        raise SourceNotFoundError(
+            f"There is no variable {name!r} in {address}, which holds {listed(node)}."
+        ) from error
+    if not isinstance(array, zarr.Array):
+        raise SourceError(f"{name!r} in {address} is a group. Name it as group, not as variable.")
+    return _described(address / name, name, array, dims, around)
+
+
+def _only(address: Address, arrays: Mapping[str, Any], coordinates: set[str]) -> str:
+    """Return the one variable of a group."""
+    names = sorted(set(arrays) - coordinates)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise SourceNotFoundError(
+            f"There is no variable in {address}, which holds {listed(arrays)}: name its group."
+        )
+    raise SourceError(f"{address} holds {listed(names)}: say which one by variable.")
+
+
+def _described(
+    address: Address,
+    name: str,
+    array: zarr.Array[Any],
+    dims: Sequence[str] | None,
+    around: Callable[[], tuple[dict[str, zarr.Array[Any]], set[str]]],
+) -> _Opened:
+    """Check that an array can be a source, and say how it is decoded."""
+    codec = unsafe_codec(array)
+    if codec is not None:
+        raise SourceError(
+            f"{address} is stored with the codec {codec!r}, which could run any code when read; "
+            "nothing was read. Store plain numbers."
+        )
+    kind = array.dtype.kind
+    if kind not in "biuf" or array.dtype.itemsize > 8:
+        what = UNREADABLE.get(kind, "numbers")
+        raise SourceError(
+            f"{address} holds {what} ({array.dtype}), and only real numbers of up to 64 bits can "
+            "be transformed. Choose another variable, or store real numbers."
+        )
+    names = _names(address, array, dims)
+    raw = array.attrs.asdict()
+    metadata = array.metadata
+    rule, notes = decoding(raw, array.dtype, metadata.zarr_format, array.fill_value)
+    used = {*KEYS, "_ARRAY_DIMENSIONS", "axes", "coordinates"}
+    attrs = {key: value for key, value in raw.items() if key not in used}
+    declared = raw.get("axes", {})
+    if not isinstance(declared, Mapping):
+        declared = {}  # Some other program's attribute of that name.
+
+    def coordinates() -> Coordinates:
+        arrays, labels = around()
+        return read_coordinates(names, array.shape, declared, arrays, labels - {name})
+
+    return _Opened(array, name, names, attrs, rule, notes, coordinates)
+
+
+def _names(address: Address, array: zarr.Array[Any], dims: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the dimensions, from the store or as they were given."""
+    if array.ndim == 0:
+        raise SourceError(f"{address} is a single number: it has no dimensions.")
+    stored = stored_dims(array)
+    if dims is None:
+        if stored is None:
+            raise SourceError(
+                f"{address} has {array.ndim} dimensions of shape {array.shape} and does not name "
+                f"them. Name them, in this order, with dims = [...]."
+            )
+        return stored
+    given = tuple(str(dim) for dim in dims)
+    if len(given) != array.ndim or len(set(given)) != len(given):
+        raise SourceError(
+            f"dims = {list(given)} names {len(given)} dimensions, but {address} has {array.ndim}, "
+            f"of shape {array.shape}: give one name for each."
+        )
+    if stored is not None and stored != given:
+        raise SourceError(
+            f"dims = {list(given)}, but {address} names its dimensions {list(stored)}: leave dims "
+            "out, or give these names."
+        )
+    return given

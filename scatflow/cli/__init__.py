@@ -1,0 +1,167 @@
+"""The `scatflow` command: thin doors to the other rooms.
+
+Heavy modules are imported inside the commands, so that ``scatflow --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+import scatflow
+from scatflow.errors import BudgetError, ScatflowError
+
+USAGE, OVER_BUDGET, INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(
+    name="scatflow",
+    help="Wavelet scattering for archives: distributed, out of core, labelled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobPath = Annotated[str, typer.Argument(metavar="JOB", help="A job file (TOML).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+Runner = Annotated[
+    str | None,
+    typer.Option("--cluster", help='"local", "threads" or a scheduler\'s address (tcp://...).'),
+]
+Workers = Annotated[int | None, typer.Option("--workers", help="Workers to start.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"scatflow {scatflow.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options of `scatflow` itself."""
+
+
+def _job(path: str, **run: Any) -> Any:
+    from scatflow.flow.job import load
+
+    return load(path).override(**run)
+
+
+@app.command()
+def plan(
+    job: JobPath, cluster: Runner = None, workers: Workers = None, as_json: AsJson = False
+) -> None:
+    """Show what a job would do: output, blocks, memory against the budget, time."""
+    from scatflow.cli.texts import as_text, plan_lines
+    from scatflow.flow.plan import check_budget, estimate_seconds, prepare, summary
+
+    prepared = prepare(_job(job, cluster=cluster, workers=workers))
+    told = summary(prepared, estimate_seconds(prepared))
+    typer.echo(as_text(told) if as_json else "\n".join(plan_lines(told)))
+    check_budget(prepared)
+
+
+@app.command()
+def run(
+    job: JobPath,
+    cluster: Runner = None,
+    workers: Workers = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the job's earlier output and start over.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show the plan; write nothing.")
+    ] = False,
+    report: Annotated[
+        str | None,
+        typer.Option("--report", metavar="FILE.html", help="Write Dask's performance report."),
+    ] = None,
+) -> None:
+    """Run a job, or what is missing of it."""
+    from pathlib import Path
+
+    from scatflow.flow.plan import prepare
+
+    if report is not None and not Path(report).absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {Path(report).absolute().parent}")
+    if dry_run:
+        plan(job, cluster, workers)
+        return
+    prepared = prepare(_job(job, cluster=cluster, workers=workers))
+    for note in prepared.notes:
+        typer.echo(f"note: {note}")
+    from scatflow.flow.run import run as run_plan
+
+    raise typer.Exit(run_plan(prepared, fresh=fresh, report=report, say=typer.echo))
+
+
+@app.command()
+def status(job: JobPath, as_json: AsJson = False) -> None:
+    """Show how far a job is, also while another process runs it."""
+    from scatflow.cli.texts import as_text, status_lines
+    from scatflow.flow.status import status as read
+
+    told = read(_job(job))
+    typer.echo(as_text(told) if as_json else "\n".join(status_lines(told)))
+
+
+@app.command()
+def show(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A store that a run wrote.")],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE.png", help="The picture.")
+    ] = None,
+) -> None:
+    """Draw the results of a run."""
+    from scatflow.pictures import show as draw
+
+    typer.echo("\n".join(draw(store, output)))
+
+
+@app.command()
+def ingest(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="mseed, wav, npy ...")],
+    paths: Annotated[list[str], typer.Argument(metavar="IN... OUT", help="Files, then a store.")],
+) -> None:
+    """Bring files of another format into a labelled Zarr store."""
+    from scatflow.archive import READERS
+
+    if form not in READERS:
+        raise typer.BadParameter(f"unknown format {form!r}; accepted: {', '.join(READERS)}")
+    if len(paths) < 2:
+        raise typer.BadParameter("give at least one input and the store to write")
+    for line in READERS[form](paths[:-1], paths[-1]):
+        typer.echo(line)
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, backends, FFT library, threads, memory and extras."""
+    from scatflow.cli.texts import doctor_lines
+
+    typer.echo("\n".join(doctor_lines()))
+
+
+def main() -> None:
+    """Run the command line; errors made for users are printed without a traceback."""
+    try:
+        app()
+    except BudgetError as problem:
+        _fail(problem, OVER_BUDGET)
+    except ScatflowError as problem:
+        _fail(problem, USAGE)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _fail(problem: Exception, code: int) -> None:
+    typer.echo(f"error: {problem}", err=True)
+    sys.exit(code)

@@ -1,0 +1,148 @@
+"""What the commands say, as lines of text."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+EXTRAS = {
+    "torch": ("torch",),
+    "cuda12": ("cupy", "dask_cuda"),
+    "hpc": ("dask_jobqueue",),
+    "s3": ("s3fs", "obstore"),
+    "ingest": ("pymseed", "soundfile", "nibabel", "PIL"),
+    "plot": ("matplotlib",),
+    "sklearn": ("sklearn",),
+    "mkl": ("mkl_fft",),
+}
+"""Modules that each extra of the package brings."""
+
+LIBRARIES = ("numpy", "scipy", "numba", "zarr", "xarray", "dask", "distributed", "pydantic")
+
+
+def as_text(told: Mapping[str, Any]) -> str:
+    """Return JSON."""
+    return json.dumps(told, indent=2)
+
+
+def size(n: float) -> str:
+    """Write a number of bytes.
+
+    Examples
+    --------
+    >>> size(512), size(3 * 2**20)
+    ('512 B', '3.0 MiB')
+    """
+    if n < 1024:
+        return f"{n:.0f} B"
+    power = min(int(math.log2(n) / 10), 5)
+    return f"{n / 1024**power:.1f} {('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power]}"
+
+
+def _shape(dims: list[str], shape: list[int]) -> str:
+    return ", ".join(f"{d}: {n:,}" for d, n in zip(dims, shape, strict=True))
+
+
+def plan_lines(told: Mapping[str, Any]) -> list[str]:
+    """Say what a job would do."""
+    from scatflow.flow.progress import clock
+
+    source, output, transform = told["source"], told["output"], told["transform"]
+    overhead = told["bytes_read"] / max(told["bytes_source"], 1) - 1
+    orders = ", ".join(f"{n} of order {k}" for k, n in enumerate(output["paths_per_order"]))
+    parameters = ", ".join(
+        f"{k}={v}" for k, v in told["engine"].items() if k != "kind" and v is not None
+    )
+    lines = [
+        f"job        {told['name']}",
+        f"source     {source['store']}: {source['variable']}",
+        f"           ({_shape(source['dims'], source['shape'])}) {source['dtype']}",
+        f"transform  {told['engine']['kind']} along {', '.join(transform['dims'])}, "
+        f"boundary {transform['boundary']}",
+        f"           {parameters}",
+        f"output     {output['store']}",
+        f"           ({_shape(output['dims'], output['shape'])}) {output['dtype']}",
+        f"           paths: {orders}",
+        *(_coordinate(name, c) for name, c in output["coordinates"].items()),
+        f"blocks     {told['blocks']:,} of up to "
+        f"{' x '.join(map(str, told['shard']))} coefficients; {told['units']:,} units of "
+        f"{' x '.join(map(str, told['unit_samples']))} samples, halo {told['halo']:,}",
+        f"reads      {size(told['bytes_read'])} ({overhead:.1%} more than the source has)",
+        f"writes     {size(told['bytes_written'])} before compression",
+        f"memory     {size(told['peak_bytes_per_worker'])} at most in each worker, "
+        f"budget {size(told['budget_bytes_per_worker'])}",
+        f"runs on    {told['cluster']}, {told['workers']} workers",
+    ]
+    seconds = told["estimated_seconds"]
+    if seconds is not None:
+        lines.append(f"time       about {clock(seconds)}, from one unit timed here")
+    return [*lines, *(f"note       {note}" for note in told["notes"])]
+
+
+def _coordinate(name: str, told: Mapping[str, Any]) -> str:
+    units = f" [{told['units']}]" if "units" in told else ""
+    return f"           {name} ({', '.join(told['dims'])}){units}"
+
+
+def status_lines(told: Mapping[str, Any]) -> list[str]:
+    """Say how far a job is."""
+    if told["state"] == "not started":
+        return [f"{told['output']}: not started"]
+    lines = [
+        f"{told['output']}: {told['state']}",
+        f"  {told['done']} of {told['blocks']} blocks done, {told['missing']} missing, "
+        f"{told['failed']} failed",
+    ]
+    run = told["run"]
+    if run is not None and told["state"] == "running":
+        ago = max(time.time() - run["updated"], 0)
+        lines.append(
+            f"  process {run['pid']} on {run['host']} is at work: {run['rate']:,.0f} samples/s "
+            f"({ago:.0f} s ago)"
+        )
+    elif run is not None:
+        lines.append(
+            f"  process {run['pid']} on {run['host']} died; the same scatflow run goes on from here"
+        )
+    return [*lines, *(f"  block {block}: {why}" for block, why in told["failures"].items())]
+
+
+def doctor_lines() -> list[str]:
+    """Say what scatflow found on this machine."""
+    import scatflow
+
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
+    extras = [f"  {name}: {_present(modules)}" for name, modules in EXTRAS.items()]
+    return [
+        f"scatflow   {scatflow.__version__}",
+        f"python     {platform.python_version()} on {platform.platform()}",
+        f"libraries  {versions}",
+        "backends   numpy",
+        f"fft        scipy.fft {importlib.metadata.version('scipy')}",
+        f"threads    {len(os.sched_getaffinity(0))} processors to use, {os.cpu_count()} in all",
+        f"cpu        {_cpu()}",
+        f"memory     {size(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))}",
+        "extras",
+        *extras,
+    ]
+
+
+def _present(modules: tuple[str, ...]) -> str:
+    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+    return "present" if not missing else f"not installed ({', '.join(missing)})"
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    except FileNotFoundError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

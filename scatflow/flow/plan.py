@@ -1,0 +1,280 @@
+"""What a job would do: everything that is known before any block is computed."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scatflow.blocks import Span
+from scatflow.dataset import Template
+from scatflow.errors import BudgetError
+from scatflow.flow.job import Job, suggest_memory
+from scatflow.flow.labels import left_out, template
+from scatflow.flow.layout import dropped
+from scatflow.flow.work import Work, absolute, from_job
+
+BASELINE_BYTES = 220 * 2**20
+"""A worker process that has computed one tiny block: interpreter, libraries, compiled code.
+
+Measured as the peak resident size of a LocalCluster worker on Linux x86-64 (see tests/flow).
+"""
+
+ENCODING_COPIES = 3
+"""Writing holds the block's coefficients, its chunks in order, and their compressed bytes."""
+
+CHUNKS_IN_FLIGHT = 10
+"""Source chunks that Zarr decodes at a time: its `async.concurrency`."""
+
+EXACT_BLOCKS = 2**14
+"""Blocks along one axis whose slabs are added up one by one; beyond, all count as inner ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunPlan:
+    """A job, its source opened and its work laid out."""
+
+    job: Job
+    base: str
+    output: str
+    work: Work
+    template: Template
+    peak_bytes: int
+    """Most memory that one worker will need."""
+    bytes_read: int
+    """Of the source before compression, halos and overlaps included."""
+    bytes_source: int
+    """Of the source, each sample once."""
+    bytes_written: int
+    """Of coefficients before compression."""
+    notes: tuple[str, ...]
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return self.work.layout.cuts.n_blocks
+
+    @property
+    def samples(self) -> int:
+        """Samples of the source, each once."""
+        return math.prod(self.work.source.shape)
+
+
+def prepare(job: Job, base: str | None = None) -> RunPlan:
+    """Open the source and work out everything about a run; nothing is written.
+
+    Parameters
+    ----------
+    job : Job
+        A checked job file.
+    base : str, optional
+        Directory that relative paths start from; by default the current one.
+
+    Raises
+    ------
+    JobError, SourceError, SourceNotFoundError
+        Job and source do not fit.
+    """
+    start = base or os.getcwd()
+    work = from_job(job, start)
+    described = template(work)
+    itemsize = work.source.dtype.itemsize
+    return RunPlan(
+        job=job,
+        base=start,
+        output=absolute(job.output.store, start),
+        work=work,
+        template=described,
+        peak_bytes=peak_bytes(work, threads_per_worker(job)),
+        bytes_read=_slab_samples(work) * itemsize,
+        bytes_source=math.prod(work.source.shape) * itemsize,
+        bytes_written=math.prod(described.shape) * described.dtype.itemsize,
+        notes=tuple(_notes(work)),
+    )
+
+
+def threads_per_worker(job: Job) -> int:
+    """Return the blocks that one process computes at a time."""
+    return job.workers if job.run.cluster == "threads" else 1
+
+
+def check_budget(plan: RunPlan) -> None:
+    """Compare the projected peak of a worker with its budget.
+
+    Raises
+    ------
+    BudgetError
+        It is higher; the message names the line of the job file to change.
+    """
+    job = plan.job
+    if plan.peak_bytes <= job.memory:
+        return
+    line = job.line_of("memory")
+    wanted = f'memory = "{suggest_memory(plan.peak_bytes)}"'
+    if line is None:
+        remedy = f"Add {wanted} under [run] in {job.path}"
+    else:
+        remedy = f'In {job.path}, line {line}, change memory = "{job.run.memory}" to {wanted}'
+    raise BudgetError(
+        f"One block needs {_mib(plan.peak_bytes)} MiB in a worker, and the budget is "
+        f"{_mib(job.memory)} MiB: nothing was run. {remedy}."
+    )
+
+
+def peak_bytes(work: Work, threads: int) -> int:
+    """Return the most memory that one worker will need, bytes.
+
+    Parameters
+    ----------
+    work : Work
+        What is to be done.
+    threads : int
+        Blocks that the worker computes at a time.
+    """
+    laid, item = work.layout, work.dtype.itemsize
+    slab = math.prod(_widest(work))
+    block = math.prod(laid.shards) * item
+    unit = math.prod(laid.plan.shape)
+    batch = min(laid.batch, math.prod(laid.cuts.per_block))
+    reading = slab * work.source.dtype.itemsize + _chunk_bytes(work, slab)
+    out = batch * math.prod(laid.plan.output_shape) * item
+    # A batch is stacked before it is padded, and an edge slab is gathered from its pieces.
+    computing = 2 * batch * unit * item + laid.plan.peak_bytes(batch) + out
+    writing = ENCODING_COPIES * block
+    own = slab * item + block + max(reading, computing, writing)
+    return BASELINE_BYTES + threads * own
+
+
+def _chunk_bytes(work: Work, slab: int) -> int:
+    """Return the memory of source chunks while they are decoded: compressed and plain."""
+    source = work.source
+    chunk = math.prod(source.chunks)
+    touched = max(1, math.ceil(slab / max(chunk, 1)) * 2)
+    return 2 * min(touched, CHUNKS_IN_FLIGHT) * chunk * source.dtype.itemsize
+
+
+def _spans(work: Work, axis: int) -> list[Span]:
+    """Return what the blocks at each position along one axis of the work read of it."""
+    laid = work.layout
+    cuts = laid.cuts
+    n = laid.n_untouched
+    grid = [k for k, cut in enumerate((True,) if laid.seamless else laid.framed) if cut]
+    where = axis if axis < n else (n + grid.index(axis - n) if axis - n in grid else None)
+    if where is None:
+        return [laid.slab(0)[axis]]
+    spans = []
+    for k in range(min(cuts.counts[where], EXACT_BLOCKS)):
+        position = tuple(k if a == where else 0 for a in range(len(cuts.counts)))
+        spans.append(laid.slab(cuts.index(position))[axis])
+    return spans
+
+
+def _widest(work: Work) -> list[int]:
+    axes = range(len(work.layout.order))
+    return [max(b - a for a, b in _spans(work, axis)) for axis in axes]
+
+
+def _slab_samples(work: Work) -> int:
+    """Return the samples that all blocks read together: their boxes are products of spans."""
+    total = 1
+    counts = iter(work.layout.cuts.counts)
+    for axis in range(len(work.layout.order)):
+        spans = _spans(work, axis)
+        along = sum(b - a for a, b in spans)
+        if len(spans) == EXACT_BLOCKS:
+            along = (spans[1][1] - spans[1][0]) * next(counts)
+        elif _is_cut(work, axis):
+            next(counts)
+        total *= along
+    return total
+
+
+def _is_cut(work: Work, axis: int) -> bool:
+    laid = work.layout
+    return axis < laid.n_untouched or laid.seamless or laid.framed[axis - laid.n_untouched]
+
+
+def _notes(work: Work) -> list[str]:
+    laid = work.layout
+    notes = [*work.source.notes, *left_out(work)]
+    for dim, n in dropped(laid).items():
+        notes.append(f"the last {n} samples along {dim} fill no whole frame and are dropped")
+    return notes
+
+
+def measure_unit(work: Work) -> float:
+    """Return the seconds that the engine takes for one unit of noise, on this machine."""
+    plan = work.layout.plan
+    x = np.random.default_rng(0).standard_normal(plan.shape).astype(work.dtype)
+    seconds = math.inf
+    for _ in range(2):  # The first call compiles and fills caches.
+        begun = time.perf_counter()
+        plan.apply(x)
+        seconds = min(seconds, time.perf_counter() - begun)
+        if seconds > 5.0:
+            break
+    return seconds
+
+
+def n_units(work: Work) -> int:
+    """Return how many units there are in all."""
+    return math.prod(work.layout.cuts.shape)
+
+
+def estimate_seconds(plan: RunPlan) -> float:
+    """Return about how long the run would take, from one unit measured here."""
+    parallel = min(plan.job.workers, plan.n_blocks)
+    return measure_unit(plan.work) * n_units(plan.work) / parallel * 1.15 + 3.0
+
+
+def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
+    """Return what a plan says, JSON-able."""
+    work, laid, job = plan.work, plan.work.layout, plan.job
+    orders = np.bincount(laid.plan.paths.columns["order"]).tolist()
+    return {
+        "name": job.name,
+        "source": {
+            "store": absolute(job.source.store, plan.base),
+            "variable": work.source.variable,
+            "dims": list(work.source.dims),
+            "shape": list(work.source.shape),
+            "dtype": str(work.source.dtype),
+            "chunks": list(work.source.chunks),
+        },
+        "engine": work.engine.to_dict(),
+        "transform": work.settings["transform"],
+        "output": {
+            "store": plan.output,
+            "dims": list(plan.template.dims),
+            "shape": list(plan.template.shape),
+            "dtype": str(plan.template.dtype),
+            "coordinates": {
+                c.name: {"dims": list(c.dims), **{k: v for k, v in c.attrs.items() if k == "units"}}
+                for c in plan.template.coordinates
+            },
+            "paths_per_order": orders,
+        },
+        "blocks": plan.n_blocks,
+        "units": n_units(work),
+        "unit_samples": list(laid.unit),
+        "halo": laid.halo,
+        "shard": list(laid.shards),
+        "bytes_source": plan.bytes_source,
+        "bytes_read": plan.bytes_read,
+        "bytes_written": plan.bytes_written,
+        "peak_bytes_per_worker": plan.peak_bytes,
+        "budget_bytes_per_worker": job.memory,
+        "cluster": job.run.cluster,
+        "workers": job.workers,
+        "estimated_seconds": seconds,
+        "notes": list(plan.notes),
+        "fingerprint": work.fingerprint,
+    }
+
+
+def _mib(n: int) -> int:
+    return math.ceil(n / 2**20)

@@ -1,0 +1,292 @@
+"""Run or resume a job: a window of blocks in flight, a ledger of those that ended."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from distributed import Future, performance_report
+
+from scatflow.errors import ClusterError
+from scatflow.flow.block import Key, Receipt, process
+from scatflow.flow.cluster import Cluster, connect
+from scatflow.flow.ledger import Ledger
+from scatflow.flow.lock import locked, me, refuse_if_alive
+from scatflow.flow.output import check, look, lost, make, sweep
+from scatflow.flow.plan import RunPlan, check_budget
+from scatflow.flow.progress import Reporter, clock
+from scatflow.flow.work import local_path
+
+IN_FLIGHT_PER_THREAD = 3
+"""One that is computed, and enough behind it that no worker ever waits for the client."""
+
+TICK_SECONDS = 0.25
+ATTEMPTS = 2
+
+COMPLETE, INCOMPLETE, INTERRUPTED = 0, 1, 130
+
+
+@dataclass
+class Totals:
+    """Sums over the receipts of one run."""
+
+    blocks: int = 0
+    seconds: float = 0.0
+    engine_seconds: float = 0.0
+    samples: int = 0
+    bytes_written: int = 0
+
+    def add(self, receipt: Receipt) -> None:
+        """Add one receipt."""
+        self.blocks += 1
+        self.seconds += receipt.seconds
+        self.engine_seconds += receipt.engine_seconds
+        self.samples += receipt.samples
+        self.bytes_written += receipt.bytes_written
+
+
+def run(
+    plan: RunPlan,
+    *,
+    fresh: bool = False,
+    report: str | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Run what is missing of a job.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        The prepared job.
+    fresh : bool
+        Delete an output of scatflow's that is there and start over.
+    report : str, optional
+        HTML file for Dask's performance report.
+    say : callable
+        Prints one line.
+
+    Returns
+    -------
+    int
+        0 complete, 1 with failed blocks, 130 interrupted.
+
+    Raises
+    ------
+    BudgetError
+        A block needs more memory than a worker may use; nothing is written.
+    OutputError, OutputBusyError
+        The output belongs to something else, to other settings, or to a run that goes on.
+    ClusterError
+        The workers cannot be reached.
+    """
+    check_budget(plan)
+    with _interruptible(), contextlib.ExitStack() as stack:
+        local = local_path(plan.output) is not None
+        found = look(plan.output)
+        check(plan.output, found, plan.work, fresh)  # Before the lock: nothing is written.
+        try:
+            if local:
+                stack.enter_context(locked(plan.output))
+                found = look(plan.output)
+            elif found.ledger is not None:
+                refuse_if_alive(plan.output, found.ledger.run)
+            return _resume(plan, check(plan.output, found, plan.work, fresh), report, say)
+        except KeyboardInterrupt:
+            say(f"Interrupted. The same command resumes: scatflow run {plan.job.path}")
+            return INTERRUPTED
+
+
+def _resume(
+    plan: RunPlan, ledger: Ledger | None, report: str | None, say: Callable[[str], None]
+) -> int:
+    """Make the output or go on with it, until every block has ended."""
+    if ledger is None:
+        ledger = make(plan.output, plan.work, plan.template)
+    else:
+        gone = lost(plan.output, ledger, plan.work.layout.cuts, len(plan.template.shape))
+        if gone.size:
+            say(f"{gone.size} blocks that were done are gone from the store: computed again.")
+            ledger.forget(gone)
+    pending = ledger.pending()
+    total = ledger.state.size
+    if not pending.size:
+        if ledger.run is not None:  # A run that died between its last block and its last words.
+            _finish(plan, ledger)
+        say(f"{plan.output} is complete ({total} blocks): nothing to do.")
+        return COMPLETE
+    if pending.size < total:
+        say(f"Resuming: {total - pending.size} of {total} blocks are done.")
+    try:
+        _compute(plan, ledger, pending, report, say)
+    finally:
+        with _uninterrupted():
+            _finish(plan, ledger)
+    return _conclude(ledger, say)
+
+
+def _finish(plan: RunPlan, ledger: Ledger) -> None:
+    """Write the ledger's last state and remove what killed processes left."""
+    sweep(plan.output)
+    ledger.flush(None)
+
+
+def _compute(
+    plan: RunPlan,
+    ledger: Ledger,
+    pending: np.ndarray[Any, Any],
+    report: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Compute blocks on a cluster."""
+    job = plan.job
+    ledger.flush(_words(0.0, time.time()))
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(connect(job.run.cluster, job.workers, job.memory))
+        say(f"Dashboard: {cluster.dashboard}")
+        if report is not None:
+            stack.enter_context(performance_report(filename=report))
+        reporter = stack.enter_context(
+            Reporter(ledger.state.size, ledger.state.size - pending.size)
+        )
+        key = Key(plan.output, plan.base, plan.work.fingerprint)
+        begun = time.monotonic()
+        totals = _work_through(cluster, key, pending, ledger, reporter)
+        seconds = time.monotonic() - begun
+    share = totals.engine_seconds / max(seconds * cluster.threads, 1e-9)
+    say(
+        f"{totals.blocks} blocks in {clock(seconds)}: {totals.samples / seconds:,.0f} samples/s, "
+        f"{totals.bytes_written / 2**20:,.0f} MiB written; the engine took {share:.0%} of the "
+        f"workers' time, all else {1 - share:.0%}."
+    )
+
+
+def _work_through(
+    cluster: Cluster,
+    key: Key,
+    pending: np.ndarray[Any, Any],
+    ledger: Ledger,
+    reporter: Reporter,
+) -> Totals:
+    """Keep a window of futures full, record each receipt, and let each future go at once."""
+    started, totals = time.time(), Totals()
+    ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    todo: Iterator[int] = iter(pending.tolist())
+    flying: dict[Future, int] = {}
+    attempts: dict[int, int] = {}
+    window = IN_FLIGHT_PER_THREAD * cluster.threads
+
+    def submit(block: int) -> None:
+        future = cluster.client.submit(process, key, block, pure=False)
+        flying[future] = block
+        future.add_done_callback(ended.put)
+
+    try:
+        while True:
+            while len(flying) < window and (block := next(todo, None)) is not None:
+                submit(block)
+            if not flying:
+                return totals
+            for future in _ended(ended):
+                block = flying.pop(future)
+                receipt = _receipt(future, block)
+                future.release()
+                if receipt.retry and attempts.get(block, 1) < ATTEMPTS:
+                    attempts[block] = attempts.get(block, 1) + 1
+                    submit(block)
+                    continue
+                attempts.pop(block, None)
+                totals.add(receipt)
+                ledger.record(block, receipt.checksum, receipt.failure)
+                reporter.advance(receipt.samples, receipt.failure is not None)
+            reporter.tick()
+            if ledger.due():
+                ledger.flush(_words(reporter.rate, started))
+    finally:
+        if flying:
+            with _uninterrupted(), contextlib.suppress(OSError):  # The scheduler may be gone.
+                cluster.client.cancel(list(flying))
+
+
+def _ended(ended: queue.SimpleQueue[Future]) -> Iterator[Future]:
+    """Yield the futures that have ended, after a short wait for the first."""
+    try:
+        yield ended.get(timeout=TICK_SECONDS)
+        while True:
+            yield ended.get_nowait()
+    except queue.Empty:
+        return
+
+
+def _receipt(future: Future, block: int) -> Receipt:
+    """Return a future's receipt, or one that says why there is none."""
+    if future.status == "finished":
+        receipt: Receipt = future.result()
+        return receipt
+    if future.status != "error":
+        raise ClusterError(
+            "The scheduler went away and took its tasks along. What was finished is kept: "
+            "start a scheduler and give the same command."
+        )
+    problem = future.exception()
+    reason = f"{type(problem).__name__}: {problem}"
+    if type(problem).__name__ == "KilledWorker":
+        reason = "every worker that computed it died, as when memory runs out"
+    # Dask has tried a task whose worker died on other workers already.
+    return Receipt(block, failure=reason, retry=False)
+
+
+def _words(rate: float, started: float) -> dict[str, Any]:
+    """Return what the ledger says of a run at work."""
+    return {**me(), "started": started, "updated": time.time(), "rate": round(rate, 3)}
+
+
+def _conclude(ledger: Ledger, say: Callable[[str], None]) -> int:
+    """Name every failed block and return the exit code."""
+    counts = ledger.counts()
+    if not counts["failed"]:
+        say(f"Complete: {counts['done']} blocks.")
+        return COMPLETE
+    say(f"{counts['failed']} of {ledger.state.size} blocks failed and hold NaN where they did:")
+    for block in sorted(ledger.failures):
+        say(f"  block {block}: {ledger.failures[block]}")
+    say("The same command tries them again.")
+    return INCOMPLETE
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM interrupt a run as Ctrl-C does (signals reach the main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C for the moments in which the ledger is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,72 @@
+"""How far a job is, as its output's ledger tells."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from scatflow.errors import OutputError
+from scatflow.flow.job import Job
+from scatflow.flow.ledger import FAILED, Ledger
+from scatflow.flow.lock import alive
+from scatflow.flow.output import look
+from scatflow.flow.work import absolute
+
+
+def status(job: Job, base: str | None = None) -> dict[str, Any]:
+    """Read the ledger of a job's output; the source is not touched.
+
+    Parameters
+    ----------
+    job : Job
+        A checked job file.
+    base : str, optional
+        Directory that relative paths start from; by default the current one.
+
+    Returns
+    -------
+    dict
+        `output`, `state` ("not started", "running", "interrupted", "incomplete", "failed",
+        "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`.
+
+    Raises
+    ------
+    OutputError
+        Something else than an output of scatflow lies there.
+    """
+    output = absolute(job.output.store, base or os.getcwd())
+    found = look(output)
+    if found.kind == "foreign":
+        raise OutputError(f"{output} exists, but scatflow did not write it: it has no ledger.")
+    counts = {"done": 0, "missing": 0, "failed": 0}
+    if found.ledger is None:
+        return {
+            "output": output,
+            "state": "not started",
+            "blocks": None,
+            **counts,
+            "failures": {},
+            "run": None,
+        }
+    ledger = found.ledger
+    counts = ledger.counts()
+    return {
+        "output": output,
+        "state": _state(ledger, counts),
+        "blocks": int(ledger.state.size),
+        **counts,
+        "failures": {
+            str(block): reason
+            for block, reason in sorted(ledger.failures.items())
+            if ledger.state[block] == FAILED
+        },
+        "run": dict(ledger.run) if ledger.run is not None else None,
+    }
+
+
+def _state(ledger: Ledger, counts: dict[str, int]) -> str:
+    if ledger.run is not None and alive(ledger.run):
+        return "running"
+    if counts["missing"]:
+        return "interrupted" if ledger.run is not None else "incomplete"
+    return "failed" if counts["failed"] else "complete"
