@@ -128,11 +128,11 @@ class Axis:
         num, den = self.exact_step.numerator, self.exact_step.denominator
         largest = max(abs(int(k.max())), abs(int(k.min()))) if k.size else 0
         if largest * abs(num) < 2**53 and den < 2**53:
-            return k * num / den
+            return np.asarray(k * num / den, np.float64)
         if den < 2**53 and (largest // den + 1) * abs(num) < EXACT and abs(num) * den < 2**53:
             quotient, remainder = self._split(k)
             return (quotient * num).astype(np.float64) + remainder * num / den
-        return k * float(self.exact_step)
+        return np.asarray(k * float(self.exact_step), np.float64)
 
     def place(self, value: int | float) -> Fraction:
         """Return the (fractional) sample number at which a coordinate lies, exactly.
@@ -158,7 +158,7 @@ class Axis:
         """
         entry: dict[str, Any] = {"start": self.start}
         if self.is_time:
-            entry["start"] = str(np.datetime64(self.start, "ns"))
+            entry["start"] = str(self.at([0])[0])
         elif self.integer:
             entry["start"] = int(self.start)
         entry["step"] = [self.exact_step.numerator, self.exact_step.denominator]
@@ -179,7 +179,7 @@ class Axis:
             step = Fraction(int(num), int(den))
             start, units = entry["start"], str(entry.get("units", ""))
             is_time = isinstance(start, str)
-            origin = int(np.datetime64(start, "ns").astype(np.int64)) if is_time else start
+            origin = parse_time(start) if isinstance(start, str) else start
             if not is_time and not math.isfinite(origin):
                 raise ValueError("start is not finite")
             if step == 0:
@@ -190,9 +190,8 @@ class Axis:
                 f'({error}). It should read like {{"start": 0.0, "step": [1, 100], "units": "s"}}.'
             ) from error
         integer = isinstance(origin, int) and not is_time and step.denominator == 1
-        return cls(
-            origin if is_time or integer else float(origin), step, units, is_time, 0, integer
-        )
+        origin = origin if is_time or integer else float(origin)
+        return cls(origin, step, units, is_time, 0, integer)
 
 
 def time_axis(start_ns: int, rate: Fraction) -> Axis:

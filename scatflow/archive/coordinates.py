@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis
 from scatflow.archive.decoding import KEYS
-from scatflow.archive.regular import Irregular, recognise
+from scatflow.archive.regular import IrregularError, recognise
 from scatflow.archive.stores import unsafe_codec
 
 LARGEST = 64 * 2**20
@@ -54,10 +54,10 @@ def stored_dims(array: zarr.Array[Any]) -> tuple[str, ...] | None:
     """Return the dimension names that a store gives to an array; None if it gives none."""
     metadata = array.metadata
     if metadata.zarr_format == 3:
-        names: Iterable[str | None] | None = metadata.dimension_names
+        names: Any = metadata.dimension_names
     else:
         names = array.attrs.asdict().get("_ARRAY_DIMENSIONS")
-    if names is None or len(list(names)) != array.ndim:
+    if not isinstance(names, list | tuple) or len(names) != array.ndim:
         return None
     dims = tuple(str(name) for name in names if name is not None)
     return dims if len(dims) == array.ndim and len(set(dims)) == len(dims) else None
@@ -127,7 +127,7 @@ def _read_one(
                     _decoded(array, along, slice(0, 1)).attrs,
                 )
                 return
-            except Irregular as reason:
+            except IrregularError as reason:
                 if array.shape[0] > 1:
                     kept = "kept value by value" if small else "left out"
                     found.notes.append(f"The coordinate {name!r} is {kept}: {reason}.")

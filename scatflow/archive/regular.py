@@ -27,7 +27,7 @@ Read = Callable[[int, int], NDArray[Any]]
 """Reads values ``[start, stop)``."""
 
 
-class Irregular(Exception):
+class IrregularError(Exception):
     """A coordinate is no affine map; the message says where and how."""
 
 
@@ -66,24 +66,24 @@ def recognise(read: Read, n: int, attrs: Mapping[str, Any]) -> Axis:
 
     Raises
     ------
-    Irregular
+    IrregularError
         If it is not.
     """
     if n < 2:
-        raise Irregular("a single value has no step")
+        raise IrregularError("a single value has no step")
     ends = np.concatenate([read(0, 1), read(n - 1, n)])
     if ends.dtype.kind not in "iufM":
-        raise Irregular(f"values of type {ends.dtype} have no step")
+        raise IrregularError(f"values of type {ends.dtype} have no step")
     if np.isnat(ends).any() if ends.dtype.kind == "M" else not np.isfinite(ends).all():
-        raise Irregular("it begins or ends with a missing value")
+        raise IrregularError("it begins or ends with a missing value")
     is_time = ends.dtype.kind == "M"
     first, last = (Fraction(v.item()) for v in (ends.view(np.int64) if is_time else ends))
     if first == last:
-        raise Irregular("its values do not change")
+        raise IrregularError("its values do not change")
     mean_step = (last - first) / (n - 1)
     grain = _resolution(ends)
     if grain > COARSEST * abs(mean_step):
-        raise Irregular("its numbers are too coarse for its step")
+        raise IrregularError("its numbers are too coarse for its step")
     tolerance = max(TOLERANCE * abs(mean_step), grain)
     units = "ns" if is_time else str(attrs.get("units", ""))
     origin = int(first) if is_time or ends.dtype.kind in "iu" else float(first)
@@ -93,7 +93,7 @@ def recognise(read: Read, n: int, attrs: Mapping[str, Any]) -> Axis:
     for step in dict.fromkeys(steps):
         whole = ends.dtype.kind in "iu" and step.denominator == 1
         axes.append(Axis(origin, step, units, is_time, 0, whole, rest))
-    return _best(axes, read, n, (grain, tolerance))
+    return _best(axes, read, n, tolerance)
 
 
 def _resolution(ends: NDArray[Any]) -> Fraction:
@@ -111,14 +111,14 @@ def _simple_step(mean: Fraction, slack: Fraction, is_time: bool) -> Fraction:
     return step if mean > 0 else -step
 
 
-def _best(axes: list[Axis], read: Read, n: int, slacks: tuple[Fraction, Fraction]) -> Axis:
-    """Return the first axis whose values all lie within its slack of the stored ones."""
+def _best(axes: list[Axis], read: Read, n: int, slack: Fraction) -> Axis:
+    """Return the first axis whose values lie within `slack` of the stored ones."""
     worst = [(0.0, 0)] * len(axes)
     for start in range(0, n, PIECE):
         stored = read(start, min(start + PIECE, n))
         samples = np.arange(start, start + stored.size)
         for i, axis in enumerate(axes):
-            difference = axis.at(samples) - stored
+            difference: NDArray[Any] = axis.at(samples) - stored
             if difference.dtype.kind == "m":
                 difference = difference.view(np.int64)
             off = np.abs(difference.astype(np.float64))
@@ -126,11 +126,11 @@ def _best(axes: list[Axis], read: Read, n: int, slacks: tuple[Fraction, Fraction
             off[~np.isfinite(off)] = np.inf
             if off.max() > worst[i][0]:
                 worst[i] = (float(off.max()), start + int(off.argmax()))
-    for axis, (off, _) in zip(axes, worst, strict=True):
-        if off <= slacks[1]:
+    for axis, (furthest, _) in zip(axes, worst, strict=True):
+        if furthest <= slack:
             return axis
-    off, where = worst[-1]
-    part = off / abs(float(axes[-1].exact_step))
-    raise Irregular(
+    furthest, where = worst[-1]
+    part = furthest / abs(float(axes[-1].exact_step))
+    raise IrregularError(
         f"value {where} lies {part:.3g} steps off a regular grid, and {float(TOLERANCE)} is allowed"
     )

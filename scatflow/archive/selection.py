@@ -198,7 +198,7 @@ def _nanoseconds(value: Any) -> int:
         return int(value.astype("datetime64[ns]").astype(np.int64))
     if isinstance(value, dt.datetime):
         if value.tzinfo is not None:
-            value = value.astimezone(dt.timezone.utc).replace(tzinfo=None)
+            value = value.astimezone(dt.UTC).replace(tzinfo=None)
         return int(np.datetime64(value, "ns").astype(np.int64))
     if isinstance(value, dt.date):
         return int(np.datetime64(value, "ns").astype(np.int64))

@@ -123,7 +123,8 @@ class Source:
         self._picked: tuple[Picked, ...] | None = None
 
     def __reduce__(self) -> tuple[type[Source], tuple[dict[str, Any]]]:
-        return Source, ({**self._spec, "address": self._address.store},)
+        spec = self._spec if self._picked is None else self.to_spec()
+        return Source, ({**spec, "store": self.store, "address": self._address.store},)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{d}: {n}" for d, n in zip(self.dims, self.shape, strict=True))
@@ -300,17 +301,17 @@ class Source:
         parts = [
             picked[i].part(start, stop) for i, (start, stop) in enumerate(self._bounds(slices))
         ]
+        # Zarr wants lists sorted and unique, to read each chunk once.
+        ordered = [p if isinstance(p, slice) else sorted(set(p)) for p in parts]
         if all(isinstance(part, slice) for part in parts):
-            stored = opened.array[tuple(parts)]
+            stored = np.asarray(opened.array[tuple(p for p in parts if isinstance(p, slice))])
         else:
-            # Zarr wants lists sorted and unique to read each chunk once.
-            ordered = [p if isinstance(p, slice) else sorted(set(p)) for p in parts]
-            stored = np.asarray(opened.array.get_orthogonal_selection(tuple(ordered)))
-            for i, part in enumerate(parts):
-                if not isinstance(part, slice):
-                    places = np.searchsorted(ordered[i], part)
-                    stored = np.take(stored, places, axis=i)
-        return opened.decoding(np.asarray(stored), kind)
+            lists: Any = tuple(ordered)
+            stored = np.asarray(opened.array.get_orthogonal_selection(lists))
+        for i, (part, sorted_part) in enumerate(zip(parts, ordered, strict=True)):
+            if isinstance(part, list) and isinstance(sorted_part, list) and part != sorted_part:
+                stored = np.take(stored, np.searchsorted(sorted_part, part), axis=i)
+        return opened.decoding(stored, kind)
 
     def _bounds(self, slices: Sequence[slice]) -> list[tuple[int, int]]:
         if len(slices) != len(self.shape):
@@ -338,11 +339,15 @@ class Source:
         isel = {
             dim: [part.start, part.stop]
             for dim, part in zip(opened.dims, picked, strict=True)
-            if part.listed is None and (part.start, part.stop) is not None
+            if part.listed is None
         }
-        sel = {dim: wanted for dim, wanted in self._spec["sel"].items() if dim not in isel}
-        return {**self._spec, "store": self._address.store, "sel": sel, "isel": isel} | {
-            "dims": None if stored_dims(opened.array) else list(opened.dims)
+        return {
+            "store": self._address.store,
+            "variable": self._spec["variable"],
+            "group": self._spec["group"],
+            "dims": self._spec["dims"],
+            "sel": {dim: wanted for dim, wanted in self._spec["sel"].items() if dim not in isel},
+            "isel": isel,
         }
 
     def fingerprint(self) -> dict[str, Any]:

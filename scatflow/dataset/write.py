@@ -36,4 +36,4 @@ def write_region(
 
 def checksum(values: NDArray[Any]) -> int:
     """Return the CRC-32 of the bytes of a C-ordered array."""
-    return zlib.crc32(memoryview(values).cast("B"))
+    return zlib.crc32(values.reshape(-1).view(np.uint8).data)

@@ -88,6 +88,11 @@ def _open(key: Key) -> tuple[Work, zarr.Array[Any]]:
     return from_settings(ledger.settings, key.base), open_coefficients(key.output)
 
 
+def warm_up(key: Key) -> None:
+    """Open a run in this process, so that its first block does not wait for imports and plans."""
+    OPEN.get(key)
+
+
 def process(key: Key, index: int) -> Receipt:
     """Compute block `index` of a run and write it; never raises for what a block may suffer from.
 
@@ -203,11 +208,10 @@ def _units(
     firsts = [a for a, _ in (*untouched, *spans)]
     for cell in itertools.product(*ranges):
         here = tuple(c - f for c, f in zip(cell, firsts, strict=True))
-        where = tuple(
-            slice(k * step, k * step + unit)
-            for k, step, unit in zip(here[n:], laid.step, laid.unit, strict=True)
-        )
-        yield cell, data[(*here[:n], *where)]
+        where: list[int | slice] = list(here[:n])
+        for k, step, unit in zip(here[n:], laid.step, laid.unit, strict=True):
+            where.append(slice(k * step, k * step + unit))
+        yield cell, data[tuple(where)]
 
 
 # --- seamless ------------------------------------------------------------------------------------

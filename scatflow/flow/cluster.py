@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
     """
     with dask.config.set(CONFIG), _quiet():
         if runner in ("local", "threads"):
-            with _local(runner, workers, memory) as cluster, Client(cluster) as client:
+            with _start(runner, workers, memory) as cluster, Client(cluster) as client:
                 yield Cluster(client, workers, cluster.dashboard_link)
         else:
             with _remote(runner) as client:
@@ -82,6 +83,13 @@ def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
                         f"computed. Start some: dask worker {runner}"
                     )
                 yield Cluster(client, threads, client.dashboard_link)
+
+
+def _start(runner: str, workers: int, memory: int) -> LocalCluster:
+    with warnings.catch_warnings():
+        # Another run may take the port meanwhile; the address that is printed is the right one.
+        warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
+        return _local(runner, workers, memory)
 
 
 def _local(runner: str, workers: int, memory: int) -> LocalCluster:

@@ -62,14 +62,16 @@ class SourceTable(Table):
     """What to read."""
 
     store: Text = Field(description="a path or URL of a Zarr store (string)")
-    variable: Text | None = Field(None, description="the name of an array in the store (string)")
-    group: Text | None = Field(None, description="a group inside the store (string)")
-    dims: list[Text] | None = Field(None, description="a list of dimension names (strings)")
+    variable: Text | None = Field(
+        default=None, description="the name of an array in the store (string)"
+    )
+    group: Text | None = Field(default=None, description="a group inside the store (string)")
+    dims: list[Text] | None = Field(default=None, description="a list of dimension names (strings)")
     sel: dict[str, Any] | None = Field(
-        None, description="a table of dimension = value, or [first, last]"
+        default=None, description="a table of dimension = value, or [first, last]"
     )
     isel: dict[str, Any] | None = Field(
-        None, description="a table of dimension = index, or [start, stop]"
+        default=None, description="a table of dimension = index, or [start, stop]"
     )
 
 
@@ -82,12 +84,14 @@ class TransformTable(Table):
     dims: list[Text] = Field(
         min_length=1, description='the transformed dimensions, a list of names such as ["time"]'
     )
-    boundary: Boundary = Field("whole", description='one of "whole", "frames", "seamless"')
+    boundary: Boundary = Field(default="whole", description='one of "whole", "frames", "seamless"')
     frame: Lengths | None = Field(
-        None, description="samples per frame (integer, or a list of one per dim, 0: not cut)"
+        default=None,
+        description="samples per frame (integer, or a list of one per dim, 0: not cut)",
     )
     hop: Hops | None = Field(
-        None, description="samples from frame to frame (positive integer, or a list of one per dim)"
+        default=None,
+        description="samples from frame to frame (positive integer, or a list of one per dim)",
     )
 
 
@@ -96,7 +100,7 @@ class OutputTable(Table):
 
     store: Text = Field(description="a path or URL of the Zarr store to write (string)")
     dtype: Literal["float32", "float64"] = Field(
-        "float32", description='one of "float32", "float64"'
+        default="float32", description='one of "float32", "float64"'
     )
 
 
@@ -104,26 +108,38 @@ class RunTable(Table):
     """How to run."""
 
     cluster: Annotated[str, AfterValidator(_cluster)] = Field(
-        "local",
+        default="local",
         description='"local", "threads" or a scheduler\'s address such as "tcp://host:8786"; '
         "cluster profile files come with a later version",
     )
-    workers: Count | None = Field(None, description="a number of workers (integer, 1 or more)")
-    memory: Annotated[str, AfterValidator(_bytes)] = Field(
-        "2 GiB", description='the budget of one worker, such as "2 GiB" (string)'
+    workers: Count | None = Field(
+        default=None, description="a number of workers (integer, 1 or more)"
     )
-    backend: Literal["numpy"] | None = Field(None, description='"numpy"')
-    schedule: Text | None = Field(None, description='a cron line such as "0 3 * * *" (string)')
+    memory: Annotated[str, AfterValidator(_bytes)] = Field(
+        default="2 GiB", description='the budget of one worker, such as "2 GiB" (string)'
+    )
+    backend: Literal["numpy"] | None = Field(default=None, description='"numpy"')
+    schedule: Text | None = Field(
+        default=None, description='a cron line such as "0 3 * * *" (string)'
+    )
 
 
 class JobFile(Table):
     """A whole job file."""
 
-    name: Text | None = Field(None, description="a name (string)")
+    name: Text | None = Field(default=None, description="a name (string)")
     source: SourceTable = Field(description="a table [source]")
     transform: TransformTable = Field(description="a table [transform]")
     output: OutputTable = Field(description="a table [output]")
-    run: RunTable = Field(default_factory=RunTable, description="a table [run]")
+    run: RunTable = Field(default=RunTable(), description="a table [run]")
+
+
+TABLES: dict[str, type[Table]] = {
+    "source": SourceTable,
+    "transform": TransformTable,
+    "output": OutputTable,
+    "run": RunTable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +276,7 @@ def _describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> 
     """Say which key is wrong, what was found and what is accepted."""
     *tables, key = _key(error)
     for table in tables:
-        model = model.model_fields[table].annotation or model
+        model = TABLES[table]
     where = form.format(key=key) if form else "".join(f"[{table}] " for table in tables) + key
     if error["type"] == "extra_forbidden":
         accepted = list(model.model_fields)

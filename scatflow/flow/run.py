@@ -15,7 +15,7 @@ import numpy as np
 from distributed import Future, performance_report
 
 from scatflow.errors import ClusterError
-from scatflow.flow.block import Key, Receipt, process
+from scatflow.flow.block import Key, Receipt, process, warm_up
 from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import locked, me, refuse_if_alive
@@ -145,17 +145,19 @@ def _compute(
     say: Callable[[str], None],
 ) -> None:
     """Compute blocks on a cluster."""
-    job = plan.job
+    job, called = plan.job, time.monotonic()
     ledger.flush(_words(0.0, time.time()))
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(connect(job.run.cluster, job.workers, job.memory))
         say(f"Dashboard: {cluster.dashboard}")
+        key = Key(plan.output, plan.base, plan.work.fingerprint)
+        cluster.client.run(warm_up, key)
+        say(f"{cluster.threads} workers are ready after {clock(time.monotonic() - called)}.")
         if report is not None:
             stack.enter_context(performance_report(filename=report))
         reporter = stack.enter_context(
             Reporter(ledger.state.size, ledger.state.size - pending.size)
         )
-        key = Key(plan.output, plan.base, plan.work.fingerprint)
         begun = time.monotonic()
         totals = _work_through(cluster, key, pending, ledger, reporter)
         seconds = time.monotonic() - begun
@@ -176,9 +178,9 @@ def _work_through(
 ) -> Totals:
     """Keep a window of futures full, record each receipt, and let each future go at once."""
     started, totals = time.time(), Totals()
-    ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[Future[Receipt]] = queue.SimpleQueue()
     todo: Iterator[int] = iter(pending.tolist())
-    flying: dict[Future, int] = {}
+    flying: dict[Future[Receipt], int] = {}
     attempts: dict[int, int] = {}
     window = IN_FLIGHT_PER_THREAD * cluster.threads
 
@@ -214,7 +216,7 @@ def _work_through(
                 cluster.client.cancel(list(flying))
 
 
-def _ended(ended: queue.SimpleQueue[Future]) -> Iterator[Future]:
+def _ended(ended: queue.SimpleQueue[Future[Receipt]]) -> Iterator[Future[Receipt]]:
     """Yield the futures that have ended, after a short wait for the first."""
     try:
         yield ended.get(timeout=TICK_SECONDS)
@@ -224,7 +226,7 @@ def _ended(ended: queue.SimpleQueue[Future]) -> Iterator[Future]:
         return
 
 
-def _receipt(future: Future, block: int) -> Receipt:
+def _receipt(future: Future[Receipt], block: int) -> Receipt:
     """Return a future's receipt, or one that says why there is none."""
     if future.status == "finished":
         receipt: Receipt = future.result()

@@ -11,9 +11,14 @@ ALGORITHM = 1
 """Raised whenever the same settings would give other bytes than before."""
 
 
+HOW_TO_OPEN = "open"
+"""The one entry that does not determine the bytes: how a worker finds the source."""
+
+
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """Return a short hash of settings, the same for equal ones."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    relevant = {key: value for key, value in settings.items() if key != HOW_TO_OPEN}
+    text = json.dumps(relevant, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -29,7 +34,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and not key.startswith(f"{HOW_TO_OPEN}.")
     ]
 
 

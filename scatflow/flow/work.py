@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scatflow.archive import Source, open_source
 from scatflow.engines import Engine, engine_from_dict
 from scatflow.errors import JobError, OutputError, SourceError
-from scatflow.flow.job import Job
 from scatflow.flow.layout import Layout, Transform, layout
 from scatflow.flow.settings import ALGORITHM, differences, fingerprint
+
+if TYPE_CHECKING:  # Workers have no job file to check, and start faster without what checks it.
+    from scatflow.flow.job import Job
 
 
 @dataclass(frozen=True, eq=False)

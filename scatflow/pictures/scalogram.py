@@ -141,7 +141,8 @@ def _describe(results: Results, grid: Grid, bands: Bands, panels: list[Panel]) -
     n = grid.positions.size
     apart = f", {grid.step:.6g} {'s' if grid.is_time else grid.units} apart".rstrip()
     ends = f"{format_position(grid, 0).strip()} to {format_position(grid, n - 1).strip()}"
-    lines = [f"{count}; {n} windows{apart if n > 1 else ''}, {ends}"]
+    windows = f"{n} windows{apart}, {ends}" if n > 1 else f"1 window at {format_position(grid, 0)}"
+    lines = [f"{count}; {windows}"]
     lines += [f"  {note}" for note in results.notes]
     if not bands.first.size:
         lines.append("  no order-1 coefficients in this store: the panels stay empty")
@@ -333,6 +334,9 @@ def _time_axis(axes: Axes, strip: Strip, few: bool = False) -> None:
     grid = strip.grid
     if not grid.is_time:
         axes.set_xlabel(f"{grid.dim} [{grid.units or 'samples'}]")
+        return
+    if grid.positions.size == 1:  # How wide it is, the store does not tell.
+        axes.set_xticks(grid.numbers(), labels=[f"{format_position(grid, 0)} UTC"])
         return
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 

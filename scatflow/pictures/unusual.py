@@ -135,7 +135,7 @@ def format_position(grid: Grid, window: int) -> str:
     if not grid.is_time:
         return f"{position:12.6g} {grid.units}".rstrip()
     # Below one second between windows, whole seconds would not tell them apart.
-    digits = "s" if grid.step >= 1 else "ms"
+    digits = "ms" if 0 < grid.step < 1 else "s"
     half = np.timedelta64(500, "ms") if digits == "s" else np.timedelta64(500, "us")
     return str((position + half).astype(f"datetime64[{digits}]")).replace("T", " ")
 

@@ -122,6 +122,8 @@ def error(found, expected):
 
 # --- drawn parameters ------------------------------------------------------------------------
 
+# Normalising a filter that hardly meets a bin of a tiny grid amplifies rounding to 2e-12.
+
 
 @st.composite
 def parameters(draw):
@@ -158,7 +160,7 @@ def test_float64_agrees_with_the_dense_cascade_to_rounding(p, batch, seed):
     x = np.random.default_rng(seed).standard_normal((*batch, p["shape"]))
     found = [path["coef"] for path in Scattering1D(**p)(x)]
     assert all(f.dtype == np.float64 for f in found)
-    assert error(found, twin(x, p)) < 1e-12
+    assert error(found, twin(x, p)) < 4e-12
 
 
 @settings(max_examples=60)
@@ -175,7 +177,7 @@ def test_float32_agrees_with_the_dense_cascade_to_its_own_rounding(p, seed):
 def test_the_old_scaling_folds_filters_by_the_mean(p, seed):
     x = np.random.default_rng(seed).standard_normal((2, p["shape"]))
     found = [path["coef"] for path in Scattering1D(**p, scaling="kymatio-0.3")(x)]
-    assert error(found, twin(x, p, mean=True)) < 1e-12
+    assert error(found, twin(x, p, mean=True)) < 4e-12
 
 
 @settings(max_examples=40)

@@ -1,0 +1,361 @@
+"""Bring other formats into labelled Zarr archives: what all readers share, and their registry.
+
+An archive is written under another name, ``OUT.zarr.partial``, and renamed at the end: what
+carries the final name is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import importlib
+import itertools
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+
+from scatflow.archive.axis import Axis
+from scatflow.archive.stores import absolute, is_url, listed
+from scatflow.errors import IngestError, MissingExtraError
+
+CHUNK = 2**18
+"""Numbers of one chunk: about 1 MiB, enough for good compression, small enough to hold many."""
+
+SLAB = 16 * 2**20
+"""Bytes that are copied at once."""
+
+CONVENTIONS = "CF-1.11"
+
+PathName = str | os.PathLike[str]
+"""A file's name, as readers take it."""
+
+Progress = Callable[[int, int], None]
+"""Is told how much is done, and of how much."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What an ingest wrote."""
+
+    output: str
+    variable: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The variable of a new archive, before its numbers are known.
+
+    Parameters
+    ----------
+    fill : int or float
+        Value of what is never written: it means missing.
+    coords : mapping
+        Name to dimensions, values and attributes.
+    """
+
+    variable: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fill: int | float | bool
+    axes: Mapping[str, Axis] = field(default_factory=dict)
+    coords: Mapping[str, tuple[tuple[str, ...], Any, Mapping[str, Any]]] = field(
+        default_factory=dict
+    )
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    group_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def create(folder: Path, layout: Layout) -> zarr.Array[Any]:
+    """Write the metadata of a new archive, and its coordinates.
+
+    Returns
+    -------
+    zarr.Array
+        The variable, to be filled.
+    """
+    group_attrs = {"Conventions": CONVENTIONS, **layout.group_attrs}
+    group = zarr.open_group(str(folder), mode="w", zarr_format=3, attributes=group_attrs)
+    attrs = {**layout.attrs}
+    if layout.axes:
+        attrs["axes"] = {dim: axis.to_dict() for dim, axis in layout.axes.items()}
+    others = [name for name, (dims, _, _) in layout.coords.items() if dims != (name,)]
+    if others:
+        attrs["coordinates"] = " ".join(others)
+    for name, (dims, values, own) in layout.coords.items():
+        _write_coord(group, name, dims, np.asarray(values), own)
+    return group.create_array(
+        layout.variable,
+        shape=layout.shape,
+        chunks=layout.chunks,
+        dtype=layout.dtype,
+        fill_value=layout.fill,
+        dimension_names=layout.dims,
+        serializer=BytesCodec(),
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        attributes=attrs,
+    )
+
+
+def _write_coord(
+    group: zarr.Group, name: str, dims: tuple[str, ...], values: Any, attrs: Mapping[str, Any]
+) -> None:
+    text = values.dtype.kind == "U"
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        # Zarr's text type of variable length is the one that other programs read, too.
+        dtype=str if text else values.dtype,
+        dimension_names=dims,
+        attributes=dict(attrs),
+    )
+    array[...] = values.astype(object) if text else values
+
+
+# --- the output ------------------------------------------------------------------------------
+
+
+def local_output(output: PathName) -> Path:
+    """Return the path of an output, which must be local.
+
+    Raises
+    ------
+    IngestError
+        If it is a URL of something else than a file.
+    """
+    path = absolute(os.fspath(output))
+    if is_url(path):
+        raise IngestError(
+            f"{path} is not a local path, and only a local folder can be renamed when complete: "
+            "write to a local path, then copy it there."
+        )
+    return Path(path)
+
+
+@contextmanager
+def new_archive(output: PathName, inputs: Sequence[Path], *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write to, which gets its final name if all goes well and else vanishes.
+
+    Raises
+    ------
+    IngestError
+        If the output exists (and `overwrite` is not given, or it is no Zarr store), lies on top
+        of an input, or is being written by another process.
+    """
+    final = local_output(output)
+    _check_free(final, inputs, overwrite)
+    partial = final.with_name(final.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        _lock(lock, partial)
+        for left in partial.iterdir():  # From an ingest that was killed.
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield partial
+            _put_in_place(partial, final, overwrite)
+        except BaseException:
+            shutil.rmtree(partial)
+            raise
+    finally:
+        os.close(lock)
+
+
+def _check_free(final: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    resolved = final.resolve()
+    for path in inputs:
+        here = path.resolve()
+        if resolved == here or resolved in here.parents:
+            raise IngestError(
+                f"The output {final} would replace the input {path}: choose another output."
+            )
+    if not os.path.lexists(final):
+        return
+    if not overwrite:
+        raise IngestError(
+            f"The output {final} exists, and nothing was written. Choose another name, or replace "
+            "it with --overwrite."
+        )
+    if not any((final / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
+        raise IngestError(
+            f"{final} exists and is no Zarr store, so --overwrite does not remove it. Choose "
+            "another output, or remove it yourself."
+        )
+
+
+def _lock(folder: int, partial: Path) -> None:
+    """Keep other processes out; the system drops the lock when this one ends, however it ends."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise IngestError(
+                f"Another ingest is writing {partial}: wait for its end, or choose another output."
+            ) from error
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise  # Some network file systems know no locks: go on without.
+
+
+def _put_in_place(partial: Path, final: Path, overwrite: bool) -> None:
+    if overwrite and final.exists():
+        replaced = final.with_name(final.name + ".replaced")
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        final.rename(replaced)
+        partial.rename(final)
+        shutil.rmtree(replaced)
+    else:
+        partial.rename(final)
+
+
+# --- the inputs ------------------------------------------------------------------------------
+
+
+def input_files(inputs: Sequence[PathName] | PathName) -> list[Path]:
+    """Return the input files, each of which must exist and be a file.
+
+    Raises
+    ------
+    IngestError
+        If there are none, or one is missing or a folder.
+    """
+    paths = input_paths(inputs)
+    for path in paths:
+        if path.is_dir():
+            raise IngestError(f"{path} is a folder: name the files in it.")
+    return paths
+
+
+def input_paths(inputs: Sequence[PathName] | PathName) -> list[Path]:
+    """Return the inputs as paths that exist, none of them twice.
+
+    Raises
+    ------
+    IngestError
+        If there are none, or one is missing.
+    """
+    given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    if not given:
+        raise IngestError("There are no input files: name at least one.")
+    paths = [Path(absolute(os.fspath(item))) for item in given]
+    for path in paths:
+        if not path.exists():
+            raise IngestError(f"There is no file {path}: check the name.")
+    return list(dict.fromkeys(paths))
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Return a label for each file: its name without suffix, or its path where names repeat."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+
+
+def extra(module: str, what: str) -> Any:
+    """Import an optional package.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed; the message holds the line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"Reading {what} needs the package {module}, which is not installed ({error}). "
+            'Install it with: pip install "scatflow[ingest]"'
+        ) from error
+
+
+# --- pieces ----------------------------------------------------------------------------------
+
+
+def chunk_shape(shape: Sequence[int], most: int = CHUNK) -> tuple[int, ...]:
+    """Return chunks of at most `most` numbers, as nearly cubes as the shape allows.
+
+    Examples
+    --------
+    >>> chunk_shape((5400, 10800)), chunk_shape((3, 10**8))
+    ((512, 512), (3, 65536))
+    """
+    chunks = [max(n, 1) for n in shape]
+    while math.prod(chunks) > most:
+        i = chunks.index(max(chunks))
+        chunks[i] = 2 ** ((chunks[i] - 1).bit_length() - 1)
+    return tuple(chunks)
+
+
+def slabs(
+    shape: Sequence[int], chunks: Sequence[int], itemsize: int, most: int = SLAB
+) -> Iterator[tuple[slice, ...]]:
+    """Yield boxes of whole chunks that cover an array, each of at most `most` bytes or one chunk.
+
+    Examples
+    --------
+    >>> [(s[0].start, s[0].stop) for s in slabs((10,), (4,), 1, 8)]
+    [(0, 8), (8, 10)]
+    """
+    size = list(chunks)
+    for i in reversed(range(len(shape))):
+        room = most // max(math.prod(size) * itemsize, 1)
+        size[i] = min(size[i] * max(room, 1), -(-shape[i] // size[i]) * size[i])
+        if size[i] < shape[i]:
+            break
+    starts = [range(0, n, step) for n, step in zip(shape, size, strict=True)]
+    for corner in itertools.product(*starts):
+        yield tuple(
+            slice(a, min(a + step, n)) for a, step, n in zip(corner, size, shape, strict=True)
+        )
+
+
+# --- the registry ----------------------------------------------------------------------------
+
+
+def _reader(module: str, name: str) -> Callable[..., Ingested]:
+    """Return a reader that is imported when it is called: a format costs nothing until used."""
+
+    def read(inputs: Sequence[PathName] | PathName, output: PathName, **options: Any) -> Ingested:
+        function = getattr(importlib.import_module(f"scatflow.archive.{module}"), name)
+        result: Ingested = function(inputs, output, **options)
+        return result
+
+    read.__name__ = name
+    read.__doc__ = f"Call :func:`scatflow.archive.{module}.{name}`."
+    return read
+
+
+READERS: dict[str, Callable[..., Ingested]] = {
+    "mseed": _reader("mseed", "ingest_mseed"),
+    "npy": _reader("npy", "ingest_npy"),
+    "wav": _reader("wav", "ingest_wav"),
+}
+"""Readers by the name of their format; all take ``(inputs, output, *, overwrite, on_progress)``."""
+
+
+def ingest(
+    format: str, inputs: Sequence[PathName] | PathName, output: PathName, **options: Any
+) -> Ingested:
+    """Bring files of a format into one archive.
+
+    Raises
+    ------
+    IngestError
+        If the format is unknown, or the files do not fit into one archive.
+    """
+    if format not in READERS:
+        raise IngestError(f"There is no reader for {format!r}: known are {listed(READERS)}.")
+    return READERS[format](inputs, output, **options)

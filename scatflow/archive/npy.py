@@ -1,0 +1,217 @@
+"""NumPy's .npy files to an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from scatflow.archive.axis import Axis
+from scatflow.archive.ingest import (
+    Ingested,
+    Layout,
+    PathName,
+    Progress,
+    chunk_shape,
+    create,
+    input_files,
+    labels,
+    new_archive,
+    slabs,
+)
+from scatflow.errors import IngestError
+
+Step = str | int | float | Fraction
+
+ITEM = "item"
+"""The dimension along which several files are stacked."""
+
+
+def ingest_npy(
+    inputs: Sequence[PathName] | PathName,
+    output: PathName,
+    *,
+    dims: Sequence[str] | str | None = None,
+    step: Step | Sequence[Step] | None = None,
+    units: str | Sequence[str] | None = None,
+    variable: str = "data",
+    axes: Mapping[str, Axis] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> Ingested:
+    """Write .npy files to one archive; several of equal shape are stacked along ``item``.
+
+    Parameters
+    ----------
+    inputs : paths
+        Files of real numbers.
+    output : path
+        The archive to make.
+    dims : sequence of str, or str with commas, optional
+        Names of the dimensions of one file; ``dim_0``, ``dim_1`` ... by default.
+    step : number or "1/44100", or one for each dimension, optional
+        From one sample to the next. Kept exactly: "0.01" is 1/100.
+    units : str, or one for each dimension, optional
+        Unit of `step`: "s", "m", "degrees_north" ...
+    variable : str
+        Name of the array in the archive.
+    axes : mapping of str to Axis, optional
+        Regular coordinates by dimension, where `step` does not say enough.
+    attrs : mapping, optional
+        Attributes of the variable.
+    overwrite : bool
+        Replace an archive of that name.
+    on_progress : callable, optional
+        Is told the bytes done, and of how many.
+
+    Raises
+    ------
+    IngestError
+        If a file is no .npy file of real numbers, shapes or types differ, names do not fit, or
+        the output exists.
+    """
+    paths = input_files(inputs)
+    first = _open(paths[0])
+    names = _names(dims, first.ndim)
+    regular = {**_axes(names, step, units), **(axes or {})}
+    for path in paths[1:]:
+        other = _open(path)
+        if (other.shape, other.dtype) != (first.shape, first.dtype):
+            raise IngestError(
+                f"{path} holds {other.shape} {other.dtype}, but {paths[0]} {first.shape} "
+                f"{first.dtype}: files of one archive are alike. Ingest it by itself."
+            )
+    stacked = len(paths) > 1
+    shape = (len(paths), *first.shape) if stacked else first.shape
+    if stacked and ITEM in names:
+        raise IngestError(f"{ITEM!r} is the dimension along which files are stacked: rename yours.")
+    dtype = first.dtype.newbyteorder("=")
+    layout = Layout(
+        variable,
+        (ITEM, *names) if stacked else names,
+        shape,
+        (1, *chunk_shape(first.shape)) if stacked else chunk_shape(first.shape),
+        dtype,
+        np.nan if dtype.kind == "f" else dtype.type(0).item(),
+        axes=regular,
+        coords={ITEM: ((ITEM,), labels(paths), {})} if stacked else {},
+        attrs=_attributes(regular, attrs),
+        group_attrs={"source": f"NumPy .npy: {len(paths)} files" if stacked else "NumPy .npy"},
+    )
+    del first
+    with new_archive(output, paths, overwrite=overwrite) as folder:
+        array = create(folder, layout)
+        _copy(paths, array, stacked, on_progress)
+    return Ingested(str(output), variable, layout.dims, shape, str(dtype))
+
+
+def _attributes(axes: Mapping[str, Axis], attrs: Mapping[str, Any] | None) -> dict[str, Any]:
+    rates = [axis.rate_hz for axis in axes.values() if axis.rate_hz is not None]
+    return {**({"sampling_rate": rates[0]} if len(rates) == 1 else {}), **(attrs or {})}
+
+
+def _copy(
+    paths: Sequence[Path], array: zarr.Array[Any], stacked: bool, on_progress: Progress | None
+) -> None:
+    shape, chunks = array.shape[stacked:], array.chunks[stacked:]
+    total = array.size * array.dtype.itemsize
+    done = 0
+    for i, path in enumerate(paths):
+        for part in slabs(shape, chunks, array.dtype.itemsize):
+            # Mapped anew each time: pages of a file that stays mapped would count as memory.
+            values = np.array(_open(path)[part], dtype=array.dtype, order="C")
+            where: Any = (i, *part) if stacked else part
+            array[where] = values
+            done += values.nbytes
+            if on_progress is not None:
+                on_progress(done, total)
+
+
+def _open(path: Path) -> NDArray[Any]:
+    """Map a file of real numbers; nothing is read but its header.
+
+    Raises
+    ------
+    IngestError
+        If it is something else.
+    """
+    with path.open("rb") as file:
+        magic = file.read(8)
+    if magic.startswith(b"PK"):
+        raise IngestError(
+            f"{path} is an .npz archive, which cannot be read piece by piece: save the array in it "
+            "by itself, with numpy.save."
+        )
+    if not magic.startswith(b"\x93NUMPY"):
+        what = "empty" if not magic else "no .npy file"
+        raise IngestError(f"{path} is {what}: save the array with numpy.save.")
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise IngestError(
+            f"{path} cannot be read: {error}. The file may be incomplete, or hold Python objects, "
+            "which are never loaded: save plain numbers with numpy.save."
+        ) from error
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise IngestError(
+            f"{path} holds {array.dtype}, and an archive holds real numbers of up to 64 bits: "
+            "convert it first (complex: real and imaginary part, or modulus)."
+        )
+    if array.ndim == 0 or array.size == 0:
+        raise IngestError(f"{path} holds an array of shape {array.shape}: there are no samples.")
+    return array
+
+
+def _names(dims: Sequence[str] | str | None, ndim: int) -> tuple[str, ...]:
+    if dims is None:
+        return tuple(f"dim_{i}" for i in range(ndim))
+    names = tuple(d.strip() for d in (dims.split(",") if isinstance(dims, str) else dims))
+    if len(names) != ndim or len(set(names)) != ndim or not all(names):
+        raise IngestError(
+            f"dims {','.join(names)!r} are {len(names)} names, and the arrays have {ndim} "
+            "dimensions: give each its own name."
+        )
+    return names
+
+
+def _axes(
+    dims: tuple[str, ...],
+    step: Step | Sequence[Step] | None,
+    units: str | Sequence[str] | None,
+) -> dict[str, Axis]:
+    """Return the axes that start at 0 with given steps; one step serves all dimensions."""
+    if step is None:
+        if units is not None:
+            raise IngestError(f"units {units!r} say nothing without a step: give both.")
+        return {}
+    steps = [_step(s) for s in _each("step", step, dims)]
+    names = ["" for _ in dims] if units is None else [str(u) for u in _each("units", units, dims)]
+    return {d: Axis(0.0, s, u) for d, s, u in zip(dims, steps, names, strict=True)}
+
+
+def _each(what: str, given: Any, dims: tuple[str, ...]) -> list[Any]:
+    values = given.split(",") if isinstance(given, str) else given
+    values = list(values) if isinstance(values, Sequence) else [values]
+    if len(values) not in (1, len(dims)):
+        raise IngestError(
+            f"{what} has {len(values)} values for the dimensions {','.join(dims)}: give one, or "
+            "one for each."
+        )
+    return values * len(dims) if len(values) == 1 else values
+
+
+def _step(value: Step) -> Fraction:
+    try:
+        # Written in decimals a step is exact; str() gives a float as it was written.
+        step = value if isinstance(value, Fraction) else Fraction(str(value).strip())
+    except (ValueError, ZeroDivisionError) as error:
+        raise IngestError(f'step {value!r} is no number: write 0.01 or "1/100".') from error
+    if step == 0:
+        raise IngestError("A step of 0 would put all samples in one place.")
+    return step

@@ -1,0 +1,159 @@
+"""Sound files (WAV, FLAC and what else libsndfile reads) to an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from scatflow.archive.axis import Axis
+from scatflow.archive.ingest import (
+    CHUNK,
+    Ingested,
+    Layout,
+    PathName,
+    Progress,
+    create,
+    extra,
+    input_files,
+    labels,
+    new_archive,
+)
+from scatflow.errors import IngestError
+
+
+@dataclass(frozen=True)
+class _Sound:
+    rate: int
+    channels: int
+    frames: int
+    subtype: str
+
+
+def ingest_wav(
+    inputs: Sequence[PathName] | PathName,
+    output: PathName,
+    *,
+    variable: str = "sound",
+    attrs: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> Ingested:
+    """Write sound files to one archive, a recording each.
+
+    The dimensions are ``recording``, ``channel`` (where there are several) and ``time``. Samples
+    are floats, integer formats in [-1, 1]; recordings shorter than the longest end in NaN, and the
+    coordinate ``frames`` tells their lengths.
+
+    Parameters
+    ----------
+    inputs : paths
+        Files of one sampling rate and number of channels.
+    output : path
+        The archive to make.
+    variable : str
+        Name of the array in the archive.
+    attrs : mapping, optional
+        Attributes of the variable.
+    overwrite : bool
+        Replace an archive of that name.
+    on_progress : callable, optional
+        Is told the frames done, and of how many.
+
+    Raises
+    ------
+    IngestError
+        If a file is damaged or empty, rates or channels differ, or the output exists.
+    MissingExtraError
+        If soundfile is not installed.
+    """
+    soundfile = extra("soundfile", "sound files")
+    paths = input_files(inputs)
+    sounds = [_header(soundfile, path) for path in paths]
+    _check_alike(paths, sounds)
+    rate, channels = sounds[0].rate, sounds[0].channels
+    longest = max(sound.frames for sound in sounds)
+    many = channels > 1
+    dtype = np.dtype(np.float64 if any(s.subtype == "DOUBLE" for s in sounds) else np.float32)
+    layout = Layout(
+        variable,
+        ("recording", "channel", "time") if many else ("recording", "time"),
+        (len(paths), channels, longest) if many else (len(paths), longest),
+        (1, 1, min(CHUNK, longest)) if many else (1, min(CHUNK, longest)),
+        dtype,
+        np.nan,
+        axes={"time": Axis(0.0, Fraction(1, rate), "s")},
+        coords={
+            "recording": (("recording",), labels(paths), {}),
+            "frames": (
+                ("recording",),
+                np.array([sound.frames for sound in sounds], np.int64),
+                {"long_name": "valid length of the recording", "units": "1"},
+            ),
+        },
+        attrs={"sampling_rate": float(rate), "units": "1", **(attrs or {})},
+        group_attrs={"source": f"sound files: {len(paths)}"},
+    )
+    with new_archive(output, paths, overwrite=overwrite) as folder:
+        array = create(folder, layout)
+        done, total = 0, sum(sound.frames for sound in sounds)
+        for i, (path, sound) in enumerate(zip(paths, sounds, strict=True)):
+            for count in _copy(soundfile, path, sound, array, i):
+                done += count
+                if on_progress is not None:
+                    on_progress(done, total)
+    return Ingested(str(output), variable, layout.dims, layout.shape, str(dtype))
+
+
+def _header(soundfile: Any, path: Path) -> _Sound:
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise IngestError(f"{path} is no sound file that can be read: {error}.") from error
+    if info.frames < 1:
+        raise IngestError(f"{path} holds no samples: leave it out.")
+    return _Sound(int(info.samplerate), int(info.channels), int(info.frames), str(info.subtype))
+
+
+def _check_alike(paths: Sequence[Path], sounds: Sequence[_Sound]) -> None:
+    first = sounds[0]
+    for path, sound in zip(paths, sounds, strict=True):
+        if sound.rate != first.rate:
+            raise IngestError(
+                f"{path} has {sound.rate} Hz, but {paths[0]} {first.rate} Hz: recordings of one "
+                "archive share one time axis. Resample it, or ingest it by itself."
+            )
+        if sound.channels != first.channels:
+            raise IngestError(
+                f"{path} has {sound.channels} channels, but {paths[0]} {first.channels}: ingest "
+                "them apart."
+            )
+
+
+def _copy(soundfile: Any, path: Path, sound: _Sound, array: zarr.Array[Any], i: int) -> Any:
+    """Copy one recording; yields the frames of each block."""
+    at = 0
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            while at < sound.frames:
+                count = min(CHUNK, sound.frames - at)
+                block = file.read(count, dtype=array.dtype.name, always_2d=True)
+                if len(block) < count:
+                    raise IngestError(
+                        f"{path} ends after {at + len(block)} of {sound.frames} frames: the file "
+                        "is incomplete. Fetch it again, or leave it out."
+                    )
+                part = slice(at, at + count)
+                if array.ndim == 3:
+                    array[i, :, part] = np.ascontiguousarray(block.T)
+                else:
+                    array[i, part] = block[:, 0]
+                at += count
+                yield count
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise IngestError(f"{path} is damaged after frame {at}: {error}.") from error
