@@ -32,7 +32,11 @@ from scatflow.archive.ingest import (
 from scatflow.archive.stores import listed
 from scatflow.errors import IngestError
 
-TYPES = {"i": np.dtype(np.int32), "f": np.dtype(np.float32), "d": np.dtype(np.float64)}
+TYPES: dict[str, np.dtype[Any]] = {
+    "i": np.dtype(np.int32),
+    "f": np.dtype(np.float32),
+    "d": np.dtype(np.float64),
+}
 """Types of miniSEED's samples."""
 
 GAP = int(np.iinfo(np.int32).min)
