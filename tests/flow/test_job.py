@@ -1,0 +1,155 @@
+"""A job file that is wrong says what was found and what is accepted, all at once."""
+
+from pathlib import Path
+
+import pytest
+
+from scatflow.errors import JobError
+from scatflow.flow.job import load, parse, suggest_memory
+
+GOOD = """
+[source]
+store = "a.zarr"
+variable = "x"
+[transform]
+kind = "scattering1d"
+dims = ["time"]
+J = 5
+Q = [8, 1]
+boundary = "seamless"
+[output]
+store = "b.zarr"
+[run]
+workers = 2
+memory = "1 GiB"
+"""
+
+
+def wrong(old, new):
+    assert old in GOOD
+    with pytest.raises(JobError) as caught:
+        parse(GOOD.replace(old, new), Path("job.toml"))
+    return str(caught.value)
+
+
+def test_a_good_job_is_read():
+    job = parse(GOOD, Path("job.toml"))
+    assert job.engine.J == 5
+    assert job.engine.Q == (8, 1)
+    assert job.memory == 2**30
+    assert job.name == "job"
+    assert job.output.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            'store = "a.zarr"',
+            'stor = "a.zarr"',
+            ["[source] store is missing", "[source] stor: unknown key", "Did you mean `store`?"],
+        ),
+        ("J = 5", "j = 5", ["[transform] j: unknown key", "J, Q, T, stride", "mean `J`?"]),
+        ("J = 5", 'J = "five"', ["[transform] J must be an integer, not 'five'"]),
+        ("J = 5", "J = -1", ["[transform] J must be at least 1, not -1"]),
+        ("J = 5", "", ["[transform] Scattering1D needs J"]),
+        ("J = 5", "J = 5\nshape = 4096", ["[transform] shape cannot be set in a job", "Remove"]),
+        ("Q = [8, 1]", "Q = [8, 1, 1]", ["[transform] Q=(8, 1, 1) has 3 layers"]),
+        ("J = 5", "J = 5 5", ["job.toml is not valid TOML", "line 8"]),
+        (
+            '"seamless"',
+            '"seamles"',
+            ["[transform] boundary: found 'seamles'", '"whole", "frames"', "mean `seamless`?"],
+        ),
+        ('"scattering1d"', '"scattering4d"', ["[transform] kind: found", "scattering3d"]),
+        ('"scattering1d"', '"timefrequency"', ["not available yet"]),
+        ('dims = ["time"]', 'dims = "time"', ["[transform] dims: found 'time' (string)"]),
+        ('dims = ["time"]', 'dims = ["y", "x"]', ["transforms 1 dimension(s), found 2"]),
+        ('"seamless"', '"frames"', ["needs frame"]),
+        ('"seamless"', '"frames"\nframe = 64\nhop = -3', ["[transform] hop: found -3", "positive"]),
+        ('"seamless"', '"frames"\nframe = [64, 64]', ["frame: found 2 numbers for the 1"]),
+        ('"seamless"', '"whole"\nframe = 64', ['frame goes with boundary = "frames"']),
+        ("workers = 2", "workers = true", ["[run] workers: found true (boolean)", "integer"]),
+        ("workers = 2", "workers = 0", ["[run] workers: found 0 (integer)"]),
+        ("workers = 2", 'workers = "2"', ["[run] workers: found '2' (string)"]),
+        ('"1 GiB"', '"1 gibbon"', ["[run] memory: found '1 gibbon'", "2 GiB"]),
+        ('"1 GiB"', "1024", ["[run] memory: found 1024 (integer)"]),
+        (
+            "workers = 2",
+            'cluster = "cluster/slurm.toml"',
+            ["[run] cluster: found 'cluster/slurm.toml'", "threads", "tcp://", "later version"],
+        ),
+        (
+            'store = "b.zarr"',
+            'store = "b.zarr"\ndtype = "float16"',
+            ["[output] dtype: found 'float16'", "float64"],
+        ),
+        ('[output]\nstore = "b.zarr"', "", ["[output] is missing"]),
+        ("[source]", "nam = 1\n[source]", ["nam: unknown key", "mean `name`?"]),
+        ("[run]", "[ruin]", ["ruin: unknown key", "mean `run`?"]),
+        ('variable = "x"', "sel = 3", ["[source] sel: found 3 (integer)", "table"]),
+    ],
+)
+def test_a_wrong_job_is_told_what_is_accepted(old, new, words):
+    message = wrong(old, new)
+    for word in words:
+        assert word in message
+
+
+def test_all_problems_are_listed_at_once():
+    text = GOOD.replace("J = 5", "j = 5").replace("workers = 2", "worker = 2").replace("x", "", 1)
+    with pytest.raises(JobError, match="3 problems") as caught:
+        parse(text.replace('"a.zarr"', "7"), Path("job.toml"))
+    assert "[source] store: found 7" in str(caught.value)
+
+
+def test_seamless_images_are_refused():
+    message = wrong(
+        'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = [8, 1]',
+        'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 5',
+    )
+    assert "available for scattering1d only" in message
+
+
+def test_frames_of_images_need_a_number_per_dimension():
+    message = wrong(
+        'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = [8, 1]\nboundary = "seamless"',
+        'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 5\nboundary = "frames"\nframe = 256',
+    )
+    assert "must be lists of one number per dimension of ['y', 'x']" in message
+
+
+def test_hop_is_the_frame_by_default_and_nothing_where_a_dim_is_not_cut():
+    text = GOOD.replace(
+        'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = [8, 1]\nboundary = "seamless"',
+        'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 5\nboundary = "frames"\nframe = [256, 0]',
+    )
+    job = parse(text, Path("job.toml"))
+    assert job.frame == (256, 0)
+    assert job.hop == (256, 0)
+
+
+def test_a_missing_job_file_is_named_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JobError, match=f"{tmp_path}/no.toml cannot be read: No such file"):
+        load("no.toml")
+
+
+def test_options_of_the_command_line_are_checked_too():
+    job = parse(GOOD, Path("job.toml"))
+    assert job.override(workers=5, cluster=None).workers == 5
+    with pytest.raises(JobError, match="--workers: found 0"):
+        job.override(workers=0)
+    with pytest.raises(JobError, match="--cluster: found 'slurm'"):
+        job.override(cluster="slurm")
+
+
+def test_the_line_of_a_key_is_found():
+    job = parse(GOOD, Path("job.toml"))
+    assert GOOD.splitlines()[job.line_of("memory") - 1] == 'memory = "1 GiB"'
+    assert job.line_of("schedule") is None
+
+
+def test_a_suggested_budget_holds_what_is_needed():
+    assert suggest_memory(50 * 2**20) == "50 MiB"
+    assert suggest_memory(50 * 2**20 + 1) == "100 MiB"
