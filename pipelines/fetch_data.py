@@ -160,10 +160,7 @@ def fetch(name: str, folder: Path) -> None:
     packages.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=packages) as temporary:
         done = WRITERS[name](unpacked(name, packages, Path(temporary)), output)
-    sizes = ", ".join(f"{dim}: {n}" for dim, n in zip(done.dims, done.shape, strict=True))
-    print(f"{output}: {done.variable} ({sizes}) {done.dtype}")
-    for note in done.notes:
-        print(f"  {note}")
+    print("\n".join(done))
 
 
 def main() -> None:

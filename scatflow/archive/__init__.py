@@ -2,6 +2,7 @@
 
 from scatflow.archive.axis import Axis
 from scatflow.archive.coordinates import Coord
+from scatflow.archive.ingest import READERS
 from scatflow.archive.source import Source, open_source
 
-__all__ = ["Axis", "Coord", "Source", "open_source"]
+__all__ = ["READERS", "Axis", "Coord", "Source", "open_source"]

@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis
-from scatflow.archive.decoding import KEYS
+from scatflow.archive.decoding import KEYS, text_number
 from scatflow.archive.regular import IrregularError, recognise
 from scatflow.archive.stores import unsafe_codec
 
@@ -156,8 +156,9 @@ def _decoded(array: zarr.Array[Any], dims: tuple[str, ...], part: Any) -> Coord:
     attrs = {k: v for k, v in array.attrs.items() if k not in ("_ARRAY_DIMENSIONS", "coordinates")}
     if array.metadata.zarr_format == 2 and array.fill_value and "_FillValue" not in attrs:
         attrs["_FillValue"] = array.fill_value
-    if isinstance(attrs.get("_FillValue"), str) and array.dtype.kind == "f":
-        attrs.pop("_FillValue")  # NaN or the like in base64: missing either way.
+    fill = attrs.get("_FillValue")
+    if isinstance(fill, str) and array.dtype.kind in "iuf":
+        attrs["_FillValue"] = array.dtype.type(text_number("_FillValue", fill))
     values = np.asarray(array[part])
     if values.dtype.kind in "TO":
         values = np.array([str(v) for v in values.reshape(-1)], np.str_).reshape(values.shape)

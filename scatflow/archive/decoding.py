@@ -138,7 +138,7 @@ def _numbers(key: str, value: Any, dtype: np.dtype[Any]) -> list[int | float]:
     found: list[int | float] = []
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, str):
-            found.append(_text_number(key, item))
+            found.append(text_number(key, item))
         elif isinstance(item, bool | int | float):
             found.append(item)
         else:
@@ -152,11 +152,21 @@ def _numbers(key: str, value: Any, dtype: np.dtype[Any]) -> list[int | float]:
     return found
 
 
-def _text_number(key: str, text: str) -> float:
+def text_number(key: str, text: str) -> float:
+    """Return the number that an attribute holds as text: in digits, or packed in base64.
+
+    Raises
+    ------
+    SourceError
+        If it is neither.
+    """
     try:
         return float(text)
     except ValueError:
-        pass  # Not written in digits.
+        return _packed_number(key, text)
+
+
+def _packed_number(key: str, text: str) -> float:
     try:
         return float(struct.unpack("<d", base64.standard_b64decode(text))[0])
     except (ValueError, struct.error) as error:

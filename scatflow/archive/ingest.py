@@ -53,6 +53,12 @@ class Ingested:
     dtype: str
     notes: tuple[str, ...] = ()
 
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines that tell a person what was written."""
+        sizes = ", ".join(f"{dim}: {n}" for dim, n in zip(self.dims, self.shape, strict=True))
+        yield f"{self.output}: {self.variable} ({sizes}) {self.dtype}"
+        yield from (f"  {note}" for note in self.notes)
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -226,3 +226,20 @@ def check_dims(name: str, wanted: Mapping[str, Any], dims: Sequence[str]) -> Non
                 f"{name} names {dim!r}, which is no dimension of the variable: it has "
                 f"({', '.join(dims)})."
             )
+
+
+def plain(wanted: Any) -> Any:
+    """Return a label, or a list of them, in a form that JSON keeps.
+
+    Examples
+    --------
+    >>> plain([np.datetime64("2010-09-01"), 2.5, "UV05"])
+    ['2010-09-01T00:00:00.000000000', 2.5, 'UV05']
+    """
+    if isinstance(wanted, np.ndarray):
+        wanted = list(wanted)
+    if isinstance(wanted, list | tuple):
+        return [plain(label) for label in wanted]
+    if isinstance(wanted, np.datetime64 | dt.date):
+        return str(np.datetime64(_nanoseconds(wanted), "ns"))
+    return wanted.item() if isinstance(wanted, np.generic) else wanted

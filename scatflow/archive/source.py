@@ -21,7 +21,7 @@ from scatflow.archive.coordinates import (
     stored_dims,
 )
 from scatflow.archive.decoding import KEYS, Decoding, decoding, read_dtype
-from scatflow.archive.selection import Picked, by_label, by_number, check_dims
+from scatflow.archive.selection import Picked, by_label, by_number, check_dims, plain
 from scatflow.archive.stores import Address, absolute, arrays_in, listed, unsafe_codec
 from scatflow.errors import SourceError, SourceNotFoundError
 
@@ -346,7 +346,7 @@ class Source:
         """Return arguments of :func:`open_source` that open the same source in any process.
 
         The store's address is absolute, and ranges are sample numbers: labels need not be looked
-        up again, and samples that are appended meanwhile do not change the source.
+        up again, and samples that are appended meanwhile do not change the source. JSON keeps it.
         """
         opened, picked = self._state
         isel = {
@@ -359,7 +359,7 @@ class Source:
             "variable": self._spec["variable"],
             "group": self._spec["group"],
             "dims": self._spec["dims"],
-            "sel": {dim: wanted for dim, wanted in self._spec["sel"].items() if dim not in isel},
+            "sel": {d: plain(label) for d, label in self._spec["sel"].items() if d not in isel},
             "isel": isel,
         }
 

@@ -77,6 +77,11 @@ class Ruler:
     """Units of the coordinate; empty where it has none."""
     is_time: bool
 
+    @property
+    def measure(self) -> str:
+        """Units without a direction: degrees_north and degrees_east are both degrees."""
+        return "degree" if self.units.startswith("degree") else self.units
+
 
 def frequency_units(rulers: Sequence[Ruler]) -> tuple[float, str]:
     """Return the factor and the units that turn cycles/sample into physical frequencies.
@@ -97,7 +102,7 @@ def frequency_units(rulers: Sequence[Ruler]) -> tuple[float, str]:
     alike = all(
         r.step is not None
         and first.step is not None
-        and r.units == first.units
+        and r.measure == first.measure
         and abs(abs(r.step) - abs(first.step)) <= 1e-9 * abs(first.step)
         for r in rulers
     )
@@ -106,7 +111,7 @@ def frequency_units(rulers: Sequence[Ruler]) -> tuple[float, str]:
     factor = round(1.0 / abs(first.step), 12)
     if first.is_time:
         return factor, "Hz"
-    return factor, f"cycles/{first.units}" if first.units else f"cycles per unit of {first.dim}"
+    return factor, f"cycles/{first.measure}" if first.units else f"cycles per unit of {first.dim}"
 
 
 LONG_NAMES = {
@@ -154,5 +159,25 @@ def path_coordinates(
             attrs["units"] = "radian"
         elif values.dtype.kind in "iu":
             values = values.astype(np.int64)
+        if name == "label":
+            values = _readable(values, columns, factor, units)
         made.append(Coordinate.of(name, ("path",), values, attrs))
     return made
+
+
+def _readable(
+    names: NDArray[Any], columns: Mapping[str, NDArray[Any]], factor: float, units: str
+) -> NDArray[Any]:
+    """Name each path by its frequencies and angles; solid harmonics keep scale and degree."""
+    if "l" in columns:
+        return names
+    labels = []
+    for row, order in enumerate(columns["order"]):
+        words = []
+        for i in range(1, int(order) + 1):
+            word = f"{columns[f'xi{i}'][row] * factor:.3g} {units}"
+            if f"theta{i}" in columns:
+                word += f" at {np.degrees(columns[f'theta{i}'][row]):.3g}\N{DEGREE SIGN}"
+            words.append(word)
+        labels.append(f"S{order}" + (": " + ", ".join(words) if words else ""))
+    return np.array(labels)

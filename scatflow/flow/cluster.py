@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import socket
 import warnings
 from collections.abc import Iterator
@@ -95,7 +96,13 @@ def _start(runner: str, workers: int, memory: int) -> LocalCluster:
     with warnings.catch_warnings():
         # Another run may take the port meanwhile; the address that is printed is the right one.
         warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
-        return _local(runner, workers, memory)
+        # A terminal sends Ctrl-C to the workers too, which would die of it with a traceback each;
+        # they inherit this mask from the cluster's thread. This process still hears it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return _local(runner, workers, memory)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _local(runner: str, workers: int, memory: int) -> LocalCluster:
@@ -105,6 +112,7 @@ def _local(runner: str, workers: int, memory: int) -> LocalCluster:
         threads_per_worker=1 if processes else workers,
         processes=processes,
         memory_limit=int(memory * HEADROOM) if processes else 0,
+        protocol="tcp://",  # In-process addresses name an outer interface of the machine.
         host=LOOPBACK,
         dashboard_address=f"{LOOPBACK}:{_free_port(DASHBOARD_PORT)}",
         worker_dashboard_address=f"{LOOPBACK}:0",

@@ -354,6 +354,11 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
             listed = ", ".join(accepted)
             near = _near(key, accepted)
             problems.append(f"[transform] {key}: unknown key. Accepted: {listed}.{near}")
+    if given.get("T") == 0 and not isinstance(given["T"], bool):
+        problems.append(
+            "[transform] T = 0 gives each path its own sampling, which one labelled array cannot "
+            "hold. Give T in samples, or leave it out."
+        )
     if not problems:
         try:
             engine_from_dict(given)

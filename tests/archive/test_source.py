@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 from scatflow.archive import open_source
-from scatflow.errors import SourceError, SourceNotFoundError
+from scatflow.errors import MissingExtraError, SourceError, SourceNotFoundError
 
 TIME = {"time": {"start": "2010-09-01T00:00:00.000000000", "step": [10_000_000, 1], "units": "ns"}}
 STATIONS = (("station",), np.array(["UV05", "UV06", "UV10"]), {"long_name": "station"})
@@ -188,6 +188,12 @@ def test_an_unknown_protocol_is_refused():
         open_source("nosuch://somewhere/x.zarr")
 
 
+def test_a_missing_package_for_a_protocol_is_named_with_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "scatflow\[s3\]"'):
+        open_source("s3://bucket/x.zarr")
+
+
 def test_damaged_metadata_are_refused(store):
     path = seismic(store)
     (Path(path) / "waveform" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "array"}')
@@ -353,6 +359,16 @@ def test_coordinates_that_are_too_large_are_left_out_with_a_note(store, monkeypa
     assert all("left out" in note for note in source.notes)
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_missing_values_of_coordinates_are_decoded(tmp_path, zarr_format):
+    lat = np.array([1.0, np.nan, 2.5])
+    dataset = xr.Dataset({"x": (("s",), np.ones(3))}, {"lat": (("s",), lat)})
+    path = str(tmp_path / "x.zarr")
+    encoding = {"lat": {"_FillValue": 1e20}}
+    dataset.to_zarr(path, zarr_format=zarr_format, encoding=encoding, consolidated=False)
+    np.testing.assert_array_equal(open_source(path, "x").coords["lat"].values, lat)
+
+
 def test_a_coordinate_that_cannot_be_decoded_is_left_out_with_a_note(store):
     path = store(
         {
@@ -511,6 +527,15 @@ def test_the_resolved_spec_does_not_grow_with_the_store(store):
     spec = open_source(path, sel={"time": ["2010", "2011"]}).to_spec()
     zarr.open_array(path, path="waveform", mode="r+").resize((3, 1200))
     assert open_source(**spec).shape == (3, 1000)
+
+
+def test_the_resolved_spec_is_json_even_with_datetimes(store):
+    times = np.array(["2010-09-01", "2010-09-03", "2010-09-04", "2010-09-02"], "datetime64[ns]")
+    path = store({"x": (("t",), np.arange(4.0), {}), "t": (("t",), times, {})})
+    ends = [dt.datetime(2010, 9, 1), dt.datetime(2010, 9, 3)]
+    spec = json.loads(json.dumps(open_source(path, "x", sel={"t": ends}).to_spec()))
+    assert spec["sel"] == {"t": ["2010-09-01T00:00:00.000000000", "2010-09-03T00:00:00.000000000"]}
+    np.testing.assert_array_equal(everything(open_source(**spec)), [0, 3])
 
 
 def test_a_fingerprint_is_json_and_knows_nothing_of_chunks(store):

@@ -108,6 +108,12 @@ def place(tmp_path, monkeypatch):
     return Place(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def shared_place(tmp_path_factory):
+    """Return a place that the tests of a module share."""
+    return Place(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Cut small archives into many blocks."""

@@ -114,7 +114,7 @@ def test_volumes_end_in_powers():
             "not one whole frame",
         ),
         (
-            Scattering1D(J=4, T=0),
+            Scattering1D(J=4, T=0, out_type="list"),
             Transform(("time",), "whole", (0,), (0,)),
             ("time",),
             (64,),

@@ -1,0 +1,145 @@
+"""The command's exit codes and words."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import zarr
+
+JOB = """
+[source]
+store = "archive.zarr"
+variable = "waveform"
+[transform]
+kind = "scattering1d"
+dims = ["time"]
+J = 4
+[output]
+store = "out.zarr"
+[run]
+cluster = "threads"
+workers = 1
+memory = "1 GiB"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    group = zarr.open_group(str(tmp_path / "archive.zarr"), mode="w", zarr_format=3)
+    array = group.create_array(
+        "waveform", shape=(3, 4096), dtype="float32", dimension_names=["station", "time"]
+    )
+    array[...] = rng.standard_normal((3, 4096))
+    (tmp_path / "job.toml").write_text(JOB)
+    return tmp_path
+
+
+def scatflow(folder, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "scatflow.cli", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_job_from_plan_to_status(folder):
+    planned = scatflow(folder, "plan", "job.toml")
+    assert planned.returncode == 0, planned.stderr
+    assert "(station: 3, path: 13, time: 256) float32" in planned.stdout
+    assert "note" not in planned.stdout
+    told = json.loads(scatflow(folder, "plan", "job.toml", "--json").stdout)
+    assert told["output"]["shape"] == [3, 13, 256]
+    assert told["bytes_read"] == told["bytes_source"] == 3 * 4096 * 4
+    assert told["peak_bytes_per_worker"] < told["budget_bytes_per_worker"]
+    dry = scatflow(folder, "run", "job.toml", "--dry-run")
+    assert dry.returncode == 0
+    assert not (folder / "out.zarr").exists()
+    assert scatflow(folder, "status", "job.toml").stdout.strip().endswith("not started")
+    run = scatflow(folder, "run", "job.toml", "--report", "report.html")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "http://127.0.0.1:" in run.stdout
+    assert (folder / "report.html").stat().st_size > 10_000
+    again = scatflow(folder, "run", "job.toml")
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    told = json.loads(scatflow(folder, "status", "job.toml", "--json").stdout)
+    assert (told["state"], told["done"], told["failed"]) == ("complete", 1, 0)
+
+
+def test_failed_blocks_end_in_1(folder):
+    array = zarr.open_array(str(folder / "archive.zarr"), path="waveform", mode="r+")
+    array[1, 5] = np.nan
+    run = scatflow(folder, "run", "job.toml")
+    assert run.returncode == 1
+    assert "block 0: station 1: 1 of 4096 samples are not finite" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("J = 4", "j = 4", "Did you mean `J`?"),
+        ('"archive.zarr"', '"archiv.zarr"', "/archiv.zarr"),
+        ('"waveform"', '"waveforms"', "waveform"),
+        ('["time"]', '["t"]', "'station', 'time'"),
+        ("J = 4", "J = 14", "J <= 12"),
+        ('"out.zarr"', '"archive.zarr/out.zarr"', "lies inside the source"),
+    ],
+)
+def test_mistakes_end_in_2_without_a_traceback(folder, old, new, words):
+    (folder / "job.toml").write_text(JOB.replace(old, new))
+    for command in ("plan", "run"):
+        done = scatflow(folder, command, "job.toml")
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["archive.zarr", "job.toml"]
+
+
+def test_a_budget_too_small_ends_in_3(folder):
+    (folder / "job.toml").write_text(JOB.replace("1 GiB", "64 MiB"))
+    for command in ("plan", "run"):
+        done = scatflow(folder, command, "job.toml")
+        assert done.returncode == 3
+        assert 'line 14, change memory = "64 MiB" to memory = "' in done.stderr
+    assert not (folder / "out.zarr").exists()
+
+
+def test_usage_errors_end_in_2(folder):
+    for words in (
+        ["runn"],
+        ["run"],
+        ["run", "job.toml", "--workers", "two"],
+        ["run", "no.toml"],
+        ["run", "job.toml", "--workers", "0"],
+        ["ingest", "telex", "a", "b"],
+        ["run", "job.toml", "--report", "nowhere/report.html"],
+    ):
+        done = scatflow(folder, *words)
+        assert done.returncode == 2, words
+        assert done.stderr
+
+
+def test_version_and_doctor(folder):
+    assert scatflow(folder, "--version").stdout.startswith("scatflow 0.")
+    doctor = scatflow(folder, "doctor")
+    assert doctor.returncode == 0
+    for word in ("numpy", "scipy.fft", "processors", "memory", "ingest"):
+        assert word in doctor.stdout
+
+
+def test_help_answers_at_once(folder):
+    begun = time.perf_counter()
+    assert scatflow(folder, "--help").returncode == 0
+    assert time.perf_counter() - begun < 5.0
+    loaded = "import sys, scatflow.cli; print({'dask', 'zarr', 'xarray'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,138 @@
+"""A record cut into canonical blocks is the transform of the whole record: no seam shows."""
+
+import math
+
+import numpy as np
+import pytest
+
+from scatflow import Scattering1D
+
+CASES = [
+    {"J": 4, "Q": 1},
+    {"J": 6, "Q": (8, 1)},
+    {"J": 8, "Q": (8, 1)},
+    {"J": 8, "Q": (16, 2)},
+    {"J": 8, "Q": 1, "T": 20, "stride": 4},
+    {"J": 6, "Q": 4, "T": 1000, "stride": 256},
+    {"J": 7, "Q": (3, 3), "max_order": 1},
+]
+MORE = [
+    {"J": J, "Q": Q, **more}
+    for J in (3, 8, 11)
+    for Q in (1, (12, 2), (8, 8))
+    for more in ({}, {"T": 100}, {"T": 2 ** (J + 1), "stride": 2}, {"max_order": 1})
+]
+
+
+def smooth(n):
+    for p in (2, 3, 5):
+        while n % p == 0:
+            n //= p
+    return n == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("p", CASES + MORE, ids=str)
+def test_blocks_are_whole_windows_and_fast_ffts(p, dtype):
+    S = Scattering1D(**p)
+    grid = S.canonical_grid(dtype)
+    unit = max(S.coarsest, grid.stride)
+    assert grid.stride == 2**S.log2_stride
+    assert grid.length == grid.block + 2 * grid.halo
+    for length in (grid.block, grid.halo, grid.length):
+        assert length > 0
+        assert length % unit == 0
+    assert smooth(grid.length // unit)
+    assert grid.halo <= grid.length / 6  # a third of the work at most
+
+
+def test_the_grid_depends_on_the_parameters_and_the_precision_alone():
+    p = {"J": 8, "Q": (8, 1)}
+    assert Scattering1D(**p).canonical_grid() == Scattering1D(**p, shape=4096).canonical_grid()
+    double = Scattering1D(**p).canonical_grid("float64")
+    assert double.halo > Scattering1D(**p).canonical_grid("float32").halo
+
+
+@pytest.mark.parametrize("T", [0, "global"])
+def test_without_a_moving_average_there_is_no_grid(T):
+    with pytest.raises(ValueError, match="needs a moving average"):
+        Scattering1D(4, T=T, out_type="list").canonical_grid()
+
+
+def record(grid, unit, rng, spikes):
+    """A little more than two blocks of noise with spikes, and the same reflected to a period.
+
+    Whole-sample reflection of N samples has the period 2 N - 2, which must be decimable.
+    """
+    period = 2 * unit * math.ceil(2.2 * grid.block / (2 * unit))
+    N = period // 2 + 1
+    x = rng.standard_normal(N)
+    for at in spikes:
+        x[at] = 1000.0
+    return N, np.concatenate([x, x[-2:0:-1]])
+
+
+def by_blocks(S, dtype, grid, N, period):
+    """Cut, transform each block on its slab, keep its windows; edges are reflected."""
+    plan = S.plan((grid.length,), dtype, "periodic")
+    first, last = grid.halo // grid.stride, (grid.halo + grid.block) // grid.stride
+    rows = []
+    for b in range(math.ceil(N / grid.block)):
+        inside = np.arange(b * grid.block - grid.halo, (b + 1) * grid.block + grid.halo)
+        slab = period[inside % period.size].astype(dtype)
+        rows.append(plan.apply(slab)[:, first:last])
+    return np.concatenate(rows, axis=1)[:, : math.ceil(N / grid.stride)]
+
+
+def whole(S, dtype, grid, N, period):
+    y = S.plan((period.size,), dtype, "periodic").apply(period.astype(dtype))
+    return y[:, : math.ceil(N / grid.stride)]
+
+
+# The worst places for a spike: just beyond a block's edge, just beyond what the block sees, and
+# the last sample that it sees, which is next to its first one when the slab is taken as a period.
+SPIKES = {
+    "noise": lambda g: (),
+    "spike-beyond-block": lambda g: (g.block + 1, g.block - 1),
+    "spike-beyond-halo": lambda g: (g.block + g.halo, g.block - g.halo - 1),
+    "spike-at-wrap": lambda g: (g.block + g.halo - 1, g.block - g.halo),
+}
+
+
+@pytest.mark.parametrize("spikes", SPIKES.values(), ids=SPIKES)
+@pytest.mark.parametrize("p", CASES, ids=str)
+def test_no_seam_shows_in_float64(p, spikes, rng):
+    S = Scattering1D(**p)
+    grid = S.canonical_grid(np.float64)
+    N, period = record(grid, max(S.coarsest, grid.stride), rng, spikes(grid))
+    expected = whole(S, np.float64, grid, N, period)
+    gap = np.abs(by_blocks(S, np.float64, grid, N, period) - expected).max(axis=1)
+    assert np.all(gap <= 1e-10 * np.abs(expected).max(axis=1))  # each path by its own measure
+
+
+@pytest.mark.parametrize("spikes", SPIKES.values(), ids=SPIKES)
+@pytest.mark.parametrize("p", CASES, ids=str)
+def test_no_seam_shows_on_the_grid_of_float32(p, spikes, rng):
+    # The shorter halo alone, computed in float64; then float32, whose rounding is relative to
+    # the input: it shows in paths that are nearly empty (second wavelets above the bandwidth of
+    # the first), 1e-4 of the others, and is allowed 1e-7 of the largest path there.
+    S = Scattering1D(**p)
+    grid = S.canonical_grid(np.float32)
+    N, period = record(grid, max(S.coarsest, grid.stride), rng, spikes(grid))
+    expected = whole(S, np.float64, grid, N, period)
+    peak = np.abs(expected).max(axis=1)
+    gap = np.abs(by_blocks(S, np.float64, grid, N, period) - expected).max(axis=1)
+    assert np.all(gap <= 1e-5 * peak)
+    one, blocks = (f(S, np.float32, grid, N, period) for f in (whole, by_blocks))
+    assert np.all(np.abs(blocks - one).max(axis=1) <= 1e-5 * peak + 1e-7 * peak.max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_block_gives_the_same_bits_whatever_lies_beyond_its_halo(dtype, rng):
+    S = Scattering1D(6, Q=4)
+    grid = S.canonical_grid(dtype)
+    plan = S.plan((grid.length,), dtype, "periodic")
+    slabs = rng.standard_normal((3, grid.length)).astype(dtype)
+    together = plan.apply(slabs)
+    for i in range(3):
+        np.testing.assert_array_equal(plan.apply(slabs[i]), together[i])

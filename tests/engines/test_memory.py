@@ -1,0 +1,87 @@
+"""What a plan says about memory, against what was taken."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+
+CASES = [
+    (Scattering1D(4), (256,), 1000),
+    (Scattering1D(8, Q=8), (4096,), 1),
+    (Scattering1D(8, Q=8), (4096,), 64),
+    (Scattering1D(10, Q=8), (2**17,), 3),
+    (Scattering1D(6, Q=(8, 2), stride=1), (4096,), 8),
+    (Scattering1D(6, Q=12, max_order=1), (2**16,), 3),
+    (Scattering1D(6, Q=8, T="global"), (2**14,), 4),
+    (Scattering1D(3), (2**19,), 1),
+    (Scattering2D(2, L=4), (32, 32), 1),
+    (Scattering2D(2, L=8), (32, 32), 128),
+    (Scattering2D(4, L=8), (256, 256), 2),
+    (Scattering2D(3, L=6, pyramid="fold"), (500, 300), 1),
+    (Scattering2D(2, L=2, max_order=1), (512, 512), 1),
+    (HarmonicScattering3D(1, L=2), (16, 16, 16), 40),
+    (HarmonicScattering3D(1, L=3), (48, 48, 48), 2),
+    (HarmonicScattering3D(1, L=2, sigma_0=2.5), (64, 64, 64), 1),
+    (HarmonicScattering3D(0, L=0), (32, 32, 32), 1),
+    (HarmonicScattering3D(1, L=2, rotation_covariant=False), (32, 31, 33), 2),
+    (HarmonicScattering3D(1, L=1, method="standard", sigma_0=2.5), (32, 32, 32), 2),
+    (HarmonicScattering3D(1, L=2, integral_powers=(3.0, 1.5)), (32, 32, 32), 2),
+    (HarmonicScattering3D(1, L=2), (128, 128, 128), 1),
+]
+
+PYTHON = 2**15
+"""Bytes for Python's own objects, which small transforms notice."""
+
+
+def taken(plan, batch, rng):
+    """Peak of the memory allocated while a plan is applied, without the output."""
+    x = rng.standard_normal((batch, *plan.shape)).astype(plan.dtype)
+    plan.apply(x[:1])  # whatever is made once
+    tracemalloc.start()
+    try:
+        y = plan.apply(x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return peak - y.nbytes
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("S", "shape", "batch"), CASES, ids=lambda v: str(getattr(v, "kind", v)))
+def test_a_plan_s_peak_holds_and_is_not_far_above(S, shape, batch, dtype, rng):
+    plan = S.plan(shape, dtype)
+    measured, planned = taken(plan, batch, rng), plan.peak_bytes(batch)
+    assert measured <= planned + PYTHON
+    assert planned <= 3 * measured + PYTHON
+
+
+@pytest.mark.parametrize(
+    ("S", "shape"), [(Scattering1D(6, Q=4), (2048,)), (HarmonicScattering3D(1, L=1), (16, 16, 16))]
+)
+def test_memory_does_not_grow_with_a_long_batch(S, shape):
+    plan = S.plan(shape)
+    assert plan.peak_bytes(10**6) == plan.peak_bytes(10**5)
+
+
+def test_a_periodic_block_keeps_to_its_plan_as_well(rng):
+    S = Scattering1D(8, Q=8)
+    grid = S.canonical_grid(np.float32)
+    plan = S.plan((grid.length,), np.float32, "periodic")
+    for batch in (1, 4):
+        assert taken(plan, batch, rng) <= plan.peak_bytes(batch) + PYTHON
+
+
+def test_filters_of_volumes_are_never_stored_at_full_size():
+    S = HarmonicScattering3D(2, (96, 96, 96), L=3)
+    S.plan((8, 8, 8))  # whatever is made once
+    tracemalloc.start()
+    try:
+        S.plan()
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 96**3 * 4 / 10
+    assert math.prod(S.output_shape()) < 10**3

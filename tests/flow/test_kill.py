@@ -1,0 +1,201 @@
+"""Runs in processes of their own: killed, interrupted, watched, measured."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from scatflow.flow.job import parse
+from scatflow.flow.ledger import Ledger
+from scatflow.flow.plan import BASELINE_BYTES, prepare
+
+LONG = 'kind = "scattering1d"\ndims = ["time"]\nJ = 6\nQ = [8, 1]\nboundary = "seamless"\n'
+
+
+@pytest.fixture(scope="module")
+def archive(shared_place):
+    """Return a place with records of a few seconds of work, eight blocks, and a job on them."""
+    place = shared_place
+    x = np.random.default_rng(0).standard_normal((4, 4_000_000)).astype(np.float32)
+    place.archive(x, chunks=(1, 500_000))
+    (place.path / "job.toml").write_text(place.text(transform=LONG, cluster="local"))
+    return place
+
+
+@dataclasses.dataclass
+class Watched:
+    """What was seen while a run was at work, and what it left."""
+
+    announced: int
+    peak: int
+    listening: set
+    status: dict
+    pid: int
+    second: tuple
+    bytes: dict
+
+
+@pytest.fixture(scope="module")
+def watched(archive):
+    """Watch one uninterrupted run from the outside."""
+    shutil.rmtree(archive.path / "out.zarr", ignore_errors=True)
+    plan = prepare(parse((archive.path / "job.toml").read_text(), "job.toml"), str(archive.path))
+    process = start(archive)
+    wait_for(archive, 1, process)
+    members = family(process)
+    heard = [c.laddr for p in members for c in p.net_connections("inet") if c.status == "LISTEN"]
+    seen, second = None, start(archive)
+    peak = 0
+    while process.poll() is None:
+        for member in members[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                peak = max(peak, member.memory_info().rss)
+        seen = seen or status(archive)
+        time.sleep(0.01)
+    _, complaint = second.communicate(timeout=60)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, ""), out + err
+    addresses = {address.ip for address in heard}
+    return Watched(
+        plan.peak_bytes,
+        peak,
+        addresses,
+        seen,
+        process.pid,
+        (second.returncode, complaint),
+        archive.bytes(),
+    )
+
+
+def start(place, *options):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "scatflow.cli", "run", "job.toml", *options],
+        cwd=place.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(place, *options):
+    process = start(place, *options)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err == ""
+    return out
+
+
+def wait_for(place, n, process):
+    """Wait until a running process has recorded `n` blocks."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        if (place.path / "out.zarr/ledger/state/zarr.json").exists() and (
+            n == 0 or int((Ledger.open(str(place.path / "out.zarr")).state == 1).sum()) >= n
+        ):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"The run did not get to {n} blocks: {process.communicate()}")
+
+
+def family(process):
+    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+
+
+def kill(processes):
+    for one in processes:
+        one.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def status(place):
+    done = subprocess.run(
+        [sys.executable, "-m", "scatflow.cli", "status", "job.toml", "--json"],
+        cwd=place.path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bytes(archive, watched):
+    for n in (0, 1, 5):
+        shutil.rmtree(archive.path / "out.zarr")
+        process = start(archive)
+        wait_for(archive, n, process)
+        kill(family(process))
+        process.communicate()
+        out = finish(archive, "--workers", "1")
+        assert "Complete: 8 blocks" in out
+        assert archive.bytes() == watched.bytes
+        assert not (archive.path / "out.zarr.lock").exists()
+
+
+def test_a_run_that_is_killed_while_it_starts_over_is_no_obstacle(archive, watched):
+    finish(archive)
+    process = start(archive, "--fresh")
+    time.sleep(1.2)  # Somewhere between the imports and the first blocks.
+    kill(family(process))
+    process.communicate()
+    finish(archive)
+    assert archive.bytes() == watched.bytes
+
+
+def test_a_killed_worker_is_replaced(archive, watched):
+    shutil.rmtree(archive.path / "out.zarr")
+    process = start(archive)
+    wait_for(archive, 1, process)
+    workers = [p for p in family(process)[1:] if "spawn_main" in " ".join(p.cmdline())]
+    workers[0].kill()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert archive.bytes() == watched.bytes
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_resume_and_leaves_no_process(archive, number):
+    shutil.rmtree(archive.path / "out.zarr", ignore_errors=True)
+    process = start(archive)
+    wait_for(archive, 1, process)
+    members = family(process)
+    # Ctrl-C reaches the whole group of a terminal, workers included.
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "scatflow run job.toml" in out
+    assert err == ""
+    _, alive = psutil.wait_procs(members, timeout=10)
+    assert not alive
+    told = status(archive)
+    assert told["state"] == "incomplete"
+    assert 1 <= told["done"] < 8
+
+
+def test_workers_stay_below_the_peak_that_the_plan_announced(watched):
+    assert BASELINE_BYTES / 2 < watched.peak <= watched.announced
+
+
+def test_servers_listen_on_loopback_only(watched):
+    assert watched.listening == {"127.0.0.1"}
+
+
+def test_a_second_run_at_the_same_time_is_refused(watched):
+    code, complaint = watched.second
+    assert code == 2
+    assert f"process {watched.pid}" in complaint
+
+
+def test_status_tells_of_a_run_at_work(watched):
+    assert watched.status["state"] == "running"
+    assert watched.status["run"]["pid"] == watched.pid
+    assert watched.status["blocks"] == 8
