@@ -9,6 +9,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 
 import dask
 from distributed import Client, LocalCluster
@@ -97,7 +98,9 @@ def _start(runner: str, workers: int, memory: int) -> LocalCluster:
         # Another run may take the port meanwhile; the address that is printed is the right one.
         warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
         # A terminal sends Ctrl-C to the workers too, which would die of it with a traceback each;
-        # they inherit this mask from the cluster's thread. This process still hears it.
+        # they inherit this mask from the cluster's thread. This process still hears it. (Starting
+        # the tracker of multiprocessing lifts such a mask, so it has to be there before.)
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return _local(runner, workers, memory)

@@ -7,12 +7,14 @@ import sys
 import threading
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
 from scatflow.archive import open_source
+from scatflow.archive.stores import unsafe_codec
 from scatflow.errors import MissingExtraError, SourceError, SourceNotFoundError
 
 TIME = {"time": {"start": "2010-09-01T00:00:00.000000000", "step": [10_000_000, 1], "units": "ns"}}
@@ -276,6 +278,14 @@ def test_pickled_objects_are_never_loaded(tmp_path, metadata):
         open_source(str(path), dims=["time"])
 
 
+@pytest.mark.parametrize("place", ["compressors", "filters"])
+def test_codecs_that_load_objects_are_known_where_zarr_lets_them_pass(place):
+    options = {place: [numcodecs.Pickle()] if place == "filters" else numcodecs.Pickle()}
+    array = zarr.create_array({}, shape=(2,), dtype="f4", zarr_format=2, **options)
+    assert unsafe_codec(array) == "pickle"
+    assert unsafe_codec(zarr.create_array({}, shape=(2,), dtype="f4", zarr_format=2)) is None
+
+
 def test_a_pickled_coordinate_is_left_out_with_a_note(store):
     path = seismic(store, zarr_format=2)
     metadata = {"zarr_format": 2, "shape": [3], "chunks": [3], "fill_value": None, "order": "C"}
@@ -391,6 +401,12 @@ def test_a_day_is_selected_with_its_end_left_out(store):
     assert source.shape == (3, 100)
     assert source.axes["time"].at([0])[0] == np.datetime64("2010-09-01T00:00:01", "ns")
     np.testing.assert_array_equal(everything(source), DATA[:, 100:200])
+
+
+def test_a_range_whose_ends_lie_between_samples_holds_the_samples_inside(store):
+    ends = ["2010-09-01T00:00:00.994", "2010-09-01T00:00:01.001"]
+    source = open_source(seismic(store), sel={"time": ends})
+    np.testing.assert_array_equal(everything(source), DATA[:, 100:101])
 
 
 def test_times_are_selected_by_datetimes_too(store):
