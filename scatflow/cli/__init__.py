@@ -125,19 +125,61 @@ def show(
     typer.echo("\n".join(draw(store, output)))
 
 
+def _each(text: str | None) -> str | list[str] | None:
+    """Return one value for all axes, or a list of one for each."""
+    return text.split(",") if text is not None and "," in text else text
+
+
+INGEST_OPTIONS = {
+    "mseed": ("variable", "tolerance"),
+    "npy": ("variable", "dims", "step", "units"),
+    "wav": ("variable",),
+}
+"""Options that make sense for each format, besides --overwrite."""
+
+
 @app.command()
 def ingest(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="mseed, wav, npy ...")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="mseed, npy or wav.")],
     paths: Annotated[list[str], typer.Argument(metavar="IN... OUT", help="Files, then a store.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the store if it exists.")
+    ] = False,
+    variable: Annotated[str | None, typer.Option(help="Name of the array in the store.")] = None,
+    dims: Annotated[str | None, typer.Option(help="npy: names of the axes, as in y,x.")] = None,
+    step: Annotated[
+        str | None, typer.Option(help="npy: sampling step, as in 1/100, or one per axis: 2,2.")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(help="npy: units of the steps, as in s, or one per axis: m,m.")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="mseed: clock jitter to accept, in samples.")
+    ] = None,
 ) -> None:
     """Bring files of another format into a labelled Zarr store."""
     from scatflow.archive import READERS
+    from scatflow.cli.texts import copying
 
     if form not in READERS:
         raise typer.BadParameter(f"unknown format {form!r}; accepted: {', '.join(READERS)}")
     if len(paths) < 2:
         raise typer.BadParameter("give at least one input and the store to write")
-    for line in READERS[form](paths[:-1], paths[-1]):
+    given: dict[str, Any] = {
+        "variable": variable,
+        "dims": dims.split(",") if dims else None,
+        "step": _each(step),
+        "units": _each(units),
+        "tolerance": tolerance,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in set(options) - set(INGEST_OPTIONS[form]):
+        raise typer.BadParameter(f"--{name} has no meaning for {form}")
+    with copying() as on_progress:
+        ingested = READERS[form](
+            paths[:-1], paths[-1], overwrite=overwrite, on_progress=on_progress, **options
+        )
+    for line in ingested:
         typer.echo(line)
 
 

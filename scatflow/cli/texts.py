@@ -9,8 +9,18 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 EXTRAS = {
     "torch": ("torch",),
@@ -146,3 +156,21 @@ def _cpu() -> str:
     except FileNotFoundError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+@contextmanager
+def copying() -> Iterator[Callable[[int, int], None]]:
+    """Show how much of an ingest is done, on a terminal only; yields what has to be told."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("copying"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("copying", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

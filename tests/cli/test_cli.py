@@ -126,6 +126,20 @@ def test_usage_errors_end_in_2(folder):
         assert done.stderr
 
 
+def test_an_array_becomes_an_archive_and_a_job_runs_on_it(folder, rng):
+    np.save(folder / "x.npy", rng.standard_normal((2, 4096)).astype(np.float32))
+    done = scatflow(
+        folder, "ingest", "npy", "x.npy", "new.zarr", "--dims", "station,time",
+        "--variable", "waveform",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "new.zarr: waveform (station: 2, time: 4096) float32" in done.stdout
+    (folder / "job.toml").write_text(JOB.replace("archive.zarr", "new.zarr"))
+    assert scatflow(folder, "run", "job.toml").returncode == 0
+    wrong = scatflow(folder, "ingest", "wav", "x.wav", "new2.zarr", "--step", "1")
+    assert wrong.returncode == 2
+
+
 def test_version_and_doctor(folder):
     assert scatflow(folder, "--version").stdout.startswith("scatflow 0.")
     doctor = scatflow(folder, "doctor")
