@@ -19,12 +19,12 @@ from scatflow.flow.labels import left_out, template
 from scatflow.flow.layout import dropped
 from scatflow.flow.work import Work, absolute, from_job
 
-BASELINE_BYTES = 220 * 2**20
-"""A worker process that has computed one tiny block: interpreter, libraries, compiled code.
+BASELINE_BYTES = (180 + 64) * 2**20
+"""A worker process that has computed one tiny block, and the freed memory that malloc may keep.
 
-Measured as the peak resident size of a LocalCluster worker (VmHWM, Linux x86-64, Python 3.11):
-178 MiB, to which is added what malloc keeps of freed arrays, 45 MiB at most in jobs on signals,
-images and volumes. tests/flow/test_kill.py compares a run with what its plan announced.
+The first, interpreter, libraries and compiled code, was measured as the peak resident size of a
+LocalCluster worker (VmHWM, Linux x86-64, Python 3.11): 178 MiB. The second is the trim threshold
+that flow/cluster.py sets. tests/flow/test_kill.py compares a run with what its plan announced.
 """
 
 ENCODING_COPIES = 3

@@ -28,6 +28,7 @@ def template(**changes):
     columns = {
         "order": np.array([0, 1, 1, 2, 2]),
         "xi1": np.array([np.nan, 0.4, 0.2, 0.4, 0.4]),
+        "xi2": np.array([np.nan, np.nan, np.nan, 0.1, 0.05]),
         "label": np.array(["S0", "S1 n1=0", "S1 n1=1", "S2 a", "S2 bb"]),
     }
     given = {
@@ -61,10 +62,11 @@ def test_xarray_opens_the_template_and_shows_every_label(tmp_path):
     with xr.open_zarr(str(tmp_path / "a.zarr")) as ds:
         assert ds.scattering.dims == ("station", "path", "time")
         assert set(ds.scattering.coords) == {
-            *("station", "elevation", "network", "order", "xi1", "label", "time"),
+            *("station", "elevation", "network", "order", "xi1", "xi2", "label", "time"),
         }
         assert ds.station.values.tolist() == ["YA.UV05", "YA.UV06"]
-        assert ds.label.values[4] == "S2 bb"
+        assert ds.label.values.tolist()[:2] == ["S0", "S1: 40 Hz"]
+        assert ds.label.values[4] == "S2: 40 Hz, 5 Hz"
         assert str(ds.network.values) == "YA"
         assert ds.elevation.values.tolist() == [0.0, 2000.0]
         assert ds.time.values[1] == np.datetime64("2010-09-01T00:00:10.240", "ns")

@@ -118,7 +118,7 @@ def test_a_gaussian_gives_powers_of_the_ratio_of_scales(dtype):
     for j in range(J + 1):
         s = sigma_0 * 2**j
         k = s / math.sqrt(s**2 + sigma_g**2)
-        np.testing.assert_allclose(y[j], [k**l for l in range(L + 1)], atol=1e-4)  # noqa: E741
+        np.testing.assert_allclose(y[j], [k**l for l in range(L + 1)], atol=1e-4)
 
 
 def test_degree_0_of_a_dirac_is_a_gaussian_of_unit_mass():

@@ -12,7 +12,6 @@ from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
 from scatflow.engines.scattering2d import filter_bank
 from scatflow.wavelets.morlet import lowpass_1d, lowpass_2d, morlet_1d
 from scatflow.wavelets.scales import SIGMA0
-from scatflow.wavelets.support import fold_1d
 
 ENGINES = [
     Scattering1D(4, 256, Q=(4, 1)),
@@ -225,16 +224,14 @@ def test_moduli_of_volumes_are_subadditive(sigma_0, covariant, seed):
 def test_squared_integrals_are_the_spectrum_weighted_by_the_radial_profile(shape, rng):
     # Parseval and Unsoeld: sum over m of |Y_lm|^2 is (2 l + 1) / 4 pi in every direction.
     sigma_0, J, L = 2.5, 1, 3
-    S = HarmonicScattering3D(
-        J, shape, L=L, sigma_0=sigma_0, max_order=1, integral_powers=(2.0,)
-    )
+    S = HarmonicScattering3D(J, shape, L=L, sigma_0=sigma_0, max_order=1, integral_powers=(2.0,))
     x = rng.standard_normal(shape)
     grid = np.meshgrid(*(2 * np.pi * np.fft.fftfreq(n) for n in shape), indexing="ij")
     power = np.abs(np.fft.fftn(x)) ** 2 / x.size
     # c_l of the formulas for l = 0 ... 3; degree 0 is a plain Gaussian.
     c = [0, 1 / (4 * math.sqrt(3 * math.pi)), 1 / (6 * math.pi * math.sqrt(2.5)),
          1 / (16 * math.sqrt(7 * math.pi))]  # fmt: skip
-    for j, l in itertools.product(range(J + 1), range(L + 1)):  # noqa: E741
+    for j, l in itertools.product(range(J + 1), range(L + 1)):
         r = np.sqrt(sum(w**2 for w in grid)) * sigma_0 * 2**j
         peak = c[l] ** 2 * (2 * np.pi) ** 3 * (2 * l + 1) / (4 * np.pi) if l else 1.0
         expected = np.sum(power * peak * r ** (2 * l) * np.exp(-(r**2)))

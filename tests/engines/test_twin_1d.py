@@ -186,7 +186,7 @@ def test_a_periodic_plan_is_the_cascade_without_padding(p, periods, seed):
     p.pop("shape")
     assume(p["T"] != "global")
     S = Scattering1D(**p)
-    N = S.coarsest * math.ceil(max(2 ** S.J, S.window) / S.coarsest) * periods
+    N = S.coarsest * math.ceil(max(2**S.J, S.window) / S.coarsest) * periods
     assume(4 <= N <= 2000)
     x = np.random.default_rng(seed).standard_normal((2, N))
     plan = S.plan((N,), np.float64, "periodic")

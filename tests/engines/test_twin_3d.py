@@ -13,14 +13,14 @@ from scatflow import HarmonicScattering3D
 # --- the formulas ----------------------------------------------------------------------------
 
 
-def constant(l):  # noqa: E741
+def constant(l):
     if l % 2 == 0:
         return 1 / (2 * math.pi * math.sqrt(l + 0.5) * math.prod(range(l + 1, 0, -2)))
     half = math.factorial((l + 1) // 2)
     return 1 / (2 ** ((l + 3) / 2) * math.sqrt(math.pi * (2 * l + 1)) * half)
 
 
-def wavelet(shape, l, m, s):  # noqa: E741
+def wavelet(shape, l, m, s):
     w = [2 * np.pi * np.fft.fftfreq(n) for n in shape]
     z, y, x = np.meshgrid(*w, indexing="ij")
     radius = np.sqrt(x * x + y * y + z * z) * s
@@ -51,7 +51,7 @@ def by_hand(u, f):
     return out
 
 
-def modulus(u, l, s, covariant, convolve):  # noqa: E741
+def modulus(u, l, s, covariant, convolve):
     orders = range(-l, l + 1) if covariant else [-l]
     fields = [convolve(u, wavelet(u.shape[-3:], l, m, s)) for m in orders]
     return np.sqrt(sum(np.abs(field) ** 2 for field in fields))
@@ -65,7 +65,7 @@ def cascade(x, J, L, sigma_0, max_order, covariant, keep, convolve=by_fft):
     """``keep(u, s)`` reduces a modulus whose last wavelet has scale s."""
     s = [sigma_0 * 2**j for j in range(J + 1)]
     columns = []
-    for l in range(L + 1):  # noqa: E741
+    for l in range(L + 1):
         first = [modulus(x, l, s[j], covariant, convolve) for j in range(J + 1)]
         rows = [keep(u, s[j]) for j, u in enumerate(first)]
         for j1 in range(J + 1) if max_order == 2 else ():

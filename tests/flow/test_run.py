@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import zarr
+from distributed import LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -243,6 +244,38 @@ def test_a_scheduler_that_does_not_answer_is_a_cluster_error(place, noise, monke
     place.archive(noise[:1, :4096])
     with pytest.raises(ClusterError, match=r"No scheduler answers at tcp://127\.0\.0\.1:9"):
         place.run(transform=WHOLE, cluster="tcp://127.0.0.1:9")
+
+
+def test_a_scheduler_that_runs_already_computes_the_same_bytes(place, noise):
+    place.archive(noise[:2, :4096])
+    assert place.run(transform=WHOLE)[0] == 0
+    expected = place.bytes()
+    with LocalCluster(
+        n_workers=1,
+        processes=False,
+        protocol="tcp://",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
+    ) as cluster:
+        code, _ = place.run(transform=WHOLE, fresh=True, cluster=cluster.scheduler_address)
+    assert code == 0
+    assert place.bytes() == expected
+
+
+def test_a_scheduler_without_workers_is_a_cluster_error(place, noise):
+    place.archive(noise[:1, :4096])
+    with (
+        LocalCluster(
+            n_workers=0,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            processes=False,
+            protocol="tcp://",
+        ) as cluster,
+        pytest.raises(ClusterError, match="has no workers"),
+    ):
+        place.run(transform=WHOLE, cluster=cluster.scheduler_address)
 
 
 def test_status_before_during_and_after(place, noise):
