@@ -57,12 +57,18 @@ class BandStage:
     filters: tuple[tuple[Piece, ...], ...]
     target: Grid
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds."""
+        return sum(piece.weights.nbytes for pieces in self.filters for piece in pieces)
+
 
 @dataclass(frozen=True, eq=False)
 class HarmonicStage:
     """Filters evaluated on the fly."""
 
     filters: HarmonicFilter
+    nbytes: int = 0
 
 
 # --- verbs ---------------------------------------------------------------------------------

@@ -120,6 +120,15 @@ class Samples:
 Kept = Lowpass | Keep | Mean | PowerSums | Samples
 
 
+class Stage(Protocol):
+    """Filters as a backend laid them out."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds."""
+        ...
+
+
 class Backend(Protocol):
     """One array library."""
 
@@ -135,7 +144,7 @@ class Backend(Protocol):
 
     def prepare(
         self, filters: Sequence[BandFilter] | HarmonicFilter, target: Grid, dtype: Any
-    ) -> Any:
+    ) -> Stage:
         """Lay out filters for repeated use by :meth:`wavelet_modulus`."""
         ...
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends.protocol import Backend, Grid, Kept
+from scatflow.backends.protocol import Backend, Grid, Kept, Stage
 
 Rows = NDArray[np.intp]
 Emit = Callable[[Rows, Any], None]
@@ -20,7 +20,7 @@ Emit = Callable[[Rows, Any], None]
 class Layer:
     """Wavelets that are applied to the same parents and decimated alike."""
 
-    stage: Any
+    stage: Stage
     """The filters as the backend laid them out."""
     rows: Rows
     """``(parents, filters)``: the path that each pair gives."""
@@ -28,6 +28,11 @@ class Layer:
     """The decimated grid."""
     average: Kept
     children: tuple[Layer, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the filters of this layer and of all below."""
+        return self.stage.nbytes + sum(child.nbytes for child in self.children)
 
 
 @dataclass(frozen=True, eq=False)

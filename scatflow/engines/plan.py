@@ -121,8 +121,16 @@ class Plan:
             padded = self.backend.pad(some, self.before, after)
             scatter(self.backend, self.tree, padded, partial(emit, first))
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the filters, which stay while the plan is cached."""
+        return sum(layer.nbytes for layer in self.tree.layers)
+
     def peak_bytes(self, batch: int = 1) -> int:
-        """Return the bytes of working memory in flight for `batch` signals, output excluded."""
+        """Return the bytes of working memory in flight for `batch` signals.
+
+        Neither the output nor the filters (:attr:`held_bytes`) are counted.
+        """
         signals = min(batch, self.signals_at_once)
         item: int = self.dtype.itemsize
         volume: int = signals * math.prod(self.padded) * item

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
@@ -149,23 +148,7 @@ def peak_bytes(work: Work, threads: int) -> int:
     computing = 2 * batch * unit * item + laid.plan.peak_bytes(batch) + out
     writing = ENCODING_COPIES * block
     own = slab * item + block + max(reading, computing, writing)
-    return BASELINE_BYTES + _held_bytes(laid.plan, set()) + threads * own
-
-
-def _held_bytes(value: Any, seen: set[int]) -> int:
-    """Return the bytes of all arrays that a plan holds (its filters), each counted once."""
-    if id(value) in seen:
-        return 0
-    seen.add(id(value))
-    if isinstance(value, np.ndarray):
-        return int(value.nbytes)
-    if dataclasses.is_dataclass(value):
-        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
-    elif isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return sum(_held_bytes(item, seen) for item in value)
-    return 0
+    return BASELINE_BYTES + laid.plan.held_bytes + threads * own
 
 
 def _chunk_bytes(work: Work, slab: int) -> int:
