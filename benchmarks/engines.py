@@ -29,7 +29,7 @@ with warnings.catch_warnings():
 
 import scatflow
 
-# Kymatio's own suite and the tables of its user guide, with batches that suit two cores:
+# Kymatio's own suite and the tables of its user guide, with small batches:
 # (kind, J, Q or L, shape, batch).
 CASES = [
     ("1d", 8, 1, (1024,), 32),

@@ -12,8 +12,11 @@ class ScatflowError(Exception):
     """Base of all errors raised on purpose by scatflow."""
 
 
-class ParameterError(ScatflowError, ValueError):
-    """A parameter of an engine has a value that makes no sense."""
+class ParameterError(ScatflowError, ValueError, RuntimeError):
+    """A parameter of an engine has a value that makes no sense.
+
+    A RuntimeError, too: programs written for Kymatio expect one from 2D and 3D transforms.
+    """
 
 
 class ParameterTypeError(ScatflowError, TypeError):

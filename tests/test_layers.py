@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "scatflow"
 LOW = {"wavelets", "backends", "blocks", "archive"}  # do not know each other
 ROOMS = {
     "errors": set(),
-    **dict.fromkeys(LOW, {"errors"}),
+    **{room: {"errors"} for room in LOW},
     "engines": {"wavelets", "backends", "errors"},
     "dataset": {"engines", "blocks", "errors"},
     "pictures": {"dataset", "errors"},

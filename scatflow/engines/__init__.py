@@ -42,7 +42,7 @@ def engine_from_dict(parameters: dict[str, Any]) -> Engine:
     """
     given = dict(parameters)
     kind = given.pop("kind", None)
-    if kind not in ENGINES:
+    if not isinstance(kind, str) or kind not in ENGINES:
         raise ParameterError(f"kind must be one of {', '.join(map(repr, ENGINES))}, not {kind!r}.")
     cls: Any = ENGINES[kind]
     names = [field.name for field in dataclasses.fields(cls)]

@@ -29,10 +29,11 @@ class Layer:
     average: Kept
     children: tuple[Layer, ...] = ()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the filters of this layer and of all below."""
-        return self.stage.nbytes + sum(child.nbytes for child in self.children)
+    def stages(self) -> Iterator[Stage]:
+        """Yield the filters of this layer and of all below; some layers share theirs."""
+        yield self.stage
+        for child in self.children:
+            yield from child.stages()
 
 
 @dataclass(frozen=True, eq=False)

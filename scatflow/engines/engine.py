@@ -10,8 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from scatflow.engines.paths import PathTable
 from scatflow.engines.plan import PLANS, Boundary, Plan
 from scatflow.errors import InputShapeError, InputTypeError, ParameterError
+
+LARGEST_J = 40
+"""``2**40`` samples are more than any record has; J is their log2, not their number."""
 
 
 class Engine(ABC):
@@ -33,6 +37,10 @@ class Engine(ABC):
     @abstractmethod
     def _arrange(self, plan: Plan, x: NDArray[Any]) -> Any:
         """Apply the plan and give the output its type."""
+
+    @abstractmethod
+    def paths(self) -> PathTable:
+        """Return the paths and their labels."""
 
     @abstractmethod
     def meta(self) -> dict[str, Any]:
@@ -97,16 +105,29 @@ class Engine(ABC):
                     "Pass shape=... to plan(), or make the engine with a shape."
                 )
             shape = self._input_shape()
-        kind = np.dtype(dtype)
+        if len(shape) != self.ndim or min(shape) < 1:
+            raise ParameterError(
+                f"{type(self).__name__} transforms signals of {self.ndim} axes of at least one "
+                f"sample, not of shape {tuple(shape)}."
+            )
+        one_of("boundary", boundary, ("reflect", "periodic"))
+        kind = precision(dtype)
         key = (self, tuple(shape), kind.str, boundary)
         return PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary))
 
-    def output_shape(self, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    def output_shape(self, shape: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
         """Return the output's shape for an input of `shape`, batch axes included."""
         if shape is None:
             return self.plan().output_shape
+        if isinstance(shape, int):
+            shape = (shape,)
         batch, signal = shape[: len(shape) - self.ndim], shape[len(shape) - self.ndim :]
         return (*batch, *self.plan(tuple(signal)).output_shape)
+
+    def output_size(self, detail: bool = False) -> int | tuple[int, ...]:
+        """Return the length of the output's path axis, or with `detail` that of each order."""
+        paths = self.paths()
+        return paths.per_order() if detail else len(paths)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters as JSON-able values, with the engine's `kind`."""
@@ -164,12 +185,22 @@ def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32 if single else np.float64)
 
 
-def integer(name: str, value: Any, least: int) -> int:
+def precision(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return float32 or float64, in native byte order, or say that nothing else is computed in."""
+    kind = np.dtype(dtype).newbyteorder("=")
+    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ParameterError(f"dtype must be float32 or float64, not {kind}.")
+    return kind
+
+
+def integer(name: str, value: Any, least: int, most: int = 2**31) -> int:
     """Return a parameter as int, or say what is wrong with it."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise ParameterError(f"{name} must be an integer, not {value!r}.")
     if value < least:
         raise ParameterError(f"{name} must be at least {least}, not {value}.")
+    if value > most:
+        raise ParameterError(f"{name} must be at most {most}, not {value:.6g}.")
     return int(value)
 
 

@@ -25,6 +25,11 @@ class PathTable:
     def __len__(self) -> int:
         return int(self.columns["order"].size)
 
+    def numbers(self, max_order: int) -> NDArray[np.float64]:
+        """Return the keys as an array ``(paths, max_order)``, NaN where a path is shorter."""
+        rows = [(*key, np.nan, np.nan)[:max_order] for key in self.keys]
+        return np.array(rows, np.float64)
+
     def per_order(self) -> tuple[int, ...]:
         """Return how many paths each order has."""
         return tuple(int(n) for n in np.bincount(self.columns["order"]))

@@ -23,24 +23,25 @@ from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Keep, Kept, Lowpass, Mean
 from scatflow.engines.cascade import Layer, Tree
-from scatflow.engines.engine import Engine, integer, number, one_of, shape_of
+from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, precision, shape_of
 from scatflow.engines.paths import PathTable, pairs, stack
-from scatflow.engines.plan import EPS, Boundary, CanonicalGrid, Plan
+from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
 from scatflow.wavelets.morlet import lowpass_1d, lowpass_support, morlet_1d
 from scatflow.wavelets.scales import SIGMA0, Scale, scales_1d
-from scatflow.wavelets.support import Band, fold_1d, gaussian_reach, trim
+from scatflow.wavelets.support import NEGLIGIBLE, Band, fold_1d, gaussian_reach, trim
 
 OUT_TYPES = ("array", "list", "dict")
 
 ELEMENTS = 2**20
 """Samples of moduli in flight: fewer cost Python's time, more fall out of the cache (measured)."""
 
-HALO_TOLERANCE = {"float32": 1e-6, "float64": 2e-11}
+HALO_TOLERANCE = {"float32": 1e-7, "float64": 2e-12}
 """Joint envelope of the filters at the edge of a canonical block's halo.
 
-Measured on noise over several J, Q, T and stride, what lies beyond then changes no coefficient by
-more than 2e-6 (float32, mostly rounding) or 1e-11 (float64) of its path's maximum.
+Measured on noise with a spike of 1000 just beyond a block, over several J, Q, T and stride, what
+lies outside then changes no coefficient by more than 5e-6 (float32) or 2e-11 (float64) of its
+path's maximum, however small that path is.
 """
 
 
@@ -107,7 +108,7 @@ class Scattering1D(Engine):
 
     def __post_init__(self) -> None:
         self._set(
-            J=integer("J", self.J, 1),
+            J=integer("J", self.J, 1, LARGEST_J),
             shape=shape_of(self.shape, 1),
             Q=_quality(self.Q),
             T=_averaging(self.T),
@@ -146,6 +147,8 @@ class Scattering1D(Engine):
 
     def _strided(self) -> int | None:
         """Return `stride` checked, with the deprecated `oversampling` turned into it."""
+        if isinstance(self.oversampling, int) and self.oversampling < 0:
+            raise ParameterError(f"oversampling must be nonnegative, not {self.oversampling}.")
         oversampling = integer("oversampling", self.oversampling, 0)
         if oversampling:
             warnings.warn(
@@ -223,32 +226,28 @@ class Scattering1D(Engine):
             `order` ``(C,)``; `key`, a list of tuples ``()``, ``(n1,)``, ``(n1, n2)``; `n`, `xi`,
             `sigma` (cycles/sample) and `j`, each ``(C, max_order)`` with NaN where absent.
         """
-        paths = path_table(self)
+        paths = self.paths()
         columns, order = paths.columns, self.max_order
-        n1, n2 = np.full(len(paths), np.nan), np.full(len(paths), np.nan)
-        for i, key in enumerate(paths.keys):
-            n1[i], n2[i] = (*key, np.nan, np.nan)[:2]
         j1, j2 = (np.where(columns[c] < 0, np.nan, columns[c]) for c in ("j1", "j2"))
         return {
-            "order": columns["order"],
+            "order": columns["order"].copy(),
             "key": list(paths.keys),
-            "n": pairs(n1, n2, order),
+            "n": paths.numbers(order),
             "xi": pairs(columns["xi1"], columns["xi2"], order),
             "sigma": pairs(columns["sigma1"], columns["sigma2"], order),
             "j": pairs(j1, j2, order),
         }
 
-    def output_size(self, detail: bool = False) -> int | tuple[int, ...]:
-        """Return the number of paths, or with `detail` that of each order."""
-        paths = path_table(self)
-        return paths.per_order() if detail else len(paths)
+    def paths(self) -> PathTable:
+        """Return the paths and their labels."""
+        return path_table(self)
 
     # --- plans ---
 
     def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:
         (N,) = shape
+        self._check_length(N)
         if boundary == "reflect":
-            self._check_length(N)
             padded = padded_length(N, self.window)
             before = (padded - N) // 2
         else:
@@ -263,14 +262,9 @@ class Scattering1D(Engine):
     @property
     def coarsest(self) -> int:
         """The largest decimation in the transform: periods must be multiples of it."""
-        top = max(scale.j for layer in self.scales() for scale in layer)
-        return int(
-            2
-            ** max(
-                min(top, self.log2_stride) if self.averaging == "local" else top,
-                self.log2_stride if self.averaging == "local" else 0,
-            )
-        )
+        if self.averaging == "local":
+            return int(2**self.log2_stride)
+        return int(2 ** max(scale.j for layer in self.scales() for scale in layer))
 
     def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
         """Return the fixed blocks on which a record of any length is transformed seamlessly.
@@ -292,10 +286,10 @@ class Scattering1D(Engine):
                 f"T={self.T!r} has no windows along a record: a seamless transform needs a moving "
                 "average. Leave T out or give it in samples."
             )
-        tolerance = HALO_TOLERANCE[np.dtype(dtype).name]
+        tolerance = HALO_TOLERANCE[precision(dtype).name]
         widest = [min(scale.sigma for scale in layer) for layer in self.scales()]
         sigmas = (*widest[: self.max_order], SIGMA0 / self.window)
-        unit = max(self.coarsest, 2**self.log2_stride)
+        unit = self.coarsest
         halo = math.ceil(gaussian_reach(sigmas, tolerance) / unit) * unit
         length = _canonical_length(halo, unit)
         return CanonicalGrid(length - 2 * halo, halo, 2**self.log2_stride, tolerance)
@@ -420,8 +414,8 @@ class _Frame:
         n = self.padded // 2**k
         phi = self.fold(lowpass_1d(self.padded, SIGMA0 / self.engine.window), k)
         dense = phi.dense()[: n // 2 + 1]
-        significant = np.flatnonzero(dense > EPS[self.dtype.name] * dense[0])
-        factor = dense[: significant[-1] + 1]
+        significant = np.flatnonzero(dense > NEGLIGIBLE[self.dtype.name] * dense[0])
+        factor = dense[: significant[-1] + 1].copy()
         return Lowpass((factor,), (self.padded // 2**s,), self.crop(s))
 
     def layer(
@@ -434,7 +428,7 @@ class _Frame:
     ) -> Layer:
         """Return filters at decimation ``2**k`` whose moduli are at ``2**down``."""
         grid = (self.padded // 2**down,)
-        eps = EPS[self.dtype.name]
+        eps = NEGLIGIBLE[self.dtype.name]
         trimmed = [trim(self.fold(band, k) if k else band, eps) for band in bands]
         stage = self.backend.prepare(trimmed, grid, self.dtype)
         return Layer(stage, rows, grid, self.kept(down), children)

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
-from scatflow.backends.protocol import Backend, Lowpass
+from scatflow.backends.protocol import Backend, Lowpass, Stage
 from scatflow.engines.cascade import Layer, Tree
-from scatflow.engines.engine import Engine, integer, one_of, shape_of
+from scatflow.engines.engine import LARGEST_J, Engine, integer, one_of, shape_of
 from scatflow.engines.paths import PathTable, pairs, stack
 from scatflow.engines.plan import Boundary, Plan
 from scatflow.errors import ParameterError, ParameterTypeError
 from scatflow.wavelets.morlet import ideal_lowpass, lowpass_2d, morlet_2d
-from scatflow.wavelets.support import Array, band_of
+from scatflow.wavelets.support import Array, Band, band_of
 
 OUT_TYPES = ("array", "list", "dict")
 
@@ -33,7 +33,10 @@ ELEMENTS = 2**19
 """Pixels of moduli in flight: fewer cost Python's time, more fall out of the cache (measured)."""
 
 EPS = {"float32": 1e-8, "float64": 1e-13}
-"""Fraction of its peak below which a filter counts as zero; its DFT is exact to 1e-15."""
+"""Fraction of its peak below which a filter counts as zero.
+
+Larger than in other dimensions in float64: these filters are DFTs, exact to 1e-15 only.
+"""
 
 
 def width(j: int) -> float:
@@ -101,7 +104,7 @@ class Scattering2D(Engine):
         if not isinstance(self.pre_pad, bool):
             raise ParameterTypeError(f"pre_pad must be True or False, not {self.pre_pad!r}.")
         self._set(
-            J=integer("J", self.J, 1),
+            J=integer("J", self.J, 1, LARGEST_J),
             shape=shape_of(self.shape, 2),
             L=integer("L", self.L, 1),
             max_order=one_of("max_order", integer("max_order", self.max_order, 1), (1, 2)),
@@ -174,14 +177,11 @@ class Scattering2D(Engine):
             ``n = j L + theta``; `n`, `j`, `theta` (number of the orientation), `angle` (radians),
             `xi` and `sigma` (cycles/pixel), each ``(C, max_order)`` with NaN where absent.
         """
-        paths = path_table(self)
+        paths = self.paths()
         c, order = paths.columns, self.max_order
-        n1, n2 = np.full(len(paths), np.nan), np.full(len(paths), np.nan)
-        for i, key in enumerate(paths.keys):
-            n1[i], n2[i] = (*key, np.nan, np.nan)[:2]
-        n = pairs(n1, n2, order)
+        n = paths.numbers(order)
         return {
-            "order": c["order"],
+            "order": c["order"].copy(),
             "key": list(paths.keys),
             "n": n,
             "j": n // self.L,
@@ -191,16 +191,16 @@ class Scattering2D(Engine):
             "sigma": pairs(c["sigma1"], c["sigma2"], order),
         }
 
-    def output_size(self, detail: bool = False) -> int | tuple[int, ...]:
-        """Return the number of paths, or with `detail` that of each order."""
-        paths = path_table(self)
-        return paths.per_order() if detail else len(paths)
+    def paths(self) -> PathTable:
+        """Return the paths and their labels."""
+        return path_table(self)
 
     # --- plans ---
 
     def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:
         unit = 2**self.J
         before: tuple[int, ...]
+        self._check_size(shape)
         if boundary == "periodic" or self.pre_pad:
             wrong = [n for n in shape if n % unit or (self.pre_pad and n < 3 * unit)]
             if wrong:
@@ -210,7 +210,6 @@ class Scattering2D(Engine):
                 )
             padded, before = shape, (0, 0)
         else:
-            self._check_size(shape)
             padded = self._padded(shape)
             before = tuple((p - n) // 2 for p, n in zip(padded, shape, strict=True))
         # One window on each side lies in the padding, which is 2^J at least.
@@ -239,6 +238,11 @@ def path_table(engine: Scattering2D) -> PathTable:
             label += f" j{i}={j} theta{i}={theta}" if present else ""
         rows.append({**row, "label": label})
     return PathTable(stack(rows), tuple(keys))
+
+
+def wavelet(engine: Scattering2D, padded: tuple[int, int], j: int, theta: int) -> Array:
+    """Return a wavelet in Fourier on the padded grid; its slant makes L of them fill a turn."""
+    return morlet_2d(padded, width(j), engine.angle(theta), wave_number(j), slant=4.0 / engine.L)
 
 
 # --- building a plan -----------------------------------------------------------------------
@@ -278,37 +282,24 @@ class _Frame:
             level_factor = (factor * self.keep(axis, level)).reshape(r, n).sum(axis=0)
             half = level_factor[: n // 2 + 1]
             significant = np.flatnonzero(half > EPS[self.dtype.name] * half[0])
-            factors.append(half[: significant[-1] + 1])
+            factors.append(half[: significant[-1] + 1].copy())
         target = tuple(n // 2**J for n in self.padded)
         crop = tuple(slice(self.margin, n - self.margin) for n in target)
         return Lowpass(tuple(factors), target, crop)
 
-    def layer(
-        self,
-        filters: list[Array],
-        level: int,
-        j: int,
-        rows: NDArray[np.intp],
-        children: tuple[Layer, ...] = (),
-    ) -> Layer:
-        """Return filters at decimation ``2**level`` whose moduli are at ``2**j``."""
-        grid = (self.padded[0] // 2**j, self.padded[1] // 2**j)
-        eps = EPS[self.dtype.name]
-        bands = [band_of(self.fold(psi, level) if level else psi, eps) for psi in filters]
-        stage = self.backend.prepare(bands, grid, self.dtype)
-        return Layer(stage, rows, grid, self.lowpass(j), children)
+    def stages(self, j: int) -> list[Stage]:
+        """Lay out the wavelets of scale `j` for images decimated by ``2**level``, level < j.
 
-
-def filter_bank(engine: Scattering2D, padded: tuple[int, int]) -> list[list[Array]]:
-    """Return the wavelets in Fourier on the padded grid, by scale and orientation."""
-    slant = 4.0 / engine.L
-    return [
-        [
-            morlet_2d(padded, width(j), engine.angle(theta), wave_number(j), slant)
-            for theta in range(engine.L)
-        ]
-        for j in range(engine.J)
-    ]
+        One orientation is evaluated on the whole grid at a time; only bands are kept.
+        """
+        engine, grid = self.engine, tuple(n // 2**j for n in self.padded)
+        levels = max(j, 1) if engine.max_order == 2 else 1
+        bands: list[list[Band]] = [[] for _ in range(levels)]
+        for theta in range(engine.L):
+            psi = wavelet(engine, self.padded, j, theta)
+            for level, found in enumerate(bands):
+                found.append(band_of(self.fold(psi, level), EPS[self.dtype.name]))
+        return [self.backend.prepare(found, grid, self.dtype) for found in bands]
 
 
 def _plan(
@@ -343,16 +334,19 @@ def _plan(
 
 def _layers(frame: _Frame, paths: PathTable) -> tuple[Layer, ...]:
     """Group the wavelets of each layer by scale: they share parents and decimation."""
-    engine = frame.engine
-    L = engine.L
-    bank = filter_bank(engine, frame.padded)
+    J, L = frame.engine.J, frame.engine.L
     row = {key: i for i, key in enumerate(paths.keys)}
+    stages = [frame.stages(j) for j in range(J)]
+
+    def layer(level: int, j: int, rows: list[list[int]], children: tuple[Layer, ...]) -> Layer:
+        grid = (frame.padded[0] // 2**j, frame.padded[1] // 2**j)
+        return Layer(stages[j][level], np.array(rows, np.intp), grid, frame.lowpass(j), children)
+
     layers = []
-    for j1 in range(engine.J):
+    for j1 in range(J):
         children = []
-        for j2 in range(j1 + 1, engine.J) if engine.max_order == 2 else ():
+        for j2 in range(j1 + 1, J) if frame.engine.max_order == 2 else ():
             rows = [[row[j1 * L + a, j2 * L + b] for b in range(L)] for a in range(L)]
-            children.append(frame.layer(bank[j2], j1, j2, np.array(rows, np.intp)))
-        first = np.array([[row[j1 * L + a,] for a in range(L)]], np.intp)
-        layers.append(frame.layer(bank[j1], 0, j1, first, tuple(children)))
+            children.append(layer(j1, j2, rows, ()))
+        layers.append(layer(0, j1, [[row[j1 * L + a,] for a in range(L)]], tuple(children)))
     return tuple(layers)

@@ -20,19 +20,17 @@ from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Kept, PowerSums, Samples
 from scatflow.engines.cascade import Layer, Tree
-from scatflow.engines.engine import Engine, integer, number, one_of, shape_of
+from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, shape_of
 from scatflow.engines.paths import PathTable, stack
 from scatflow.engines.plan import Boundary, Plan, Tail
 from scatflow.errors import ParameterError, ParameterTypeError
 from scatflow.wavelets.solid_harmonic import SolidHarmonic, gaussian_factors
+from scatflow.wavelets.support import NEGLIGIBLE
 
 METHODS = ("integral", "local", "standard")
 
 ELEMENTS = 2**19
 """Voxels of moduli in flight; large volumes are taken one by one."""
-
-EPS = {"float32": 1e-8, "float64": 1e-16}
-"""Fraction of its peak below which a filter counts as zero, by precision."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class HarmonicScattering3D(Engine):
                 f"rotation_covariant must be True or False, not {self.rotation_covariant!r}."
             )
         self._set(
-            J=integer("J", self.J, 0),
+            J=integer("J", self.J, 0, LARGEST_J),
             shape=shape_of(self.shape, 3),
             L=integer("L", self.L, 0),
             sigma_0=number("sigma_0", self.sigma_0),
@@ -183,6 +181,10 @@ class HarmonicScattering3D(Engine):
             "sigma": self.sigma_0 * 2.0**j,
             "l": np.arange(self.L + 1),
         }
+
+    def paths(self) -> PathTable:
+        """Return the paths and their labels, each degree a path of its own."""
+        return path_table(self)
 
     def output_size(self, detail: bool = False) -> int | tuple[int, ...]:
         """Return the number of paths of each degree, or with `detail` that of each order."""
@@ -285,7 +287,7 @@ class _Frame:
         """Return the filters of one degree and scale."""
         engine = self.engine
         filters = SolidHarmonic(
-            l, engine.scale(j), self.shape, engine.rotation_covariant, EPS[self.dtype.name]
+            l, engine.scale(j), self.shape, engine.rotation_covariant, NEGLIGIBLE[self.dtype.name]
         )
         stage = self.backend.prepare(filters, self.shape, self.dtype)
         return Layer(stage, np.array([[row]], np.intp), self.shape, self.kept(j), children)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+NEGLIGIBLE = {"float32": 1e-8, "float64": 1e-16}
+"""Fraction of its peak below which a filter counts as zero, by the precision of the signals."""
+
 
 @dataclass(frozen=True, eq=False)
 class Band:

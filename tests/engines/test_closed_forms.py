@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
-from scatflow.engines.scattering2d import filter_bank
+from scatflow.engines.scattering2d import wavelet
 from scatflow.wavelets.morlet import lowpass_1d, morlet_1d
 
 # --- one dimension ---------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_the_moduli_of_a_plane_wave_are_the_filters_at_its_frequency(pyramid):
     S = Scattering2D(2, L=6, pyramid=pyramid)
     plan = S.plan(shape, np.float64, "periodic")
     y = plan.apply(x.real)
-    bank = filter_bank(S, shape)
+    bank = [[wavelet(S, shape, j, theta) for theta in range(S.L)] for j in range(S.J)]
     gain = plan.apply(np.ones(shape))[0, 0, 0]  # of the low-pass at frequency zero
     for j in range(2):
         for theta in range(6):

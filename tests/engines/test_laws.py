@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
-from scatflow.engines.scattering2d import filter_bank
+from scatflow.engines.scattering2d import wavelet
 from scatflow.wavelets.morlet import lowpass_1d, lowpass_2d, morlet_1d
 from scatflow.wavelets.scales import SIGMA0
 
@@ -155,7 +155,9 @@ def bound_of(S):
     else:
         s = S.J
         phi = np.multiply.outer(*lowpass_2d(shape, 0.8 * 2 ** (S.J - 1)))
-        first = second = [(f, j) for j, row in enumerate(filter_bank(S, shape)) for f in row]
+        first = second = [
+            (wavelet(S, shape, j, theta), j) for j in range(S.J) for theta in range(S.L)
+        ]
     one = frame_bound([(phi, s), *first])
     two = max(
         frame_bound([(fold(f, k), down - k) for f, down in [(phi, s), *second] if down >= k])

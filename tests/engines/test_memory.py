@@ -1,5 +1,6 @@
 """What a plan says about memory, against what was taken."""
 
+import gc
 import math
 import tracemalloc
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow.engines.plan import PLANS
 
 CASES = [
     (Scattering1D(4), (256,), 1000),
@@ -72,6 +74,64 @@ def test_a_periodic_block_keeps_to_its_plan_as_well(rng):
     plan = S.plan((grid.length,), np.float32, "periodic")
     for batch in (1, 4):
         assert taken(plan, batch, rng) <= plan.peak_bytes(batch) + PYTHON
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("S", "shape", "boundary"),
+    [
+        (Scattering2D(5, pyramid="fold"), (512, 512), "reflect"),
+        (Scattering2D(2, L=2, max_order=1), (512, 512), "reflect"),
+        (Scattering1D(13, Q=(16, 2)), (2**19,), "periodic"),
+        (Scattering1D(8, Q=8), (2**17,), "reflect"),
+    ],
+    ids=str,
+)
+def test_making_a_plan_keeps_to_what_it_says(S, shape, boundary, dtype):
+    PLANS.clear()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        plan = S.plan(shape, dtype, boundary)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= plan.held_bytes + plan.build_bytes
+
+
+# A plan's low-pass factors are slices that keep whole arrays alive where this fails.
+@pytest.mark.parametrize(
+    "S",
+    [
+        Scattering1D(8, 2**17, Q=8),
+        Scattering2D(3, (128, 128), L=8),
+    ],
+    ids=lambda S: S.kind,
+)
+def test_a_plan_holds_what_it_says(S):
+    S.plan()  # whatever is made once
+    PLANS.clear()
+    tracemalloc.start()
+    try:
+        plan = S.plan()
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held <= 1.2 * plan.held_bytes + 16 * PYTHON
+
+
+def test_moduli_of_many_signals_keep_to_their_plan(rng):
+    plan = Scattering1D(6, Q=8, T=0, out_type="list").plan((2**14,), np.float32)
+    x = rng.standard_normal((16, 2**14)).astype(np.float32)
+    plan.apply_ragged(x[:1])
+    tracemalloc.start()
+    try:
+        output = sum(path.nbytes for path in plan.apply_ragged(x))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - output <= plan.peak_bytes(16) + PYTHON
 
 
 def test_filters_of_volumes_are_never_stored_at_full_size():

@@ -1,6 +1,10 @@
-"""The arrays of ../shared/reference, where that folder exists."""
+"""Reference arrays of Kymatio's main, too large for the repository.
+
+They are looked for in the folder that SCATFLOW_REFERENCE names, or in shared/reference beside it.
+"""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,8 @@ import pytest
 
 from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
 
-FOLDER = Path(__file__).parents[3] / "shared" / "reference"
+BESIDE = Path(__file__).parents[3] / "shared" / "reference"
+FOLDER = Path(os.environ.get("SCATFLOW_REFERENCE", BESIDE))
 FILES = [path for d in "123" for path in sorted(FOLDER.glob(f"scattering{d}d_*.npz"))]
 KINDS = {"1d": Scattering1D, "2d": Scattering2D, "3d": HarmonicScattering3D}
 FLOAT64 = {"1d": 1e-10, "2d": 1e-6, "3d": 1e-6}

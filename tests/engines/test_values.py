@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -100,17 +101,7 @@ def test_a_plan_never_changes():
 # Engines of unusual parameters, so that no other test meets a table that was written to.
 @pytest.mark.parametrize(
     "S",
-    [
-        pytest.param(
-            Scattering1D(2, 91, Q=3),
-            marks=pytest.mark.xfail(reason="meta()['order'] is the cached table's own column"),
-        ),
-        pytest.param(
-            Scattering2D(1, (9, 8), L=3),
-            marks=pytest.mark.xfail(reason="meta()['order'] is the cached table's own column"),
-        ),
-        HarmonicScattering3D(1, L=5),
-    ],
+    [Scattering1D(2, 91, Q=3), Scattering2D(1, (9, 8), L=3), HarmonicScattering3D(1, L=5)],
     ids=lambda S: S.kind,
 )
 def test_what_meta_returns_can_be_written_to_without_harm(S):
@@ -209,17 +200,34 @@ def test_many_threads_compute_the_same_bytes_and_build_each_plan_once(built, rng
         np.testing.assert_array_equal(y, alone[i % 7])
 
 
+@dataclass
+class Stub:
+    """Stands for a plan in a cache of its own."""
+
+    name: str
+    held_bytes: int = 1
+
+
 def test_the_cache_forgets_what_was_used_longest_ago():
     cache = PlanCache(bound=2)
     builds = []
 
     def get(key):
-        return cache.get(key, lambda: builds.append(key) or f"plan {key}")
+        return cache.get(key, lambda: builds.append(key) or Stub(key))
 
     for key in ("a", "b", "a", "c", "a", "b"):
-        assert get(key) == f"plan {key}"
+        assert get(key).name == key
     assert builds == ["a", "b", "c", "b"]
     assert len(cache) == 2
+
+
+def test_the_cache_is_bounded_in_bytes_but_keeps_the_newest():
+    cache = PlanCache(bound=10, bound_bytes=100)
+    for name, size in (("a", 40), ("b", 50), ("c", 30)):
+        cache.get(name, lambda name=name, size=size: Stub(name, size))
+    assert len(cache) == 2
+    cache.get("d", lambda: Stub("d", 1000))
+    assert len(cache) == 1
 
 
 def test_the_process_keeps_a_bounded_number_of_plans(built):
@@ -235,7 +243,7 @@ def test_a_plan_that_cannot_be_built_leaves_nothing_behind():
         with pytest.raises(ZeroDivisionError):
             cache.get("a", lambda: 1 // 0)
     assert (len(cache), len(cache._building)) == (0, 0)
-    assert cache.get("a", lambda: "plan") == "plan"
+    assert cache.get("a", lambda: Stub("plan")) == Stub("plan")
 
 
 # --- plans on request ------------------------------------------------------------------------
