@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -112,11 +113,18 @@ def ingest_wav(
 
 def _header(soundfile: Any, path: Path) -> _Sound:
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(str(path), verbose=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise IngestError(f"{path} is no sound file that can be read: {error}.") from error
     if info.frames < 1:
         raise IngestError(f"{path} holds no samples: leave it out.")
+    # libsndfile reads what is there of a file that was cut short, and says so in its log only.
+    cut = re.search(r"data\s*:\s*(\d+) \(should be (\d+)\)", info.extra_info)
+    if cut is not None and int(cut[2]) < int(cut[1]):
+        raise IngestError(
+            f"{path} is cut short: its header announces {cut[1]} bytes of samples, and {cut[2]} "
+            "are there. Get it anew, or repair its header if the rest is lost."
+        )
     return _Sound(int(info.samplerate), int(info.channels), int(info.frames), str(info.subtype))
 
 

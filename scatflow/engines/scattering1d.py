@@ -392,15 +392,28 @@ class _Frame:
     backend: Backend
 
     def decimation(self, j: int) -> int:
-        """Return log2 of the decimation after a wavelet of octave `j`."""
-        return min(j, self.engine.log2_stride) if self.engine.averaging == "local" else j
+        """Return log2 of the decimation after a wavelet of octave `j`.
+
+        As far as the wavelet and the stride allow; Kymatio's releases kept moduli finer than the
+        wavelets ask for by as much as the output is.
+        """
+        engine = self.engine
+        if engine.averaging != "local":
+            return j
+        if engine.scaling == "kymatio":
+            return min(j, engine.log2_stride)
+        largest = math.floor(math.log2(engine.window))
+        return max(min(j, largest) - (largest - engine.log2_stride), 0)
 
     def crop(self, k: int) -> tuple[slice, ...]:
         """Return the samples at decimation ``2**k`` that lie in the signal."""
         return (slice(-(-self.before // 2**k), -(-(self.before + self.N) // 2**k)),)
 
     def fold(self, band: Band, k: int) -> Band:
-        """Return a filter as a signal decimated by ``2**k`` sees it."""
+        """Return a filter as a signal decimated by ``2**k`` sees it.
+
+        Aliases are added up; Kymatio's releases took their mean.
+        """
         folded = fold_1d(band, self.padded // 2**k)
         return folded.scaled(2.0**-k) if self.engine.scaling == "kymatio-0.3" else folded
 
@@ -421,15 +434,16 @@ class _Frame:
     def layer(
         self,
         bands: list[Band],
-        k: int,
-        down: int,
+        parent: int,
+        j: int,
         rows: NDArray[np.intp],
         children: tuple[Layer, ...] = (),
     ) -> Layer:
-        """Return filters at decimation ``2**k`` whose moduli are at ``2**down``."""
+        """Return filters of octave `j` that are applied to moduli of octave `parent` (or to x)."""
+        k, down = self.decimation(parent), self.decimation(j)
         grid = (self.padded // 2**down,)
         eps = NEGLIGIBLE[self.dtype.name]
-        trimmed = [trim(self.fold(band, k) if k else band, eps) for band in bands]
+        trimmed = [trim(self.fold(band, k), eps) for band in bands]
         stage = self.backend.prepare(trimmed, grid, self.dtype)
         return Layer(stage, rows, grid, self.kept(down), children)
 
@@ -478,15 +492,14 @@ def _layers(frame: _Frame, paths: PathTable) -> tuple[Layer, ...]:
         second = {n: morlet_1d(frame.padded, psi.xi, psi.sigma) for n, psi in enumerate(psi2)}
     layers = []
     for j1, group1 in _by_octave(psi1).items():
-        k1 = frame.decimation(j1)
         children = []
         for j2, group2 in _by_octave(psi2).items():
             if j2 <= j1 or frame.engine.max_order == 1:
                 continue
             rows = np.array([[row[n1, n2] for n2 in group2] for n1 in group1], np.intp)
             bands = [second[n2] for n2 in group2]
-            children.append(frame.layer(bands, k1, frame.decimation(j2), rows))
+            children.append(frame.layer(bands, j1, j2, rows))
         bands = [morlet_1d(frame.padded, psi1[n].xi, psi1[n].sigma) for n in group1]
         rows = np.array([[row[n1,] for n1 in group1]], np.intp)
-        layers.append(frame.layer(bands, 0, k1, rows, tuple(children)))
+        layers.append(frame.layer(bands, 0, j1, rows, tuple(children)))
     return tuple(layers)

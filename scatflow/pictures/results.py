@@ -231,6 +231,11 @@ def open_results(store: str) -> Results:
             f"There is no Zarr group at {store}, so there is nothing to show. "
             "Give the store that a job's [output] names, after `scatflow run`."
         ) from problem
+    except (KeyError, ValueError) as problem:  # Zarr, but nothing that xarray could label.
+        raise SourceError(
+            f"{store} is not a result of scatflow: its arrays do not name their dimensions. "
+            "Give the store that a job's [output] names, not its source."
+        ) from problem
     found = ", ".join(map(str, dataset.data_vars)) or "none"
     if "scattering" not in dataset.data_vars or "order" not in dataset.coords:
         raise SourceError(
@@ -286,18 +291,13 @@ def _spec(text: object) -> dict[str, Any]:
 
 def _unfinished(store: str) -> tuple[str, ...]:
     """Ask the ledger inside the store how much of the run is done."""
-    import zarr
+    from scatflow.dataset import counts_in
 
-    group = zarr.open_group(store, mode="r")
-    if "ledger/state" not in group:
-        return ()
-    ledger = group["ledger/state"]
-    assert isinstance(ledger, zarr.Array)
-    state = np.asarray(ledger[...])
-    missing, failed = int((state == 0).sum()), int((state == 2).sum())
-    if missing + failed == 0:
+    counts = counts_in(store)
+    if counts is None or counts["missing"] + counts["failed"] == 0:
         return ()
     return (
-        f"unfinished: {missing} of {state.size} blocks are not computed and {failed} failed; they "
-        "are drawn grey. The same `scatflow run` computes the rest.",
+        f"unfinished: {counts['missing']} of {sum(counts.values())} blocks are not computed and "
+        f"{counts['failed']} failed; they are drawn grey. "
+        "The same `scatflow run` computes the rest.",
     )

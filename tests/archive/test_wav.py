@@ -113,3 +113,11 @@ def test_progress_counts_frames(wav, tmp_path, monkeypatch):
         wav("a.wav", np.zeros(100)), tmp_path / "o.zarr", on_progress=lambda *a: seen.append(a)
     )
     assert seen == [(40, 100), (80, 100), (100, 100)]
+
+
+def test_a_file_that_was_cut_short_is_refused(wav, tmp_path, rng):
+    whole = wav("a.wav", rng.integers(-99, 99, 8000).astype(np.int16))
+    whole.write_bytes(whole.read_bytes()[:1000])
+    with pytest.raises(IngestError, match="cut short: its header announces 16000 bytes"):
+        ingest_wav(whole, tmp_path / "o.zarr")
+    assert not (tmp_path / "o.zarr").exists()

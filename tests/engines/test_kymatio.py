@@ -48,6 +48,20 @@ def test_averaged_signals_agree_with_kymatio(p, seed):
     assert error(ours(x), theirs) < 1e-10
 
 
+@settings(max_examples=15)
+@given(
+    signals(lambda N: st.one_of(st.none(), st.integers(1, N))),
+    st.integers(1, 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_oversampled_signals_agree_with_kymatio(p, oversampling, seed):
+    x = np.random.default_rng(seed).standard_normal(p["shape"])
+    theirs = quietly(lambda: kymatio.Scattering1D(**p, oversampling=oversampling)(x))
+    largest = math.floor(math.log2(p["T"] or 2 ** p["J"]))
+    stride = 2 ** max(largest - oversampling, 0)
+    assert error(Scattering1D(**p, stride=stride, scaling="kymatio-0.3")(x), theirs) < 1e-10
+
+
 @settings(max_examples=10)
 @given(signals(lambda _: st.just(0)), st.integers(0, 2**32 - 1))
 def test_moduli_of_signals_agree_with_kymatio(p, seed):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from scatflow.errors import MissingExtraError, SourceError, SourceNotFoundError
 from scatflow.pictures import show
@@ -65,3 +66,10 @@ def test_drawing_leaves_matplotlibs_settings_and_pyplot_alone(make_signals):
     show(make_signals())
     assert dict(matplotlib.rcParams) == before
     assert ("matplotlib.pyplot" in sys.modules) == loaded
+
+
+def test_a_store_whose_arrays_have_no_named_dimensions_is_refused(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("x", data=np.arange(3.0))
+    with pytest.raises(SourceError, match="do not name their dimensions"):
+        show(str(tmp_path / "a.zarr"))
