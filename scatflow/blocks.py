@@ -102,16 +102,30 @@ def share(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(reversed(per_block))
 
 
-def divisor(n: int, most: int) -> int:
-    """Return the largest divisor of `n` that is at most `most`.
+def even_part(n: int, most: int) -> tuple[int, int]:
+    """Cut `n` into equal parts of at most `most`, rounding `n` up: return it and the part.
 
     Examples
     --------
-    >>> divisor(60, 16)
-    15
+    >>> even_part(8438, 2048)
+    (8440, 1688)
     """
+    parts = ceil_div(n, max(min(n, most), 1))
+    part = ceil_div(n, parts)
+    return parts * part, part
+
+
+def divisor(n: int, near: int) -> int:
+    """Return the divisor of `n` whose ratio to `near` is closest to one, the smaller of two.
+
+    Examples
+    --------
+    >>> divisor(60, 16), divisor(2 * 6551, 2048)
+    (15, 6551)
+    """
+    near = max(near, 1)
     small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return max(d for d in (*small, *(n // d for d in small)) if d <= max(most, 1))
+    return min((*small, *(n // d for d in small)), key=lambda d: (max(d / near, near / d), d))
 
 
 # --- frames ----------------------------------------------------------------------------------

@@ -241,10 +241,10 @@ def _gather(u_hat: Array, filters: HarmonicFilter) -> Array:
     bz, by, bx = filters.half_widths
     z_runs, y_runs = _corners((bz, by), filters.shape[:2])
     nz, ny = (sum(box.stop - box.start for _, box in runs) for runs in (z_runs, y_runs))
-    box: Array = np.empty((nz, ny, bx + 1), u_hat.dtype)
+    box: Array = np.empty((*u_hat.shape[:-3], nz, ny, bx + 1), u_hat.dtype)
     for grid_z, box_z in z_runs:
         for grid_y, box_y in y_runs:
-            box[box_z, box_y] = u_hat[grid_z, grid_y, : bx + 1]
+            box[..., box_z, box_y, :] = u_hat[..., grid_z, grid_y, : bx + 1]
     box *= np.array((-1j) ** filters.l, u_hat.dtype)
     return box
 
@@ -256,25 +256,25 @@ def _pruned_inverse(box: Array, filters: HarmonicFilter) -> Array:
     """
     nz, ny, nx = filters.shape
     z_runs, y_runs = _corners(filters.half_widths[:2], (nz, ny))
-    full = np.zeros((nz, box.shape[1], box.shape[2]), box.dtype)
+    full = np.zeros((*box.shape[:-3], nz, *box.shape[-2:]), box.dtype)
     for grid, part in z_runs:
-        full[grid] = box[part]
-    full = scipy.fft.ifft(full, axis=0, overwrite_x=True)
-    wide = np.zeros((nz, ny, box.shape[2]), box.dtype)
+        full[..., grid, :, :] = box[..., part, :, :]
+    full = scipy.fft.ifft(full, axis=-3, overwrite_x=True)
+    wide = np.zeros((*box.shape[:-3], nz, ny, box.shape[-1]), box.dtype)
     for grid, part in y_runs:
-        wide[:, grid] = full[:, part]
-    wide = scipy.fft.ifft(wide, axis=1, overwrite_x=True)
-    return np.asarray(scipy.fft.irfft(wide, nx, axis=2, overwrite_x=True))
+        wide[..., grid, :] = full[..., part, :]
+    wide = scipy.fft.ifft(wide, axis=-2, overwrite_x=True)
+    return np.asarray(scipy.fft.irfft(wide, nx, axis=-1, overwrite_x=True))
 
 
 def _whole_spectrum(half: Array, nx: int) -> Array:
-    """Complete the half spectrum of one real volume."""
-    whole = np.empty((*half.shape[:2], nx), half.dtype)
-    kept = half.shape[2]
-    whole[:, :, :kept] = half
-    mirrored = half[:, :, nx - kept : 0 : -1] if nx - kept else half[:, :, :0]
-    mirrored = np.roll(mirrored[::-1, ::-1], (1, 1), axis=(0, 1))
-    np.conj(mirrored, out=whole[:, :, kept:])
+    """Complete the half spectra of real volumes."""
+    whole = np.empty((*half.shape[:-1], nx), half.dtype)
+    kept = half.shape[-1]
+    whole[..., :kept] = half
+    mirrored = half[..., nx - kept : 0 : -1] if nx - kept else half[..., :0]
+    mirrored = np.roll(mirrored[..., ::-1, ::-1, :], (1, 1), axis=(-3, -2))
+    np.conj(mirrored, out=whole[..., kept:])
     return whole
 
 
@@ -285,29 +285,25 @@ def _harmonic_modulus(u_hat: Array, filters: HarmonicFilter) -> Array:
     Nyquist plane: those bins are their own mirror image, the field is complex there, and the
     transform is done in full.
     """
-    nx = filters.shape[2]
-    out = np.empty((*u_hat.shape[:2], *filters.shape), u_hat.real.dtype)
-    for b, p in np.ndindex(*u_hat.shape[:2]):
-        modulus = out[b, p]
-        modulus.fill(0.0)
-        if filters.real:
-            box = _gather(u_hat[b, p], filters)
-            for weights in filters.components(modulus.dtype):
-                modulus += np.square(_pruned_inverse(box * weights, filters))
-        else:
-            whole = _whole_spectrum(u_hat[b, p], nx)
-            for weights in filters.components(modulus.dtype):
-                field = scipy.fft.ifftn(_masked(whole, weights, filters), overwrite_x=True)
-                modulus += _squared_modulus(field)
-        np.sqrt(modulus, out=modulus)
-    return out
+    modulus = np.zeros((*u_hat.shape[:2], *filters.shape), u_hat.real.dtype)
+    if filters.real:
+        box = _gather(u_hat, filters)
+        for weights in filters.components(modulus.dtype):
+            modulus += np.square(_pruned_inverse(box * weights, filters))
+    else:
+        whole = _whole_spectrum(u_hat, filters.shape[2])
+        for weights in filters.components(modulus.dtype):
+            field = _masked(whole, weights, filters)
+            field = scipy.fft.ifftn(field, axes=(-3, -2, -1), overwrite_x=True)
+            modulus += _squared_modulus(field)
+    return np.sqrt(modulus, out=modulus)
 
 
 def _masked(whole: Array, weights: Array, filters: HarmonicFilter) -> Array:
     """Multiply a full spectrum by weights that are given on a box of it."""
     out = np.zeros_like(whole)
     for corner in itertools.product(*_corners(filters.half_widths, filters.shape)):
-        grid, box = (tuple(run[i] for run in corner) for i in range(2))
+        grid, box = (_inner(*(run[i] for run in corner)) for i in range(2))
         np.multiply(whole[grid], weights[box], out=out[grid])
     return out
 

@@ -5,7 +5,9 @@ Heavy modules are imported inside the commands, so that ``scatflow --help`` answ
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +15,14 @@ import typer
 import scatflow
 from scatflow.errors import BudgetError, ScatflowError
 
-USAGE, OVER_BUDGET, INTERRUPTED = 2, 3, 130
+USAGE, OVER_BUDGET, INTERNAL, INTERRUPTED = 2, 3, 70, 130
+"""Exit codes besides 0 (complete) and 1 (finished with failed blocks); 70 is an internal error."""
 
 app = typer.Typer(
     name="scatflow",
     help="Wavelet scattering for archives: distributed, out of core, labelled.",
+    epilog="Exit codes: 0 complete; 1 finished with failed blocks; 2 usage, job, source or output "
+    "error; 3 the memory budget is too small; 70 internal error; 130 interrupted, resumable.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -89,8 +94,12 @@ def run(
 
     from scatflow.flow.plan import prepare
 
-    if report is not None and not Path(report).absolute().parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {Path(report).absolute().parent}")
+    if report is not None:
+        page = Path(report).absolute()
+        if not page.parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {page.parent}")
+        if page.is_dir() or not os.access(page if page.exists() else page.parent, os.W_OK):
+            raise typer.BadParameter(f"{page} cannot be written: name a file, not a folder")
     if dry_run:
         plan(job, cluster, workers)
         return
@@ -192,18 +201,26 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors made for users are printed without a traceback."""
+    """Run the command line; errors made for users are printed without a traceback.
+
+    All others are mistakes in scatflow: they keep their traceback and end in 70.
+    """
     try:
         app()
     except BudgetError as problem:
         _fail(problem, OVER_BUDGET)
     except ScatflowError as problem:
         _fail(problem, USAGE)
+    except OSError as problem:
+        _fail(f"{problem}. Check that this can be read or written, and that there is room.", USAGE)
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)
+    except Exception:
+        traceback.print_exc()
+        _fail("This is a mistake in scatflow: please report it with the lines above.", INTERNAL)
 
 
-def _fail(problem: Exception, code: int) -> None:
+def _fail(problem: Exception | str, code: int) -> None:
     typer.echo(f"error: {problem}", err=True)
     sys.exit(code)

@@ -136,12 +136,19 @@ def doctor_lines() -> list[str]:
         f"libraries  {versions}",
         "backends   numpy",
         f"fft        scipy.fft {importlib.metadata.version('scipy')}",
-        f"threads    {len(os.sched_getaffinity(0))} processors to use, {os.cpu_count()} in all",
+        f"threads    {_processors()} processors to use, {os.cpu_count()} in all",
         f"cpu        {_cpu()}",
         f"memory     {size(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))}",
         "extras",
         *extras,
     ]
+
+
+def _processors() -> int:
+    """Return the processors that this process may use; not every system can tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _present(modules: tuple[str, ...]) -> str:

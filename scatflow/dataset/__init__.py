@@ -1,19 +1,25 @@
 """Label and keep: coordinates, the output's template, and the regions that tasks write."""
 
 from scatflow.dataset.coordinates import Coordinate, Ruler, frequency_units, path_coordinates
-from scatflow.dataset.template import Template, create, finish, inner_chunks, stored_bytes
-from scatflow.dataset.write import open_coefficients, write_region
+from scatflow.dataset.states import DONE, FAILED, MISSING, count, counts_in
+from scatflow.dataset.template import Template, create, finish, inner_chunks
+from scatflow.dataset.write import checksum, open_coefficients, write_region
 
 __all__ = [
+    "DONE",
+    "FAILED",
+    "MISSING",
     "Coordinate",
     "Ruler",
     "Template",
+    "checksum",
+    "count",
+    "counts_in",
     "create",
     "finish",
     "frequency_units",
     "inner_chunks",
     "open_coefficients",
     "path_coordinates",
-    "stored_bytes",
     "write_region",
 ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 
-from scatflow.blocks import ceil_div, divisor
+from scatflow.blocks import divisor, even_part
 from scatflow.dataset.coordinates import PIECE, Coordinate
 
 PATHS_PER_CHUNK = 64
@@ -45,12 +45,14 @@ class Template:
 
 
 def inner_chunks(
-    shards: tuple[int, ...], path_axis: int, itemsize: int
+    shape: tuple[int, ...], shards: tuple[int, ...], path_axis: int, itemsize: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Divide a shard into chunks for reading.
 
     Parameters
     ----------
+    shape : tuple of int
+        The whole variable.
     shards : tuple of int
         A shard; the path axis whole.
     path_axis : int
@@ -61,27 +63,35 @@ def inner_chunks(
     Returns
     -------
     shards : tuple of int
-        The same, the path axis rounded up to whole chunks (Zarr wants shards of even chunks).
+        The same, axes that have a single shard rounded up to whole chunks (Zarr wants shards of
+        even chunks); where several shards lie side by side they have to stay as they are.
     chunks : tuple of int
         At most 64 paths, and of the other axes what keeps a chunk near half a megabyte, the last
-        axes first.
+        axes first. More paths where the others are too few for that.
 
     Examples
     --------
-    >>> inner_chunks((1, 234, 2048), 1, 4)
+    >>> inner_chunks((2, 234, 8192), (1, 234, 2048), 1, 4)
     ((1, 236, 2048), (1, 59, 2048))
+    >>> inner_chunks((1, 374, 8438), (1, 374, 8438), 1, 4)
+    ((1, 378, 8440), (1, 63, 1688))
     """
-    paths = shards[path_axis]
-    parts = ceil_div(paths, PATHS_PER_CHUNK)
-    chunks = [1] * len(shards)
-    chunks[path_axis] = ceil_div(paths, parts)
-    rounded = (*shards[:path_axis], parts * chunks[path_axis], *shards[path_axis + 1 :])
+    rounded, chunks = list(shards), list(shards)
+    rounded[path_axis], chunks[path_axis] = even_part(shards[path_axis], PATHS_PER_CHUNK)
     left = max(CHUNK_BYTES // (itemsize * chunks[path_axis]), 1)
     for axis in reversed(range(len(shards))):
-        if axis != path_axis:
+        if axis == path_axis:
+            continue
+        if shape[axis] > shards[axis]:
             chunks[axis] = divisor(shards[axis], left)
-            left = max(left // chunks[axis], 1)
-    return rounded, tuple(chunks)
+        else:
+            rounded[axis], chunks[axis] = even_part(shards[axis], left)
+        left = max(left // chunks[axis], 1)
+    others = itemsize * math.prod(chunks) // chunks[path_axis]
+    if others * chunks[path_axis] < CHUNK_BYTES // 4:
+        most = CHUNK_BYTES // (2 * others)
+        rounded[path_axis], chunks[path_axis] = even_part(shards[path_axis], most)
+    return tuple(rounded), tuple(chunks)
 
 
 def create(store: Any, template: Template, marker: str) -> zarr.Group:
@@ -105,7 +115,9 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
         The group, to which its metadata are not consolidated yet: see :func:`finish`.
     """
     group = zarr.open_group(store, mode="w", zarr_format=3, attributes={marker: True})
-    shards, chunks = inner_chunks(template.shards, template.path_axis, template.dtype.itemsize)
+    shards, chunks = inner_chunks(
+        template.shape, template.shards, template.path_axis, template.dtype.itemsize
+    )
     names = [c.name for c in template.coordinates if c.dims != (c.name,)]
     group.create_array(
         "scattering",
@@ -181,8 +193,3 @@ def _encode(values: NDArray[Any]) -> NDArray[Any]:
         texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.reshape(-1)]
         return np.array(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
     return values
-
-
-def stored_bytes(template: Template) -> int:
-    """Return the bytes of all coefficients, before compression."""
-    return math.prod(template.shape) * template.dtype.itemsize

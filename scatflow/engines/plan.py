@@ -153,9 +153,9 @@ class Plan:
         volume: int = signals * math.prod(self.padded) * item
         if len(self.shape) == 3:
             # Of all volumes in flight: field and spectrum of the input and of the first order,
-            # modulus and its root. Of one at a time: whole spectrum, filter, product and field
-            # (complex), and the filter's coordinates and profile.
-            return volume * 6 + math.prod(self.padded) * item * 13
+            # modulus, whole spectrum, product and field (complex), and their squares. Once: the
+            # filter (complex), its coordinates and its profile.
+            return volume * 13 + math.prod(self.padded) * item * 6
         deepest = max(
             _layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers
         )

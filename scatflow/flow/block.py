@@ -5,13 +5,14 @@ This is the only place where archive, blocks, engines and dataset meet.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import secrets
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +21,10 @@ import zarr
 from numpy.typing import NDArray
 
 from scatflow.blocks import mirror, pieces
-from scatflow.dataset import open_coefficients, write_region
+from scatflow.dataset import checksum, open_coefficients, write_region
 from scatflow.errors import OutputError, ScatflowError, SourceError
-from scatflow.flow.ledger import Ledger
+from scatflow.flow.ledger import Ledger, check_unreplaced
+from scatflow.flow.output import check_reachable
 from scatflow.flow.work import Work, from_settings
 
 REASONS = 3
@@ -36,10 +38,10 @@ class Receipt:
     block: int
     seconds: float = 0.0
     engine_seconds: float = 0.0
-    bytes_read: int = 0
     bytes_written: int = 0
     samples: int = 0
     checksum: int = 0
+    source_checksum: int = 0
     failure: str | None = None
     retry: bool = False
     """Whether another attempt may end otherwise."""
@@ -80,6 +82,7 @@ OPEN = OpenWork(bound=4)
 
 
 def _open(key: Key) -> tuple[Work, zarr.Array[Any]]:
+    check_reachable(key.output)
     ledger = Ledger.open(key.output)
     if ledger.fingerprint != key.fingerprint:
         raise OutputError(
@@ -88,13 +91,24 @@ def _open(key: Key) -> tuple[Work, zarr.Array[Any]]:
     return from_settings(ledger.settings, key.base), open_coefficients(key.output)
 
 
+ACTIVE: Counter[str] = Counter()
+"""Blocks that this process computes at this moment, by the token of their run."""
+
+ACTIVE_LOCK = threading.Lock()
+
+
+def active(key: Key) -> int:
+    """Return how many blocks of a run this process computes at this moment."""
+    return ACTIVE[key.token]
+
+
 def warm_up(key: Key) -> None:
     """Open a run in this process, so that its first block does not wait for imports and plans."""
     OPEN.get(key)
 
 
 def process(key: Key, index: int) -> Receipt:
-    """Compute block `index` of a run and write it; never raises for what a block may suffer from.
+    """Compute block `index` of a run and write it; what a block may suffer from is not raised.
 
     Parameters
     ----------
@@ -107,51 +121,86 @@ def process(key: Key, index: int) -> Receipt:
     -------
     Receipt
         With the reason in `failure` where something went wrong.
+
+    Raises
+    ------
+    OutputError
+        The output is another run's: no block can be written.
     """
     begun = time.perf_counter()
+    with ACTIVE_LOCK:
+        ACTIVE[key.token] += 1
     try:
         work, array = OPEN.get(key)
-        return compute(work, array, index)
+        mine = functools.partial(check_unreplaced, key.output, "ledger", key.fingerprint)
+        return compute(work, array, index, before_writing=mine)
+    except OutputError:
+        raise
     except Exception as problem:  # As a receipt: one bad block must not end the run.
         kind = "" if isinstance(problem, ScatflowError) else f"{type(problem).__name__}: "
         seconds = time.perf_counter() - begun
         return Receipt(index, seconds=seconds, failure=f"{kind}{problem}", retry=True)
+    finally:
+        with ACTIVE_LOCK:
+            ACTIVE[key.token] -= 1
 
 
-def compute(work: Work, array: zarr.Array[Any], index: int) -> Receipt:
+def compute(
+    work: Work,
+    array: zarr.Array[Any],
+    index: int,
+    before_writing: Callable[[], None] = lambda: None,
+) -> Receipt:
     """Compute one block and write its region.
 
     Units with values that are not finite are left NaN and make the block a failed one; its other
     units are written.
+
+    Parameters
+    ----------
+    work : Work
+        What is to be done.
+    array : zarr.Array
+        The output's variable.
+    index : int
+        The block.
+    before_writing : callable
+        Raises where the output must not be written any more.
     """
     begun = time.perf_counter()
     laid = work.layout
     region = laid.region(index)
     values = np.full([s.stop - s.start for s in region], np.nan, work.dtype)
-    data = _read(work, index)
+    stored = _read(work, index)
     transform = _seamless if laid.seamless else _separate
-    engine_seconds, bad = transform(work, index, data, values)
-    checksum, written = write_region(array, region, values)
+    engine_seconds, bad = transform(work, index, stored.transpose(laid.order), values)
+    before_writing()
+    written_checksum, written = write_region(array, region, values)
     return Receipt(
         index,
         seconds=time.perf_counter() - begun,
         engine_seconds=engine_seconds,
-        bytes_read=data.size * work.source.dtype.itemsize,
         bytes_written=written,
         samples=laid.samples(index),
-        checksum=checksum,
+        checksum=written_checksum,
+        source_checksum=checksum(stored),
         failure=_summary(bad),
     )
 
 
+def source_checksum(work: Work, index: int) -> int:
+    """Read a block's slab again and return its checksum, for which its chunks do not matter."""
+    return checksum(_read(work, index))
+
+
 def _read(work: Work, index: int) -> NDArray[Any]:
-    """Read a block's slab, its axes in the layout's order."""
+    """Read a block's slab, its axes in the source's order: so it is contiguous."""
     order = work.layout.order
     slices = [slice(0)] * len(order)
     for axis, span in zip(order, work.layout.slab(index), strict=True):
         slices[axis] = slice(*span)
     try:
-        data = work.source.read(tuple(slices), dtype=work.dtype)
+        return np.ascontiguousarray(work.source.read(tuple(slices), dtype=work.dtype))
     except Exception as problem:
         where = ", ".join(
             f"{d} {s.start}:{s.stop}" for d, s in zip(work.source.dims, slices, strict=True)
@@ -159,7 +208,6 @@ def _read(work: Work, index: int) -> NDArray[Any]:
         raise SourceError(
             f"{type(problem).__name__}: {problem} (while reading {work.source.variable} at {where})"
         ) from problem
-    return data.transpose(order)
 
 
 def _apply(work: Work, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
@@ -261,6 +309,20 @@ def _slab(record: NDArray[Any], block: int, low: int, laid: Any) -> NDArray[Any]
         run = record[a - low : b - low]
         slab[piece.at : piece.at + piece.count] = run[::-1] if piece.step < 0 else run
     return slab
+
+
+def place(work: Work, index: int) -> str:
+    """Say which records and samples a block reads."""
+    laid = work.layout
+    words = []
+    names = (*laid.untouched, *laid.transform.dims)
+    for k, (dim, (a, b)) in enumerate(zip(names, laid.slab(index), strict=True)):
+        if k >= laid.n_untouched:
+            words.append(f"{dim} samples {a} to {b - 1}")
+        else:
+            first, last = _label(work, dim, a), _label(work, dim, b - 1)
+            words.append(f"{dim} {first}" + (f" to {last}" if b - a > 1 else ""))
+    return ", ".join(words)
 
 
 # --- reasons -------------------------------------------------------------------------------------

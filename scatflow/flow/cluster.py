@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 
@@ -58,6 +57,10 @@ class Cluster:
     client: Client
     threads: int
     dashboard: str
+    workers: Mapping[str, tuple[int, int]]
+    """Of a scheduler that ran already: threads and memory limit (bytes, 0: none) per worker."""
+    lasting: bool
+    """Whether a block that is computed goes on when the client lets go of it."""
 
 
 @contextlib.contextmanager
@@ -81,21 +84,28 @@ def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
     with dask.config.set(CONFIG), _quiet():
         if runner in ("local", "threads"):
             with _start(runner, workers, memory) as cluster, Client(cluster) as client:
-                yield Cluster(client, workers, cluster.dashboard_link)
+                yield Cluster(
+                    client, workers, cluster.dashboard_link, {}, lasting=runner == "threads"
+                )
         else:
             with _remote(runner) as client:
-                threads = sum(client.nthreads().values())
+                told = client.scheduler_info(n_workers=-1)["workers"]  # Some versions tell of five.
+                found = {
+                    name: (int(one["nthreads"]), int(one["memory_limit"] or 0))
+                    for name, one in told.items()
+                }
+                threads = sum(n for n, _ in found.values())
                 if not threads:
                     raise ClusterError(
                         f"The scheduler at {runner} has no workers, so nothing would ever be "
                         f"computed. Start some: dask worker {runner}"
                     )
-                yield Cluster(client, threads, client.dashboard_link)
+                yield Cluster(client, threads, client.dashboard_link, found, lasting=True)
 
 
 def _start(runner: str, workers: int, memory: int) -> LocalCluster:
     with warnings.catch_warnings():
-        # Another run may take the port meanwhile; the address that is printed is the right one.
+        # Dask takes another port then; the address that is printed is the right one.
         warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
         # A terminal sends Ctrl-C to the workers too, which would die of it with a traceback each;
         # they inherit this mask from the cluster's thread. This process still hears it. (Starting
@@ -117,7 +127,7 @@ def _local(runner: str, workers: int, memory: int) -> LocalCluster:
         memory_limit=int(memory * HEADROOM) if processes else 0,
         protocol="tcp://",  # In-process addresses name an outer interface of the machine.
         host=LOOPBACK,
-        dashboard_address=f"{LOOPBACK}:{_free_port(DASHBOARD_PORT)}",
+        dashboard_address=f"{LOOPBACK}:{DASHBOARD_PORT}",
         worker_dashboard_address=f"{LOOPBACK}:0",
         silence_logs=logging.CRITICAL,
     )
@@ -131,19 +141,6 @@ def _remote(address: str) -> Client:
             f"No scheduler answers at {address}: {problem}. "
             'Start one (dask scheduler), or set cluster = "local" in [run].'
         ) from problem
-
-
-def _free_port(wanted: int) -> int:
-    """Return `wanted` or the next port that nobody listens on: Dask would warn and take any."""
-    for port in range(wanted, wanted + 100):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
-    return 0
 
 
 @contextlib.contextmanager

@@ -10,11 +10,12 @@ import dataclasses
 import datetime
 import difflib
 import math
-import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -31,6 +32,11 @@ RESERVED = {
 """Parameters of engines that make no sense in a job, and why."""
 
 LATER = {"timefrequency": "time-frequency scattering is not available yet"}
+LATER_KEYS = {
+    "gaps": "gaps are not treated yet: samples that are missing fail the blocks that see them"
+}
+"""Keys of [source] and [transform] that a later version will take."""
+
 SCHEDULERS = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
 
 
@@ -44,6 +50,44 @@ def _cluster(text: str) -> str:
     if text not in ("local", "threads") and not text.startswith(SCHEDULERS):
         raise ValueError("unknown runner")
     return text
+
+
+CRON = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    (
+        "month",
+        1,
+        12,
+        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
+    ),
+    ("day of the week", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
+)
+"""Fields of a cron line: what each is, its least and greatest number, and names from the least."""
+
+CRON_PART = re.compile(r"(?:\*|([a-z]{3}|\d{1,2})(?:-([a-z]{3}|\d{1,2}))?)(?:/(\d{1,2}))?")
+
+
+def _cron(text: str) -> str:
+    fields = text.split()
+    if len(fields) != len(CRON):
+        raise ValueError(f"{len(fields)} fields instead of {len(CRON)}")
+    for field, (name, least, most, names) in zip(fields, CRON, strict=True):
+        for part in field.lower().split(","):
+            match = CRON_PART.fullmatch(part)
+            words = match.groups() if match else ()
+            bounds = [_cron_number(w, least, names) for w in words[:2] if w is not None]
+            good = match is not None and all(least <= n <= most for n in bounds)
+            if not good or bounds != sorted(bounds) or (words[2] and int(words[2]) == 0):
+                raise ValueError(f"{part!r} is no {name}")
+    return text
+
+
+def _cron_number(word: str, least: int, names: tuple[str, ...]) -> int:
+    if word.isdecimal():
+        return int(word)
+    return least + names.index(word) if word in names else -1
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -119,8 +163,10 @@ class RunTable(Table):
         default="2 GiB", description='the budget of one worker, such as "2 GiB" (string)'
     )
     backend: Literal["numpy"] | None = Field(default=None, description='"numpy"')
-    schedule: Text | None = Field(
-        default=None, description='a cron line such as "0 3 * * *" (string)'
+    schedule: Annotated[str, AfterValidator(_cron)] | None = Field(
+        default=None,
+        description="a cron line of minute, hour, day of the month, month and day of the week, "
+        'such as "0 3 * * *" or "*/15 8-18 * * mon-fri" (string)',
     )
 
 
@@ -166,7 +212,7 @@ class Job:
     @property
     def workers(self) -> int:
         """Workers to start: as many as processors unless the job says otherwise."""
-        return self.run.workers or len(os.sched_getaffinity(0))
+        return self.run.workers or CPU_COUNT
 
     def line_of(self, key: str) -> int | None:
         """Return the line of the file on which a key is set, counted from 1."""
@@ -187,8 +233,17 @@ class Job:
 
 
 def memory_bytes(text: str) -> int:
-    """Return the bytes that a budget such as ``"2 GiB"`` stands for."""
-    return int(parse_bytes(text))
+    """Return the bytes that a budget such as ``"2 GiB"`` stands for.
+
+    Raises
+    ------
+    ValueError
+        It stands for no finite number of bytes.
+    """
+    try:
+        return int(parse_bytes(text))
+    except OverflowError as problem:
+        raise ValueError(f"{text!r} is not finite") from problem
 
 
 def load(path: str | Path) -> Job:
@@ -278,6 +333,8 @@ def _describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> 
     for table in tables:
         model = TABLES[table]
     where = form.format(key=key) if form else "".join(f"[{table}] " for table in tables) + key
+    if error["type"] == "extra_forbidden" and model is SourceTable and key in LATER_KEYS:
+        return f"{where} is not available: {LATER_KEYS[key]}. Remove it."
     if error["type"] == "extra_forbidden":
         accepted = list(model.model_fields)
         return f"{where}: unknown key. Accepted: {', '.join(accepted)}.{_near(key, accepted)}"
@@ -312,11 +369,13 @@ def _near(word: str, options: list[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Turn TOML's dates into text: everything else of a job is JSON already."""
+    """Turn TOML's dates into text, in UTC: everything else of a job is JSON already."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, list):
         return [_plain(v) for v in value]
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return value.astimezone(datetime.UTC).replace(tzinfo=None).isoformat()
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     return value
@@ -350,7 +409,9 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
     names = [f.name for f in dataclasses.fields(ENGINES[kind])]  # type: ignore[arg-type]
     accepted = [n for n in (*TransformTable.model_fields, *names) if n not in RESERVED]
     for key in given:
-        if key not in names and key != "kind":
+        if key in LATER_KEYS:
+            problems.append(f"[transform] {key} is not available: {LATER_KEYS[key]}. Remove it.")
+        elif key not in names and key != "kind":
             listed = ", ".join(accepted)
             near = _near(key, accepted)
             problems.append(f"[transform] {key}: unknown key. Accepted: {listed}.{near}")

@@ -28,6 +28,7 @@ NOT_KEPT = {
     "dtype",
     "axes",
     "sampling_rate",
+    "standard_name",
     "coordinates",
     "grid_mapping",
     "cell_methods",
@@ -41,6 +42,8 @@ def template(work: Work) -> Template:
     laid = work.layout
     coordinates = [*_kept(work), *_frames(work), *_paths(work), *_tail(work)]
     attrs = {k: v for k, v in work.source.attrs.items() if k not in NOT_KEPT}
+    if laid.plan.tail == "power":  # Each power of the moduli would have units of its own.
+        attrs.pop("units", None)
     return Template(
         dims=laid.dims,
         shape=laid.shape,
@@ -61,13 +64,22 @@ def template(work: Work) -> Template:
 
 def left_out(work: Work) -> list[str]:
     """Name the source's coordinates that have no place in the output."""
-    untouched = set(work.layout.untouched)
-    return [
-        f"coordinate {name} along {', '.join(coord.dims)} is left out: "
-        "it follows a transformed dimension"
-        for name, coord in work.source.coords.items()
-        if not set(coord.dims) <= untouched
-    ]
+    untouched, new = set(work.layout.untouched), _new_names(work)
+    left = []
+    for name, coord in work.source.coords.items():
+        what = f"coordinate {name}" + (f" along {', '.join(coord.dims)}" if coord.dims else "")
+        if not set(coord.dims) <= untouched:
+            left.append(f"{what} is left out: it follows a transformed dimension")
+        elif name in new:
+            left.append(f"{what} is left out: the output has a label of that name")
+    return left
+
+
+def _new_names(work: Work) -> set[str]:
+    """Return the names that the output gives to its own variables, dimensions and labels."""
+    laid = work.layout
+    own = {"path", "scattering", "ledger", *laid.dims[len(laid.untouched) :]}
+    return own | set(laid.plan.paths.columns)
 
 
 def _source_name(work: Work) -> str:
@@ -84,8 +96,7 @@ def _history(work: Work) -> str:
 def _kept(work: Work) -> Iterator[Coordinate]:
     """Yield the coordinates along untouched dimensions."""
     laid, source = work.layout, work.source
-    new = {"path", "scattering", "ledger", *laid.dims[len(laid.untouched) :]}
-    new |= set(laid.plan.paths.columns)
+    new = _new_names(work)
     for dim in laid.untouched:
         axis = source.axes.get(dim)
         if axis is not None:

@@ -137,6 +137,24 @@ class Layout:
         windows = slice(a * width, min(b * width, self.shape[-1]))
         return (*(slice(*c) for c in untouched), slice(0, self.shape[-2]), windows)
 
+    def block_of(self, shard: tuple[int, ...]) -> int | None:
+        """Return the block that writes a shard, None if none does: the inverse of :meth:`region`.
+
+        Parameters
+        ----------
+        shard : tuple of int
+            Number of the shard along each axis of the output.
+        """
+        n, counts = len(self.cuts.counts), self.cuts.counts
+        if len(shard) != len(self.shape):
+            return None
+        if self.seamless:  # The grid's last axis is the output's last, behind the path axis.
+            position, others = (*shard[: n - 1], shard[-1]), shard[n - 1 : -1]
+        else:
+            position, others = shard[:n], shard[n:]
+        inside = all(0 <= k < count for k, count in zip(position, counts, strict=True))
+        return self.cuts.index(position) if inside and not any(others) else None
+
     def samples(self, index: int) -> int:
         """Return the input samples that a block answers for, halos and overlaps not counted."""
         untouched, units = self.units_of(index)

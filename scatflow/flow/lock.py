@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from scatflow.errors import OutputBusyError, OutputError
+from scatflow.flow.ledger import STALE_SECONDS
 
-STALE_SECONDS = 60.0
-"""A run that has not shown signs of life for so long is dead (remote stores only)."""
+GLANCES, GLANCE_SECONDS = 5, 0.05
+"""How often a lock is tried again: :func:`held` holds it for an instant."""
 
 
 @contextlib.contextmanager
@@ -31,7 +32,7 @@ def locked(output: str) -> Iterator[None]:
     OutputError
         The lock file cannot be made.
     """
-    path = Path(output.rstrip("/") + ".lock")
+    path = _beside(output)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path)
@@ -50,12 +51,36 @@ def locked(output: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def held(output: str) -> bool:
+    """Tell whether a run holds the lock of a local output at this moment."""
+    try:
+        descriptor = os.open(_beside(output), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)  # Which gives up the lock, too.
+    return False
+
+
+def _beside(output: str) -> Path:
+    return Path(output.rstrip("/") + ".lock")
+
+
 def _acquire(path: Path) -> int:
+    tries = 0
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if (tries := tries + 1) < GLANCES:
+                os.close(descriptor)
+                time.sleep(GLANCE_SECONDS)
+                continue
             holder = os.read(descriptor, 4096).decode(errors="replace")
             os.close(descriptor)
             raise _busy(path.name.removesuffix(".lock"), _parsed(holder)) from None
@@ -103,7 +128,7 @@ def refuse_if_alive(output: str, run: Mapping[str, Any] | None) -> None:
 
 
 def alive(run: Mapping[str, Any]) -> bool:
-    """Tell whether the run that a ledger names still seems to be at work."""
+    """Tell whether the run that a remote output's ledger names still seems to be at work."""
     if time.time() - float(run.get("updated", 0)) > STALE_SECONDS:
         return False
     if run.get("host") != socket.gethostname():

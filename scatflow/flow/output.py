@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, StorePath
 
-from scatflow.blocks import Cuts
-from scatflow.dataset import Template, create, finish
-from scatflow.errors import OutputError
-from scatflow.flow.ledger import DONE, Ledger
+from scatflow.archive.stores import EXTRAS
+from scatflow.dataset import DONE, Template, create, finish
+from scatflow.errors import MissingExtraError, OutputError
+from scatflow.flow.layout import Layout
+from scatflow.flow.ledger import Ledger
 from scatflow.flow.settings import differences
 from scatflow.flow.work import Work, local_path
 
@@ -35,25 +36,57 @@ class Found:
 
     kind: Kind
     ledger: Ledger | None = None
+    why: str = "scatflow did not write it"
+    """What is wrong with a foreign one."""
+
+
+BAD_METADATA = (ValueError, TypeError, KeyError, AttributeError)
+"""What Zarr and :class:`Ledger` raise on JSON of another form than theirs."""
 
 
 def look(store: str) -> Found:
-    """Tell what lies at `store` without changing it."""
+    """Tell what lies at `store` without changing it.
+
+    Raises
+    ------
+    MissingExtraError
+        The URL needs a package that is not installed.
+    OutputError
+        The URL cannot be opened.
+    """
+    check_reachable(store)
     try:
         root: Any = zarr.open(store, mode="r")
     except FileNotFoundError:
         return Found("absent" if _is_empty(store) else "foreign")
-    except ValueError:  # Metadata that are not Zarr's.
-        return Found("foreign")
+    except BAD_METADATA as problem:
+        return Found("foreign", why=f"its metadata are not those of Zarr ({problem})")
     if not isinstance(root, zarr.Group):
         return Found("foreign")
     if root.attrs.get(MARKER):
         return Found("half-made")
     try:
         ledger = Ledger.open(store, "r+")
-    except (FileNotFoundError, KeyError):
+    except FileNotFoundError:
         return Found("foreign")
-    return Found("ours" if ledger.fingerprint else "foreign", ledger)
+    except BAD_METADATA as problem:
+        why = f"its ledger is damaged or of another version of scatflow ({problem})"
+        return Found("foreign", why=why)
+    return Found("ours", ledger) if ledger.fingerprint else Found("foreign")
+
+
+def check_reachable(store: str) -> None:
+    """Make sure that there is a way to open a store, before Zarr is asked to.
+
+    Raises
+    ------
+    MissingExtraError
+        The URL needs a package that is not installed.
+    OutputError
+        The URL cannot be opened.
+    """
+    if local_path(store) is None:
+        _store_path(store)
 
 
 def check(store: str, found: Found, work: Work, fresh: bool) -> Ledger | None:
@@ -66,7 +99,7 @@ def check(store: str, found: Found, work: Work, fresh: bool) -> Ledger | None:
     """
     if found.kind == "foreign":
         raise OutputError(
-            f"{store} exists, but scatflow did not write it: nothing was touched. "
+            f"{store} exists, but {found.why}: nothing was touched. "
             "Name another place in [output] store, or move it away yourself."
         )
     if found.ledger is None or fresh:
@@ -77,6 +110,12 @@ def check(store: str, found: Found, work: Work, fresh: bool) -> Ledger | None:
             f"{store} was written with other settings, so its blocks do not belong to this job: "
             f"{'; '.join(changed)} (there -> here). Restore the settings, name another [output] "
             "store, or start over with --fresh, which deletes what is there."
+        )
+    n = work.layout.cuts.n_blocks
+    if found.ledger.state.size != n:
+        raise OutputError(
+            f"The ledger of {store} is damaged: it has {found.ledger.state.size} blocks instead of "
+            f"{n}. Start over with --fresh, which deletes what is there."
         )
     return found.ledger
 
@@ -121,7 +160,7 @@ def clear(store: str) -> None:
     Path(path, "zarr.json").unlink(missing_ok=True)
 
 
-def lost(store: str, ledger: Ledger, cuts: Cuts, depth: int) -> NDArray[np.int64]:
+def lost(store: str, ledger: Ledger, layout: Layout) -> NDArray[np.int64]:
     """Return the blocks that are said to be done but whose shard is not in the store.
 
     Parameters
@@ -130,29 +169,21 @@ def lost(store: str, ledger: Ledger, cuts: Cuts, depth: int) -> NDArray[np.int64
         The output.
     ledger : Ledger
         Its ledger.
-    cuts : Cuts
-        Its blocks.
-    depth : int
-        Axes of the variable: a shard's key has one number for each.
+    layout : Layout
+        Which block writes which shard.
     """
-    there = np.zeros(cuts.n_blocks, bool)
+    there = np.zeros(layout.cuts.n_blocks, bool)
     for key in _shards(store):
         numbers = key.split("/")
-        if len(numbers) == depth and all(n.isdigit() for n in numbers):
-            there[_block_at(tuple(map(int, numbers)), cuts)] = True
+        if all(n.isdecimal() for n in numbers):
+            block = layout.block_of(tuple(map(int, numbers)))
+            if block is not None:
+                there[block] = True
     return np.flatnonzero((ledger.state == DONE) & ~there)
 
 
-def _block_at(shard: tuple[int, ...], cuts: Cuts) -> int:
-    """Return the block of a shard: other axes than those of the work grid have one shard."""
-    n = len(cuts.counts)
-    # Seamless: the grid's last axis is the output's last, behind the path axis.
-    position = shard[:n] if all(s == 0 for s in shard[n:]) else (*shard[: n - 1], shard[-1])
-    return cuts.index(position)
-
-
 def _shards(store: str) -> Iterator[str]:
-    """Yield the keys of all shards, such as ``0/0/3``."""
+    """Yield the keys of all shards, such as ``0/0/3``; empty files on this machine are none."""
     path = local_path(store)
     if path is None:
         yield from sync(_list_remote(_store_path(store)))
@@ -161,7 +192,8 @@ def _shards(store: str) -> Iterator[str]:
     for folder, _, files in os.walk(top):
         prefix = os.path.relpath(folder, top).replace(os.sep, "/")
         for name in files:
-            yield name if prefix == "." else f"{prefix}/{name}"
+            if name.isdecimal() and os.path.getsize(os.path.join(folder, name)):
+                yield name if prefix == "." else f"{prefix}/{name}"
 
 
 def sweep(store: str) -> None:
@@ -188,7 +220,21 @@ def _is_empty(store: str) -> bool:
 
 
 def _store_path(store: str) -> StorePath:
-    return StorePath(FsspecStore.from_url(store))
+    protocol = store.split(":", 1)[0]
+    try:
+        return StorePath(FsspecStore.from_url(store))
+    except ImportError as problem:
+        package = EXTRAS.get(protocol, protocol)
+        line = f'"scatflow[{package}]"' if package == "s3" else package
+        raise MissingExtraError(
+            f"Outputs at {protocol}:// need a package that is not installed ({problem}). "
+            f"Install it with: pip install {line}"
+        ) from problem
+    except ValueError as problem:
+        raise OutputError(
+            f"The output {store} cannot be opened: {problem}. "
+            "Give a path, or a URL of a protocol that fsspec knows, in [output] store."
+        ) from problem
 
 
 async def _list_remote(target: StorePath) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from scatflow.blocks import Span
+from scatflow.blocks import Span, ceil_div
 from scatflow.dataset import Template
 from scatflow.errors import BudgetError
 from scatflow.flow.job import Job, suggest_memory
@@ -32,6 +33,9 @@ ENCODING_COPIES = 3
 CHUNKS_IN_FLIGHT = 10
 """Source chunks that Zarr decodes at a time: its `async.concurrency`."""
 
+WASTE = 2.0
+"""Decoding more than so many times what a block uses is worth a word."""
+
 EXACT_BLOCKS = 2**14
 """Blocks along one axis whose slabs are added up one by one; beyond, all count as inner ones."""
 
@@ -48,7 +52,7 @@ class RunPlan:
     peak_bytes: int
     """Most memory that one worker will need."""
     bytes_read: int
-    """Of the source before compression, halos and overlaps included."""
+    """Of the source before compression: whole chunks, as often as blocks touch them."""
     bytes_source: int
     """Of the source, each sample once."""
     bytes_written: int
@@ -92,10 +96,10 @@ def prepare(job: Job, base: str | None = None) -> RunPlan:
         work=work,
         template=described,
         peak_bytes=peak_bytes(work, threads_per_worker(job)),
-        bytes_read=_slab_samples(work) * itemsize,
+        bytes_read=_samples(work, whole_chunks=True) * itemsize,
         bytes_source=math.prod(work.source.shape) * itemsize,
         bytes_written=math.prod(described.shape) * described.dtype.itemsize,
-        notes=tuple(_notes(work)),
+        notes=(*_notes(work), *_later(job)),
     )
 
 
@@ -127,6 +131,37 @@ def check_budget(plan: RunPlan) -> None:
     )
 
 
+def check_workers(plan: RunPlan, workers: Mapping[str, tuple[int, int]]) -> None:
+    """Compare the projected peak of workers that run already with their memory limits.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        What they are to do.
+    workers : mapping
+        Threads and memory limit (bytes, 0: none) of each worker.
+
+    Raises
+    ------
+    BudgetError
+        One of them has too little memory for as many blocks as it has threads.
+    """
+    for name, (threads, limit) in workers.items():
+        needed = peak_bytes(plan.work, threads)
+        if 0 < limit < needed:
+            raise BudgetError(
+                f"{threads} block(s) at a time need {_mib(needed)} MiB in a worker, and {name} "
+                f"with {threads} thread(s) has a limit of {_mib(limit)} MiB: no block was "
+                f'computed. Start it with --memory-limit "{suggest_memory(needed)}", or with fewer '
+                "--nthreads."
+            )
+
+
+def block_bytes(work: Work, index: int) -> int:
+    """Return the bytes of a block's slab once it is decoded."""
+    return math.prod(b - a for a, b in work.layout.slab(index)) * work.dtype.itemsize
+
+
 def peak_bytes(work: Work, threads: int) -> int:
     """Return the most memory that one worker will need, bytes.
 
@@ -142,7 +177,7 @@ def peak_bytes(work: Work, threads: int) -> int:
     block = math.prod(laid.shards) * item
     unit = math.prod(laid.plan.shape)
     batch = min(laid.batch, math.prod(laid.cuts.per_block))
-    reading = slab * work.source.dtype.itemsize + _chunk_bytes(work, slab)
+    reading = slab * work.source.dtype.itemsize + _chunk_bytes(work)
     out = batch * math.prod(laid.plan.output_shape) * item
     # A batch is stacked before it is padded, and an edge slab is gathered from its pieces.
     computing = 2 * batch * unit * item + laid.plan.peak_bytes(batch) + out
@@ -151,12 +186,23 @@ def peak_bytes(work: Work, threads: int) -> int:
     return BASELINE_BYTES + laid.plan.held_bytes + threads * own
 
 
-def _chunk_bytes(work: Work, slab: int) -> int:
+def _chunk_bytes(work: Work) -> int:
     """Return the memory of source chunks while they are decoded: compressed and plain."""
-    source = work.source
-    chunk = math.prod(source.chunks)
-    touched = max(1, math.ceil(slab / max(chunk, 1)) * 2)
-    return 2 * min(touched, CHUNKS_IN_FLIGHT) * chunk * source.dtype.itemsize
+    source, touched = work.source, 1
+    for axis, width in enumerate(_widest(work)):
+        start, n, chunk = _stored_axis(work, axis)
+        # A slab that begins inside a chunk touches one more than it could fill.
+        touched *= min(ceil_div(width, chunk) + 1, ceil_div(start + n, chunk) - start // chunk)
+    held = min(touched, CHUNKS_IN_FLIGHT) * math.prod(source.chunks)
+    return 2 * held * source.dtype.itemsize
+
+
+def _stored_axis(work: Work, axis: int) -> tuple[int, int, int]:
+    """Return where the selection begins along an axis of the work, its samples, and the chunk."""
+    source, where = work.source, work.layout.order[axis]
+    isel: Mapping[str, list[int]] = work.settings["open"]["isel"]
+    start = isel.get(source.dims[where], [0])[0]
+    return start, source.shape[where], max(source.chunks[where], 1)
 
 
 def _spans(work: Work, axis: int) -> list[Span]:
@@ -180,12 +226,22 @@ def _widest(work: Work) -> list[int]:
     return [max(b - a for a, b in _spans(work, axis)) for axis in axes]
 
 
-def _slab_samples(work: Work) -> int:
-    """Return the samples that all blocks read together: their boxes are products of spans."""
+def _samples(work: Work, whole_chunks: bool) -> int:
+    """Return the samples that all blocks read together: their boxes are products of spans.
+
+    With `whole_chunks` those that are decoded for it; the last chunk ends with the source.
+    """
     total = 1
     counts = iter(work.layout.cuts.counts)
     for axis in range(len(work.layout.order)):
         spans = _spans(work, axis)
+        if whole_chunks:
+            start, n, chunk = _stored_axis(work, axis)
+            end = max(start + n, chunk)
+            spans = [
+                ((start + a) // chunk * chunk, min(ceil_div(start + b, chunk) * chunk, end))
+                for a, b in spans
+            ]
         along = sum(b - a for a, b in spans)
         if len(spans) == EXACT_BLOCKS:
             along = (spans[1][1] - spans[1][0]) * next(counts)
@@ -205,7 +261,24 @@ def _notes(work: Work) -> list[str]:
     notes = [*work.source.notes, *left_out(work)]
     for dim, n in dropped(laid).items():
         notes.append(f"the last {n} samples along {dim} fill no whole frame and are dropped")
+    waste = _samples(work, whole_chunks=True) / _samples(work, whole_chunks=False)
+    if waste > WASTE:
+        chunks = " x ".join(map(str, work.source.chunks))
+        notes.append(
+            f"blocks decode {waste:.1f} times the samples that they use: the source's chunks "
+            f"({chunks}) reach beyond them; smaller chunks would be read faster"
+        )
     return notes
+
+
+def _later(job: Job) -> list[str]:
+    """Say what the job asks for that this version does not do."""
+    if job.run.schedule is None:
+        return []
+    return [
+        f"[run] schedule = {job.run.schedule!r} is kept, but this version does not install "
+        "schedules: have cron or systemd call scatflow run"
+    ]
 
 
 def measure_unit(work: Work) -> float:

@@ -66,7 +66,8 @@ class Reporter:
         self.failed += failed
         self.samples += samples
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=f"{self.rate:,.0f} samples/s")
+            rate = f"{self.rate:,.0f} samples/s{self._failures()}"
+            self._bar.update(self._task, completed=self.done, rate=rate)
 
     def tick(self) -> None:
         """Say where the run is, if it is time to and there is no bar."""
@@ -74,9 +75,12 @@ class Reporter:
         if self._bar is None and now - self._said >= LINE_SECONDS:
             self._said = now
             self.say(
-                f"{self.done}/{self.total} blocks, {self.rate:,.0f} samples/s, "
-                f"{self._left(now)} left"
+                f"{self.done}/{self.total} blocks{self._failures()}, "
+                f"{self.rate:,.0f} samples/s, {self._left(now)} left"
             )
+
+    def _failures(self) -> str:
+        return f", {self.failed} failed" if self.failed else ""
 
     def _left(self, now: float) -> str:
         fresh = self.done - self._at_start

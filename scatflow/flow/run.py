@@ -7,20 +7,21 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from distributed import Future, performance_report
 
-from scatflow.errors import ClusterError
-from scatflow.flow.block import Key, Receipt, process, warm_up
+from scatflow.dataset import DONE
+from scatflow.errors import ClusterError, OutputError
+from scatflow.flow.block import Key, Receipt, active, place, process, source_checksum, warm_up
 from scatflow.flow.cluster import Cluster, connect
-from scatflow.flow.ledger import Ledger
+from scatflow.flow.ledger import Ledger, versions
 from scatflow.flow.lock import locked, me, refuse_if_alive
 from scatflow.flow.output import check, look, lost, make, sweep
-from scatflow.flow.plan import RunPlan, check_budget
+from scatflow.flow.plan import RunPlan, block_bytes, check_budget, check_workers
 from scatflow.flow.progress import Reporter, clock
 from scatflow.flow.work import local_path
 
@@ -29,6 +30,12 @@ IN_FLIGHT_PER_THREAD = 3
 
 TICK_SECONDS = 0.25
 ATTEMPTS = 2
+
+LAST_TASKS_SECONDS = 10.0
+"""How long a run that stops early waits for the blocks that are being computed at that moment."""
+
+CHECKED_BLOCKS, CHECKED_BYTES = 8, 256 * 2**20
+"""What is read again of the source, at most, to see that it is still what it was."""
 
 COMPLETE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 
@@ -110,7 +117,13 @@ def _resume(
     if ledger is None:
         ledger = make(plan.output, plan.work, plan.template)
     else:
-        gone = lost(plan.output, ledger, plan.work.layout.cuts, len(plan.template.shape))
+        _check_source(plan, ledger)
+        if ledger.versions != versions():
+            say(
+                f"note: blocks were computed with {_listed(ledger.versions)}, and this is "
+                f"{_listed(versions())}: the last bits of new ones may differ."
+            )
+        gone = lost(plan.output, ledger, plan.work.layout)
         if gone.size:
             say(f"{gone.size} blocks that were done are gone from the store: computed again.")
             ledger.forget(gone)
@@ -133,8 +146,35 @@ def _resume(
 
 def _finish(plan: RunPlan, ledger: Ledger) -> None:
     """Write the ledger's last state and remove what killed processes left."""
+    ledger.check_ours()
     sweep(plan.output)
     ledger.flush(None)
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items()) or "other libraries"
+
+
+def _check_source(plan: RunPlan, ledger: Ledger) -> None:
+    """Read some finished blocks again: the first, the last, and a few between.
+
+    Raises
+    ------
+    OutputError
+        The source holds other samples than those the blocks were computed from.
+    """
+    done = np.flatnonzero(ledger.state == DONE)
+    picked = np.unique(np.linspace(0, done.size - 1, CHECKED_BLOCKS).round().astype(int))
+    left = CHECKED_BYTES
+    for block in done[picked].tolist() if done.size else []:
+        left -= block_bytes(plan.work, block)
+        if left >= 0 and source_checksum(plan.work, block) != ledger.source[block]:
+            raise OutputError(
+                f"The source changed: block {block} ({place(plan.work, block)}) differs from what "
+                f"was read for {plan.output}, so old and new results would be mixed. Restore the "
+                "source, name another [output] store, or start over with --fresh, which deletes "
+                "what is there."
+            )
 
 
 def _compute(
@@ -149,9 +189,11 @@ def _compute(
     ledger.flush(_words(0.0, time.time()))
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(connect(job.run.cluster, job.workers, job.memory))
+        check_workers(plan, cluster.workers)
         say(f"Dashboard: {cluster.dashboard}")
         key = Key(plan.output, plan.base, plan.work.fingerprint)
         cluster.client.run(warm_up, key)
+        ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
         say(f"{cluster.threads} workers are ready after {clock(time.monotonic() - called)}.")
         if report is not None:
             stack.enter_context(performance_report(filename=report))
@@ -205,15 +247,26 @@ def _work_through(
                     continue
                 attempts.pop(block, None)
                 totals.add(receipt)
-                ledger.record(block, receipt.checksum, receipt.failure)
+                ledger.record(block, receipt.checksum, receipt.source_checksum, receipt.failure)
                 reporter.advance(receipt.samples, receipt.failure is not None)
             reporter.tick()
             if ledger.due():
                 ledger.flush(_words(reporter.rate, started))
     finally:
         if flying:
-            with _uninterrupted(), contextlib.suppress(OSError):  # The scheduler may be gone.
-                cluster.client.cancel(list(flying))
+            with contextlib.suppress(OSError):  # The scheduler may be gone.
+                with _uninterrupted():
+                    cluster.client.cancel(list(flying))
+                _wait_for_last_tasks(cluster, key)
+
+
+def _wait_for_last_tasks(cluster: Cluster, key: Key) -> None:
+    """Wait until no worker computes a block of this run, so that none writes after its end."""
+    until = time.monotonic() + LAST_TASKS_SECONDS
+    while cluster.lasting and cluster.client.status == "running" and time.monotonic() < until:
+        if not any(cluster.client.run(active, key).values()):
+            return
+        time.sleep(TICK_SECONDS / 5)
 
 
 def _ended(ended: queue.SimpleQueue[Future[Receipt]]) -> Iterator[Future[Receipt]]:
@@ -237,6 +290,8 @@ def _receipt(future: Future[Receipt], block: int) -> Receipt:
             "start a scheduler and give the same command."
         )
     problem = future.exception()
+    if isinstance(problem, OutputError):
+        raise problem
     reason = f"{type(problem).__name__}: {problem}"
     if type(problem).__name__ == "KilledWorker":
         reason = "every worker that computed it died, as when memory runs out"
@@ -281,7 +336,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C for the moments in which the ledger is written."""
+    """Ignore Ctrl-C while the ledger is written: one that comes then has no effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

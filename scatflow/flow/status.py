@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from scatflow.dataset import FAILED
 from scatflow.errors import OutputError
 from scatflow.flow.job import Job
-from scatflow.flow.ledger import FAILED, Ledger
-from scatflow.flow.lock import alive
+from scatflow.flow.ledger import Ledger
+from scatflow.flow.lock import alive, held
 from scatflow.flow.output import look
-from scatflow.flow.work import absolute
+from scatflow.flow.work import absolute, local_path
 
 
 def status(job: Job, base: str | None = None) -> dict[str, Any]:
@@ -37,7 +38,9 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
     output = absolute(job.output.store, base or os.getcwd())
     found = look(output)
     if found.kind == "foreign":
-        raise OutputError(f"{output} exists, but scatflow did not write it: it has no ledger.")
+        raise OutputError(
+            f"{output} exists, but {found.why}. Name the store that the job writes in [output]."
+        )
     counts = {"done": 0, "missing": 0, "failed": 0}
     if found.ledger is None:
         return {
@@ -52,7 +55,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
     counts = ledger.counts()
     return {
         "output": output,
-        "state": _state(ledger, counts),
+        "state": _state(ledger, counts, _at_work(output, ledger)),
         "blocks": int(ledger.state.size),
         **counts,
         "failures": {
@@ -64,8 +67,16 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
     }
 
 
-def _state(ledger: Ledger, counts: dict[str, int]) -> str:
-    if ledger.run is not None and alive(ledger.run):
+def _at_work(output: str, ledger: Ledger) -> bool:
+    """Ask the kernel about a local output's lock; elsewhere only the heartbeat tells."""
+    if ledger.run is None:
+        return False
+    path = local_path(output)
+    return alive(ledger.run) if path is None else held(path)
+
+
+def _state(ledger: Ledger, counts: dict[str, int], at_work: bool) -> str:
+    if at_work:
         return "running"
     if counts["missing"]:
         return "interrupted" if ledger.run is not None else "incomplete"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scatflow.archive import Source, open_source
+from scatflow.archive import Source, open_source, stores
 from scatflow.engines import Engine, engine_from_dict
 from scatflow.errors import JobError, OutputError, SourceError
 from scatflow.flow.layout import Layout, Transform, layout
@@ -43,16 +43,19 @@ def absolute(store: str, base: str) -> str:
     --------
     >>> absolute("day.zarr", "/data"), absolute("s3://bucket/day.zarr", "/data")
     ('/data/day.zarr', 's3://bucket/day.zarr')
+    >>> absolute("file:///data/my%20day.zarr", "/")
+    '/data/my day.zarr'
     """
+    if not stores.is_url(store):
+        store = os.path.join(base, os.path.expanduser(store))
     path = local_path(store)
-    return store if path is None else os.path.normpath(os.path.join(base, path))
+    return store if path is None else os.path.normpath(path)
 
 
 def local_path(store: str) -> str | None:
     """Return the path of a store on this machine's file systems, None for other URLs."""
-    if store.startswith("file://"):
-        return store[len("file://") :]
-    return None if "://" in store else os.path.expanduser(store)
+    path = stores.absolute(store)
+    return None if stores.is_url(path) else path
 
 
 def from_job(job: Job, base: str) -> Work:

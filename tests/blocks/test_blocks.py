@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scatflow.blocks import Cuts, bounds, divisor, left_over, mirror, n_frames, pieces, share
+from scatflow.blocks import (
+    Cuts,
+    bounds,
+    divisor,
+    even_part,
+    left_over,
+    mirror,
+    n_frames,
+    pieces,
+    share,
+)
 
 shapes = st.lists(st.integers(1, 12), min_size=0, max_size=4).map(tuple)
 
@@ -80,5 +90,16 @@ def test_frames_fit_and_no_further_one_would(n, frame, hop):
 
 
 @given(st.integers(1, 5000), st.integers(1, 300))
-def test_divisor_is_the_largest(n, most):
-    assert divisor(n, most) == max(d for d in range(1, min(n, most) + 1) if n % d == 0)
+def test_divisor_is_the_nearest(n, near):
+    found = divisor(n, near)
+    assert n % found == 0
+    ratios = [max(d / near, near / d) for d in range(1, n + 1) if n % d == 0]
+    assert max(found / near, near / found) == min(ratios)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 5000))
+def test_even_parts_are_no_longer_than_asked_for_and_no_shorter_than_half(n, most):
+    whole, part = even_part(n, most)
+    assert whole % part == 0
+    assert n <= whole < n + whole // part
+    assert min(n, most) / 2 <= part <= most

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import zarr
 
+from scatflow import cli
+from scatflow.cli import texts
+from scatflow.errors import BudgetError, OutputError
+
 JOB = """
 [source]
 store = "archive.zarr"
@@ -120,10 +124,42 @@ def test_usage_errors_end_in_2(folder):
         ["run", "job.toml", "--workers", "0"],
         ["ingest", "telex", "a", "b"],
         ["run", "job.toml", "--report", "nowhere/report.html"],
+        ["run", "job.toml", "--report", "archive.zarr"],
     ):
         done = scatflow(folder, *words)
         assert done.returncode == 2, words
         assert done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (folder / "out.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "words"),
+    [
+        (OSError(28, "No space left on device", "out.zarr"), 2, "No space left on device"),
+        (OverflowError("too large"), 70, "a mistake in scatflow"),
+        (BudgetError("too little"), 3, "error: too little"),
+        (OutputError("taken"), 2, "error: taken"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_every_error_has_its_exit_code(monkeypatch, capsys, problem, code, words):
+    def fail(*_):
+        raise problem
+
+    monkeypatch.setattr("sys.argv", ["scatflow", "status", "job.toml"])
+    monkeypatch.setattr(cli, "_job", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    told = capsys.readouterr().err
+    assert caught.value.code == code
+    assert words in told
+    assert ("Traceback" in told) == (code == 70)
+
+
+def test_doctor_works_where_the_system_does_not_tell_of_affinity(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    assert any("processors to use" in line for line in texts.doctor_lines())
 
 
 def test_an_array_becomes_an_archive_and_a_job_runs_on_it(folder, rng):

@@ -1,10 +1,12 @@
 """The output's template opens in xarray without a warning and holds its labels."""
 
+import math
+
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scatflow.dataset import (
@@ -19,6 +21,7 @@ from scatflow.dataset import (
     path_coordinates,
     write_region,
 )
+from scatflow.dataset.template import CHUNK_BYTES
 
 MARKER = "unfinished"
 
@@ -142,15 +145,28 @@ def test_the_same_template_gives_the_same_bytes(tmp_path):
     assert a == b
 
 
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=4), st.integers(1, 900), st.data())
-def test_inner_chunks_divide_the_shard(others, paths, data):
+@settings(max_examples=300)
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=4), st.integers(1, 900), st.data())
+def test_inner_chunks_divide_the_shard_and_are_large_enough(others, paths, data):
     axis = data.draw(st.integers(0, len(others)))
     shard = (*others[:axis], paths, *others[axis:])
-    rounded, chunks = inner_chunks(shard, axis, 4)
+    rounded, chunks = inner_chunks(shard, shard, axis, 4)
     assert all(n % c == 0 for n, c in zip(rounded, chunks, strict=True))
-    assert chunks[axis] <= 64
-    assert rounded[:axis] + rounded[axis + 1 :] == shard[:axis] + shard[axis + 1 :]
-    assert paths <= rounded[axis] < paths + -(-paths // 64)
+    assert all(n <= r < n + r // c for n, r, c in zip(shard, rounded, chunks, strict=True))
+    assert 4 * math.prod(chunks) >= CHUNK_BYTES // 4 or chunks == rounded == shard
+    assert 4 * math.prod(chunks) <= CHUNK_BYTES
+
+
+@pytest.mark.parametrize("paths", [2, 10, 30, 234, 374])
+def test_shards_side_by_side_keep_their_size_and_get_chunks_of_use(paths):
+    for windows in (54, 98, 214, 228, 486, 994, 8162, 16369, 32738, 65510):
+        for blocks in (1, 2, 4, 8, 16, 32):
+            shard = (1, paths, windows * blocks)
+            rounded, chunks = inner_chunks((3, paths, 5 * shard[2] // 2), shard, 1, 4)
+            assert rounded[2] == shard[2]
+            assert shard[2] % chunks[2] == 0
+            assert 4 * math.prod(chunks) >= CHUNK_BYTES // 4 or chunks == shard
+            assert 4 * math.prod(chunks) <= 16 * CHUNK_BYTES
 
 
 @pytest.mark.parametrize(

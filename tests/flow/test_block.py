@@ -1,8 +1,11 @@
 """One block after another, in this thread: the numbers are right whatever the cutting."""
 
+import zlib
+
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from scatflow.engines import HarmonicScattering3D, Scattering1D, Scattering2D
 
@@ -71,9 +74,6 @@ def test_frames_are_what_the_engine_gives_for_each(place, noise):
 
 
 def test_images_are_transformed_in_the_order_of_dims(place, rng):
-    x = rng.standard_normal((3, 40, 32)).astype(np.float32)
-    place.archive(x, dims=("x", "band", "y"))
-    x = x.transpose(1, 2, 0)
     transform = 'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 1\nL = 4\n'
     x = rng.standard_normal((48, 3, 32)).astype(np.float32)
     place.archive(x, dims=("x", "band", "y"))
@@ -176,4 +176,41 @@ def test_an_overflow_is_a_failure_and_not_a_number(place):
     x[0, ::2] *= -1
     place.archive(x)
     found, (receipt,) = place.compute(transform=WHOLE)
-    assert (receipt.failure is None) == bool(np.isfinite(found).all())
+    assert "station YA.UV05: coefficients overflow float32" in receipt.failure
+    assert np.isnan(found).all()
+
+
+def test_the_checksum_of_the_source_is_that_of_its_samples(place, small_blocks, noise):
+    for data, dims in ((noise[:2], ("station", "time")), (noise[:2].T.copy(), ("time", "station"))):
+        place.archive(data, dims=dims)
+        _, receipts = place.compute()
+        plan = place.plan()
+        for receipt in receipts:
+            slab = [slice(0)] * 2
+            order = plan.work.layout.order
+            for axis, (a, b) in zip(order, plan.work.layout.slab(receipt.block), strict=True):
+                slab[axis] = slice(a, b)
+            expected = zlib.crc32(np.ascontiguousarray(data[tuple(slab)]).tobytes())
+            assert receipt.source_checksum == expected
+
+
+def test_a_block_with_holes_has_a_checksum_of_its_source_too(place, noise):
+    x = noise[:1, :5000].copy()
+    x[0, 7] = np.nan
+    place.archive(x)
+    _, (receipt,) = place.compute(transform=WHOLE)
+    assert receipt.failure
+    assert receipt.source_checksum == zlib.crc32(x.tobytes())
+
+
+def test_labels_that_no_longer_hold_are_dropped(place, rng):
+    x = rng.standard_normal((2, 16, 16, 16)).astype(np.float32)
+    array = place.archive(x, dims=("subject", "z", "y", "x"))
+    array.attrs.update({"standard_name": "density", "units": "kg m-3", "coordinates": "l"})
+    root = zarr.open_group(str(place.path / "archive.zarr"))
+    root.create_array("l", data=np.arange(2), dimension_names=["subject"])
+    plan = place.plan(transform='kind = "scattering3d"\ndims = ["z", "y", "x"]\nJ = 1\nL = 1\n')
+    assert not {"units", "standard_name"} & set(plan.template.attrs)
+    assert plan.notes == (
+        "coordinate l along subject is left out: the output has a label of that name",
+    )

@@ -75,6 +75,26 @@ def test_a_good_job_is_read():
         ("workers = 2", 'workers = "2"', ["[run] workers: found '2' (string)"]),
         ('"1 GiB"', '"1 gibbon"', ["[run] memory: found '1 gibbon'", "2 GiB"]),
         ('"1 GiB"', "1024", ["[run] memory: found 1024 (integer)"]),
+        ('"1 GiB"', '"1e400 GiB"', ["[run] memory: found '1e400 GiB'", "2 GiB"]),
+        ("J = 5", 'J = 5\ngaps = "nan"', ["[transform] gaps is not available", "not treated yet"]),
+        ('variable = "x"', 'gaps = "nan"', ["[source] gaps is not available", "not treated yet"]),
+        *(
+            ("workers = 2", f'schedule = "{line}"', [f"[run] schedule: found '{line}'", "0 3 * *"])
+            for line in (
+                "nightly",
+                "@daily",
+                "0 3 * *",
+                "0 3 * * * *",
+                "60 3 * * *",
+                "0 24 * * *",
+                "0 3 0 * *",
+                "0 3 * foo *",
+                "0 3 * * 8",
+                "5-1 3 * * *",
+                "*/0 3 * * *",
+                "1, 3 * * *",
+            )
+        ),
         (
             "workers = 2",
             'cluster = "cluster/slurm.toml"',
@@ -143,6 +163,25 @@ def test_options_of_the_command_line_are_checked_too():
         job.override(workers=0)
     with pytest.raises(JobError, match="--cluster: found 'slurm'"):
         job.override(cluster="slurm")
+
+
+@pytest.mark.parametrize(
+    "line", ["0 3 * * *", "*/15 8-18 1,15 jan-mar MON-FRI", "0,30 */2 * * 7", "1-59/2 * * * sun"]
+)
+def test_a_cron_line_is_accepted(line):
+    text = GOOD.replace("workers = 2", f'schedule = "{line}"')
+    assert parse(text, Path("job.toml")).run.schedule == line
+
+
+def test_times_with_a_zone_become_utc():
+    times = "sel = { time = [2010-09-01T02:00:00+02:00, 2010-09-01T01:00:00Z] }"
+    job = parse(GOOD.replace('variable = "x"', times), Path("job.toml"))
+    assert job.source.sel == {"time": ["2010-09-01T00:00:00", "2010-09-01T01:00:00"]}
+
+
+def test_workers_are_counted_where_the_system_does_not_tell_of_affinity(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    assert parse(GOOD.replace("workers = 2", ""), Path("job.toml")).workers >= 1
 
 
 def test_the_line_of_a_key_is_found():

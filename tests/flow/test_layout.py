@@ -22,6 +22,11 @@ def written_once(laid):
         for r, shard in zip(region, laid.shards, strict=True):
             assert r.start % shard == 0
             assert r.stop - r.start <= shard
+        key = tuple(r.start // shard for r, shard in zip(region, laid.shards, strict=True))
+        assert laid.block_of(key) == index
+        for axis, count in enumerate(-(-n // m) for n, m in zip(laid.shape, laid.shards, strict=1)):
+            assert laid.block_of((*key[:axis], count, *key[axis + 1 :])) is None
+        assert laid.block_of(key[1:]) is None
     return bool((counted == 1).all())
 
 

@@ -1,6 +1,8 @@
 """Runs on threads of this process: resumable, refused where in doubt, the same bytes always."""
 
 import json
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -9,14 +11,40 @@ from distributed import LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scatflow.errors import BudgetError, ClusterError, JobError, OutputBusyError, OutputError
+from scatflow.dataset import FAILED
+from scatflow.errors import (
+    BudgetError,
+    ClusterError,
+    JobError,
+    MissingExtraError,
+    OutputBusyError,
+    OutputError,
+)
+from scatflow.flow import block as block_module
 from scatflow.flow import output as output_module
-from scatflow.flow.ledger import FAILED, Ledger
+from scatflow.flow import run as run_module
+from scatflow.flow.job import parse
+from scatflow.flow.ledger import STALE_SECONDS, Ledger
 from scatflow.flow.lock import locked
 from scatflow.flow.output import look
+from scatflow.flow.plan import _chunk_bytes, check_workers, peak_bytes, prepare
+from scatflow.flow.progress import Reporter
 from scatflow.flow.status import status
 
 WHOLE = 'kind = "scattering1d"\ndims = ["time"]\nJ = 4\nQ = 1\n'
+
+
+def local_scheduler(**options):
+    """Start a scheduler with a worker, as somebody else would."""
+    return LocalCluster(
+        n_workers=1,
+        processes=False,
+        protocol="tcp://",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
+        **options,
+    )
 
 
 @pytest.fixture
@@ -71,6 +99,85 @@ def test_a_shard_that_someone_deleted_is_computed_again(done):
     assert code == 0
     assert "1 blocks that were done are gone" in said
     assert done.bytes() == before
+
+
+def test_an_empty_shard_counts_as_lost_and_a_stray_file_as_nothing(done):
+    before = done.bytes()
+    stray = done.path / "out.zarr/scattering/c/7/0/0"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"stray")
+    (done.path / "out.zarr/scattering/c/1/0/1").write_bytes(b"")
+    code, said = done.run()
+    assert code == 0
+    assert "1 blocks that were done are gone" in said
+    stray.unlink()
+    assert done.bytes() == before
+
+
+def test_a_source_that_was_rewritten_in_place_is_refused(done, noise):
+    before = done.bytes()
+    done.archive(noise[:2], chunks=(2, 70_000))
+    assert done.run()[0] == 0  # The same samples in other chunks.
+    changed = noise[:2].copy()
+    changed[1, -1] += 1
+    done.archive(changed, chunks=(1, 100_000))
+    words = r"block 5 \(station YA.UV06, time samples \d+ to 300000\) differs .* --fresh"
+    with pytest.raises(OutputError, match=words):
+        done.run()
+    ledger = Ledger.open(str(done.path / "out.zarr"), "r+")
+    ledger.forget(np.array([2]))
+    ledger.flush(None)
+    with pytest.raises(OutputError, match=words):
+        done.run()
+    done.archive(noise[:2])
+    assert done.run()[0] == 0
+    assert done.bytes() == before
+
+
+def test_the_source_is_read_again_within_bounds(done, monkeypatch):
+    read = []
+    monkeypatch.setattr(run_module, "source_checksum", lambda _, block: read.append(block))
+    monkeypatch.setattr(run_module, "CHECKED_BYTES", 0)
+    assert done.run()[0] == 0
+    assert read == []
+
+
+def test_other_versions_of_the_libraries_are_told(done):
+    path = done.path / "out.zarr/ledger/zarr.json"
+    told = json.loads(path.read_text())
+    assert sorted(told["attributes"]["versions"]) == ["numpy", "scipy"]
+    told["attributes"]["versions"]["numpy"] = "1.0"
+    path.write_text(json.dumps(told))
+    code, said = done.run()
+    assert code == 0
+    assert "note: blocks were computed with numpy 1.0, scipy" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("zarr.json", "[]"),
+        ("zarr.json", '{"zarr_format": 3, "node_type": "group", "attributes": 3}'),
+        ("ledger/zarr.json", "[]"),
+        ("ledger/zarr.json", {"failures": {"one": "x"}}),
+        ("ledger/state/zarr.json", "{}"),
+    ],
+)
+def test_an_output_with_damaged_metadata_is_refused(place, noise, file, content):
+    place.archive(noise[:1, :4096])
+    assert place.run(transform=WHOLE)[0] == 0
+    path = place.path / "out.zarr" / file
+    if isinstance(content, dict):
+        told = json.loads(path.read_text())
+        told["attributes"].update(content)
+        content = json.dumps(told)
+    path.write_text(content)
+    for fresh in (False, True):
+        with pytest.raises(OutputError, match="exists, but"):
+            place.run(transform=WHOLE, fresh=fresh)
+    with pytest.raises(OutputError, match="exists, but"):
+        status(place.job(transform=WHOLE), str(place.path))
+    assert path.read_text() == content
 
 
 def test_other_settings_are_refused_and_named(done):
@@ -209,6 +316,74 @@ def test_a_second_run_is_refused_with_the_name_of_the_first(done):
     assert not (done.path / "out.zarr.lock").exists()
 
 
+def test_a_full_disk_is_an_output_error(place, noise, monkeypatch):
+    place.archive(noise[:1, :4096])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Ledger, "_write", full)
+    with pytest.raises(OutputError, match=r"No space left on device.* the same command"):
+        place.run(transform=WHOLE)
+
+
+def test_a_long_flush_does_not_make_a_run_look_dead(done, monkeypatch):
+    ledger = Ledger.open(str(done.path / "out.zarr"))
+    ledger._cost = 1000.0
+    assert not ledger.due()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + STALE_SECONDS / 4 + 1)
+    assert ledger.due()
+
+
+def test_failed_blocks_are_shown_while_a_run_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr("scatflow.flow.progress.LINE_SECONDS", 0.0)
+    reporter = Reporter(5, 0)
+    reporter.advance(10, failed=True)
+    reporter.tick()
+    assert "1/5 blocks, 1 failed, " in capsys.readouterr().out
+
+
+def test_an_output_that_another_run_replaced_is_left_alone(place, noise, monkeypatch):
+    place.archive(noise[:1, :4096])
+    before = {}
+
+    def transform(*_):
+        """Let another run start over while this one computes."""
+        plan = place.plan(transform=WHOLE, dtype="float64")
+        output_module.make(plan.output, plan.work, plan.template)
+        before.update(place.bytes())
+        return 0.0, []
+
+    monkeypatch.setattr(block_module, "_separate", transform)
+    with pytest.raises(OutputError, match="was replaced by another run"):
+        place.run(transform=WHOLE)
+    assert place.bytes() == before
+
+
+def test_a_run_that_stops_waits_for_its_last_blocks(place, noise, monkeypatch):
+    place.archive(noise[:1, :4096])
+    write, written = block_module.write_region, []
+
+    def slow(*given):
+        time.sleep(0.6)
+        written.append(1)
+        return write(*given)
+
+    def interrupt(*_):
+        while not block_module.ACTIVE.total():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(block_module, "write_region", slow)
+    monkeypatch.setattr(run_module, "_ended", interrupt)
+    with local_scheduler() as cluster:
+        code, _ = place.run(transform=WHOLE, cluster=cluster.scheduler_address)
+        assert code == 130
+        assert written == [1]
+    assert not block_module.ACTIVE.total()
+
+
 def test_a_dead_runs_lock_is_no_obstacle(done):
     (done.path / "out.zarr.lock").write_text('{"host": "here", "pid": 1}')
     assert done.run()[0] == 0
@@ -225,9 +400,29 @@ def test_memory_stores_are_outputs_like_others(place, noise):
         place.run(transform=WHOLE.replace("4", "3"), output="memory://tests/out.zarr")
 
 
-def test_a_remote_output_with_a_fresh_heartbeat_is_refused(place, noise):
-    import time
+def test_outputs_that_cannot_be_reached_are_told_apart(place, noise, monkeypatch):
+    place.archive(noise[:1, :4096])
+    with pytest.raises(OutputError, match=r"foo://x/y\.zarr cannot be opened: Protocol not known"):
+        place.run(transform=WHOLE, output="foo://x/y.zarr")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "scatflow\[s3\]"'):
+        place.run(transform=WHOLE, output="s3://bucket/y.zarr")
 
+
+def test_file_urls_are_sources_and_outputs_alike(place, noise):
+    place.archive(noise[:1, :4096])
+    url = f"file://{place.path}/my%20out.zarr"
+    assert place.run(transform=WHOLE, output=url)[0] == 0
+    assert (place.path / "my out.zarr/zarr.json").is_file()
+    (place.path / "archive.zarr").rename(place.path / "my archive.zarr")
+    text = place.text(transform=WHOLE, output=url, dtype="float64")
+    text = text.replace('"archive.zarr"', f'"file://{place.path}/my%20archive.zarr"')
+    plan = prepare(parse(text, place.path / "job.toml"), str(place.path))
+    assert plan.output == str(place.path / "my out.zarr")
+    assert run_module.run(plan, fresh=True, say=lambda _: None) == 0
+
+
+def test_a_remote_output_with_a_fresh_heartbeat_is_refused(place, noise):
     place.archive(noise[:2, :4096])
     url = "memory://tests/busy.zarr"
     assert place.run(transform=WHOLE, output=url)[0] == 0
@@ -250,17 +445,23 @@ def test_a_scheduler_that_runs_already_computes_the_same_bytes(place, noise):
     place.archive(noise[:2, :4096])
     assert place.run(transform=WHOLE)[0] == 0
     expected = place.bytes()
-    with LocalCluster(
-        n_workers=1,
-        processes=False,
-        protocol="tcp://",
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        worker_dashboard_address="127.0.0.1:0",
-    ) as cluster:
+    with local_scheduler() as cluster:
         code, _ = place.run(transform=WHOLE, fresh=True, cluster=cluster.scheduler_address)
     assert code == 0
     assert place.bytes() == expected
+
+
+def test_workers_of_a_scheduler_need_the_memory(place, noise):
+    place.archive(noise[:1, :4096])
+    with (
+        local_scheduler(memory_limit="128 MiB") as cluster,
+        pytest.raises(BudgetError, match=r"need \d+ MiB .* tcp://.* a limit of 128 MiB"),
+    ):
+        place.run(transform=WHOLE, cluster=cluster.scheduler_address)
+    plan = place.plan(transform=WHOLE)
+    check_workers(plan, {"a": (4, 0), "b": (1, peak_bytes(plan.work, 1))})
+    with pytest.raises(BudgetError, match=r"b with 4 thread\(s\)"):
+        check_workers(plan, {"b": (4, peak_bytes(plan.work, 1))})
 
 
 def test_a_scheduler_without_workers_is_a_cluster_error(place, noise):
@@ -286,5 +487,32 @@ def test_status_before_during_and_after(place, noise):
     assert status(place.job(transform=WHOLE), base)["state"] == "complete"
     ledger = Ledger.open(str(place.path / "out.zarr"), "r+")
     ledger.forget(np.array([0]))
-    ledger.flush({"host": "node7", "pid": 1, "updated": 0.0, "rate": 5.0})
+    ledger.flush({"host": "node7", "pid": 1, "updated": time.time(), "rate": 5.0})
     assert status(place.job(transform=WHOLE), base)["state"] == "interrupted"
+    with locked(str(place.path / "out.zarr")):
+        assert status(place.job(transform=WHOLE), base)["state"] == "running"
+
+
+def test_chunks_that_reach_beyond_a_block_are_counted_and_told(place, noise):
+    place.archive(noise[:, :8192], chunks=(4, 8192))
+    selected = "isel = { station = [1, 2], time = [4096, 6144] }"
+    plan = place.plan(transform=WHOLE, source=selected)
+    assert plan.bytes_read == 4 * 4 * 8192
+    assert "blocks decode 16.0 times the samples that they use" in plan.notes[0]
+    place.archive(noise[:, :8192], chunks=(1, 1024))
+    small = place.plan(transform=WHOLE, source="isel = { time = [512, 7680] }")
+    assert small.notes == ()
+    assert small.bytes_read == 4 * 4 * 7680
+
+
+def test_flying_chunks_are_counted_along_each_axis(place, noise):
+    place.archive(np.tile(noise[:, :8192], (4, 4)), dims=("y", "x"), chunks=(16, 2048))
+    tall = 'kind = "scattering1d"\ndims = ["x"]\nJ = 4\nboundary = "frames"\nframe = 4096\n'
+    assert _chunk_bytes(place.plan(transform=tall).work) == 2 * 10 * 16 * 2048 * 4
+
+
+def test_a_schedule_is_kept_but_not_installed(place, noise):
+    place.archive(noise[:1, :4096])
+    text = place.text(transform=WHOLE) + 'schedule = "0 3 * * *"\n'
+    (note,) = prepare(parse(text, place.path / "job.toml"), str(place.path)).notes
+    assert "schedule = '0 3 * * *' is kept, but this version does not install schedules" in note
