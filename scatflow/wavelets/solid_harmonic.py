@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,7 @@ def radial_constant(l: int) -> float:
     return c * math.pow(2.0 * math.pi, 1.5)
 
 
+@lru_cache(maxsize=1024)
 def harmonic(l: int, m: int) -> Harmonic:
     """Return the real solid harmonic ``r^l Y`` of degree `l` and order `m`.
 
@@ -81,6 +83,7 @@ def harmonic(l: int, m: int) -> Harmonic:
     return Harmonic(m, terms)
 
 
+@lru_cache(maxsize=1024)
 def cutoff(l: int, eps: float) -> float:
     """Return ``|w| s`` where ``(|w| s)^l exp(-(|w| s)^2 / 2)`` falls below `eps` of its peak."""
     peak = math.sqrt(l)
