@@ -104,6 +104,13 @@ def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
 
 
 def _start(runner: str, workers: int, memory: int) -> LocalCluster:
+    """Start local workers.
+
+    Raises
+    ------
+    ClusterError
+        They die while they start.
+    """
     with warnings.catch_warnings():
         # Dask takes another port then; the address that is printed is the right one.
         warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
@@ -114,6 +121,14 @@ def _start(runner: str, workers: int, memory: int) -> LocalCluster:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return _local(runner, workers, memory)
+        except RuntimeError:  # A worker died while it started: once is an accident.
+            try:
+                return _local(runner, workers, memory)
+            except RuntimeError as problem:
+                raise ClusterError(
+                    f"The workers die while they start ({problem}), so nothing was computed. Look "
+                    'for what ends them (memory? limits?), or set cluster = "threads".'
+                ) from problem
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -146,7 +161,8 @@ def _remote(address: str) -> Client:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's own log lines off the terminal while a run reports in its own words."""
-    names = ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler")
+    parts = ("nanny", "worker", "scheduler", "client", "core", "comm")
+    names = ("distributed", *(f"distributed.{part}" for part in parts))
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:

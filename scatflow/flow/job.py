@@ -480,6 +480,13 @@ def _length_problems(transform: TransformTable) -> list[str]:
         for key, value in given.items()
         if isinstance(value, list) and len(value) != n
     ]
+    if not problems and isinstance(transform.hop, list):
+        problems += [
+            f"[transform] hop: found {h} for {dim}, whose frame is {f}. Give a positive number "
+            "where frame is positive, and 0 where a dimension is not cut."
+            for dim, f, h in zip(transform.dims, _lengths(transform)[0], transform.hop, strict=True)
+            if (f > 0) != (h > 0)
+        ]
     if not problems and not any(_lengths(transform)[0]):
         problems.append(
             '[transform] boundary = "frames" needs frame, the samples per frame of at least one '

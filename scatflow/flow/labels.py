@@ -28,6 +28,8 @@ NOT_KEPT = {
     "dtype",
     "axes",
     "sampling_rate",
+    "time_tolerance_samples",
+    "time_jitter_samples",
     "standard_name",
     "coordinates",
     "grid_mapping",

@@ -199,12 +199,14 @@ def layout(
     _check_names(untouched, transform)
     records = tuple(int(shape[list(dims).index(d)]) for d in untouched)
     make = _seamless if transform.boundary == "seamless" else _separate
+    parts = make(engine, transform, untouched, records, lengths, dtype)
+    _refuse_names(set(parts["plan"].paths.columns), untouched, transform)
     return Layout(
         transform=transform,
         order=tuple(list(dims).index(d) for d in (*untouched, *transform.dims)),
         untouched=untouched,
         lengths=lengths,
-        **make(engine, transform, untouched, records, lengths, dtype),
+        **parts,
     )
 
 
@@ -308,7 +310,11 @@ def _lengths(transform: Transform, dims: Sequence[str], shape: Sequence[int]) ->
 def _check_names(untouched: tuple[str, ...], transform: Transform) -> None:
     new = {"path", "power", "point", "ledger", "scattering"}
     new |= set(frame_dims(transform)) if any(transform.frame) else set()
-    clash = new & {*untouched, *transform.dims}
+    _refuse_names(new, untouched, transform)
+
+
+def _refuse_names(taken: set[str], untouched: tuple[str, ...], transform: Transform) -> None:
+    clash = taken & {*untouched, *transform.dims}
     if clash:
         raise JobError(
             f"The source has a dimension {sorted(clash)[0]!r}, a name that the output needs for "
@@ -327,6 +333,11 @@ def _canonical(engine: Engine, n: int, dtype: np.dtype[Any]) -> tuple[int, int, 
         raise JobError(
             f"[transform] J = {engine.J} has wavelets of {2**engine.J} samples, but the records "
             f"have {n}: every coefficient would be padding. Take J <= {n.bit_length() - 1}."
+        )
+    if engine.averaging == "local" and n < engine.window:
+        raise JobError(
+            f"[transform] T = {engine.window:g} samples exceed the records' {n}: every window "
+            f"would average their reflections. Take T <= {n}."
         )
     try:
         grid = engine.canonical_grid(dtype)

@@ -13,7 +13,7 @@ import numpy as np
 
 from scatflow.blocks import Span, ceil_div
 from scatflow.dataset import Template
-from scatflow.errors import BudgetError
+from scatflow.errors import BudgetError, JobError
 from scatflow.flow.job import Job, suggest_memory
 from scatflow.flow.labels import left_out, template
 from scatflow.flow.layout import dropped
@@ -86,6 +86,7 @@ def prepare(job: Job, base: str | None = None) -> RunPlan:
         Job and source do not fit.
     """
     start = base or os.getcwd()
+    _check_shared(job)
     work = from_job(job, start)
     described = template(work)
     itemsize = work.source.dtype.itemsize
@@ -101,6 +102,18 @@ def prepare(job: Job, base: str | None = None) -> RunPlan:
         bytes_written=math.prod(described.shape) * described.dtype.itemsize,
         notes=(*_notes(work), *_later(job)),
     )
+
+
+def _check_shared(job: Job) -> None:
+    """Refuse stores that only this process could see where others are to read or write them."""
+    tables = {"source": job.source.store, "output": job.output.store}
+    for table, store in tables.items():
+        if store.startswith("memory:") and job.run.cluster != "threads":
+            raise JobError(
+                f"[{table}] store = {store!r} lives in the memory of one process, and the workers "
+                f'of cluster = "{job.run.cluster}" are others: they would not find it. Set '
+                'cluster = "threads", or name a store on disk.'
+            )
 
 
 def threads_per_worker(job: Job) -> int:
@@ -151,8 +164,8 @@ def check_workers(plan: RunPlan, workers: Mapping[str, tuple[int, int]]) -> None
         if 0 < limit < needed:
             raise BudgetError(
                 f"{threads} block(s) at a time need {_mib(needed)} MiB in a worker, and {name} "
-                f"with {threads} thread(s) has a limit of {_mib(limit)} MiB: no block was "
-                f'computed. Start it with --memory-limit "{suggest_memory(needed)}", or with fewer '
+                f"with {threads} thread(s) has a limit of {_mib(limit)} MiB: nothing was "
+                f'run. Start it with --memory-limit "{suggest_memory(needed)}", or with fewer '
                 "--nthreads."
             )
 
@@ -183,7 +196,8 @@ def peak_bytes(work: Work, threads: int) -> int:
     computing = 2 * batch * unit * item + laid.plan.peak_bytes(batch) + out
     writing = ENCODING_COPIES * block
     own = slab * item + block + max(reading, computing, writing)
-    return BASELINE_BYTES + laid.plan.held_bytes + threads * own
+    # Blocks wait for the plan, so that its making and their computing do not add up.
+    return BASELINE_BYTES + laid.plan.held_bytes + max(laid.plan.build_bytes, threads * own)
 
 
 def _chunk_bytes(work: Work) -> int:

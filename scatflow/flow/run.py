@@ -114,34 +114,31 @@ def _resume(
     plan: RunPlan, ledger: Ledger | None, report: str | None, say: Callable[[str], None]
 ) -> int:
     """Make the output or go on with it, until every block has ended."""
-    if ledger is None:
-        ledger = make(plan.output, plan.work, plan.template)
-    else:
-        _check_source(plan, ledger)
-        if ledger.versions != versions():
-            say(
-                f"note: blocks were computed with {_listed(ledger.versions)}, and this is "
-                f"{_listed(versions())}: the last bits of new ones may differ."
-            )
-        gone = lost(plan.output, ledger, plan.work.layout)
-        if gone.size:
-            say(f"{gone.size} blocks that were done are gone from the store: computed again.")
-            ledger.forget(gone)
-    pending = ledger.pending()
-    total = ledger.state.size
-    if not pending.size:
+    if ledger is not None and not _look_over(plan, ledger, say):
+        return COMPLETE
+    return _conclude(_compute(plan, ledger, report, say), say)
+
+
+def _look_over(plan: RunPlan, ledger: Ledger, say: Callable[[str], None]) -> bool:
+    """Check what earlier runs left, and tell whether there is anything to do."""
+    _check_source(plan, ledger)
+    if ledger.versions != versions():
+        say(
+            f"note: blocks were computed with {_listed(ledger.versions)}, and this is "
+            f"{_listed(versions())}: the last bits of new ones may differ."
+        )
+    gone = lost(plan.output, ledger, plan.work.layout)
+    if gone.size:
+        say(f"{gone.size} blocks that were done are gone from the store: computed again.")
+        ledger.forget(gone)
+    pending, total = ledger.pending().size, ledger.state.size
+    if not pending:
         if ledger.run is not None:  # A run that died between its last block and its last words.
             _finish(plan, ledger)
         say(f"{plan.output} is complete ({total} blocks): nothing to do.")
-        return COMPLETE
-    if pending.size < total:
-        say(f"Resuming: {total - pending.size} of {total} blocks are done.")
-    try:
-        _compute(plan, ledger, pending, report, say)
-    finally:
-        with _uninterrupted():
-            _finish(plan, ledger)
-    return _conclude(ledger, say)
+    elif pending < total:
+        say(f"Resuming: {total - pending} of {total} blocks are done.")
+    return bool(pending)
 
 
 def _finish(plan: RunPlan, ledger: Ledger) -> None:
@@ -178,37 +175,41 @@ def _check_source(plan: RunPlan, ledger: Ledger) -> None:
 
 
 def _compute(
-    plan: RunPlan,
-    ledger: Ledger,
-    pending: np.ndarray[Any, Any],
-    report: str | None,
-    say: Callable[[str], None],
-) -> None:
-    """Compute blocks on a cluster."""
-    job, called = plan.job, time.monotonic()
-    ledger.flush(_words(0.0, time.time()))
-    with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(connect(job.run.cluster, job.workers, job.memory))
-        check_workers(plan, cluster.workers)
-        say(f"Dashboard: {cluster.dashboard}")
-        key = Key(plan.output, plan.base, plan.work.fingerprint)
-        cluster.client.run(warm_up, key)
-        ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
-        say(f"{cluster.threads} workers are ready after {clock(time.monotonic() - called)}.")
-        if report is not None:
-            stack.enter_context(performance_report(filename=report))
-        reporter = stack.enter_context(
-            Reporter(ledger.state.size, ledger.state.size - pending.size)
-        )
-        begun = time.monotonic()
-        totals = _work_through(cluster, key, pending, ledger, reporter)
-        seconds = time.monotonic() - begun
-    share = totals.engine_seconds / max(seconds * cluster.threads, 1e-9)
+    plan: RunPlan, ledger: Ledger | None, report: str | None, say: Callable[[str], None]
+) -> Ledger:
+    """Compute the pending blocks on a cluster; the output is made once there is one."""
+    try:
+        with contextlib.ExitStack() as stack:
+            called, job = time.monotonic(), plan.job
+            cluster = stack.enter_context(connect(job.run.cluster, job.workers, job.memory))
+            check_workers(plan, cluster.workers)
+            ledger = ledger or make(plan.output, plan.work, plan.template)
+            ledger.flush(_words(0.0, time.time()))
+            say(f"Dashboard: {cluster.dashboard}")
+            key = Key(plan.output, plan.base, plan.work.fingerprint)
+            # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
+            cluster.client.run(warm_up, key, on_error="ignore")
+            ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
+            say(f"{cluster.threads} workers are ready after {clock(time.monotonic() - called)}.")
+            if report is not None:
+                stack.enter_context(performance_report(filename=report))
+            pending, total = ledger.pending(), ledger.state.size
+            reporter = stack.enter_context(Reporter(total, total - pending.size))
+            begun = time.monotonic()
+            totals = _work_through(cluster, key, pending, ledger, reporter)
+            seconds = time.monotonic() - begun
+            threads = cluster.threads
+    finally:
+        if ledger is not None:
+            with _uninterrupted():
+                _finish(plan, ledger)
+    share = totals.engine_seconds / max(seconds * threads, 1e-9)
     say(
         f"{totals.blocks} blocks in {clock(seconds)}: {totals.samples / seconds:,.0f} samples/s, "
         f"{totals.bytes_written / 2**20:,.0f} MiB written; the engine took {share:.0%} of the "
         f"workers' time, all else {1 - share:.0%}."
     )
+    return ledger
 
 
 def _work_through(

@@ -89,7 +89,7 @@ def from_job(job: Job, base: str) -> Work:
         "engine": job.engine.to_dict(),
         "transform": transform.to_dict(),
         "output": {"dtype": job.output.dtype},
-        "block": list(laid.cuts.per_block),
+        "block": _cut(laid),
     }
     return Work(source, job.engine, laid, dtype, settings)
 
@@ -114,12 +114,17 @@ def from_settings(settings: Mapping[str, Any], base: str) -> Work:
     dtype = np.dtype(settings["output"]["dtype"])
     transform = Transform.from_dict(settings["transform"])
     laid = layout(engine, transform, source.dims, source.shape, dtype)
-    if list(laid.cuts.per_block) != list(settings["block"]):
+    if _cut(laid) != dict(settings["block"]):
         raise OutputError(
             "This worker would cut the work in other blocks than the client: "
             "their versions of scatflow differ. Install the same version on both."
         )
     return Work(source, engine, laid, dtype, settings)
+
+
+def _cut(laid: Layout) -> dict[str, Any]:
+    """Return how the work is cut, which results of one store must share."""
+    return {"units": list(laid.cuts.per_block), "samples": list(laid.unit), "halo": laid.halo}
 
 
 def _check_apart(source: str, output: str, base: str) -> None:

@@ -140,6 +140,18 @@ def test_frames_of_images_need_a_number_per_dimension():
     assert "must be lists of one number per dimension of ['y', 'x']" in message
 
 
+@pytest.mark.parametrize(
+    ("frame", "hop", "words"), [([32, 32], [16, 0], "found 0 for x"), ([32, 0], [16, 8], "found 8")]
+)
+def test_a_hop_belongs_to_a_dimension_that_is_cut(frame, hop, words):
+    message = wrong(
+        'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = [8, 1]\nboundary = "seamless"',
+        'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 5\nboundary = "frames"\n'
+        f"frame = {frame}\nhop = {hop}",
+    )
+    assert words in message
+
+
 def test_hop_is_the_frame_by_default_and_nothing_where_a_dim_is_not_cut():
     text = GOOD.replace(
         'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = [8, 1]\nboundary = "seamless"',

@@ -112,6 +112,20 @@ def test_volumes_end_in_powers():
             "Take J <= 6",
         ),
         (
+            Scattering1D(J=4, T=100),
+            Transform(("time",), "seamless", (0,), (0,)),
+            ("s", "time"),
+            (2, 64),
+            "Take T <= 64",
+        ),
+        (
+            Scattering1D(J=4),
+            Transform(("time",), "whole", (0,), (0,)),
+            ("order", "time"),
+            (2, 64),
+            "a dimension 'order', a name that the output needs",
+        ),
+        (
             Scattering1D(J=4),
             Transform(("time",), "frames", (99,), (9,)),
             ("s", "time"),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scatflow.dataset import FAILED
+from scatflow.engines import scattering1d
 from scatflow.errors import (
     BudgetError,
     ClusterError,
@@ -439,6 +440,21 @@ def test_a_scheduler_that_does_not_answer_is_a_cluster_error(place, noise, monke
     place.archive(noise[:1, :4096])
     with pytest.raises(ClusterError, match=r"No scheduler answers at tcp://127\.0\.0\.1:9"):
         place.run(transform=WHOLE, cluster="tcp://127.0.0.1:9")
+    assert not (place.path / "out.zarr").exists()
+
+
+def test_a_store_in_memory_is_refused_where_other_processes_work(place, noise):
+    place.archive(noise[:1, :4096])
+    with pytest.raises(JobError, match=r"\[output\] store = 'memory://o.zarr' lives in the memory"):
+        place.plan(transform=WHOLE, output="memory://o.zarr", cluster="local")
+
+
+def test_results_on_another_canonical_grid_are_not_mixed(place, noise, monkeypatch):
+    place.archive(noise[:1])
+    assert place.run()[0] == 0
+    monkeypatch.setitem(scattering1d.HALO_TOLERANCE, "float32", 1e-3)
+    with pytest.raises(OutputError, match=r"block\.halo"):
+        place.run()
 
 
 def test_a_scheduler_that_runs_already_computes_the_same_bytes(place, noise):
