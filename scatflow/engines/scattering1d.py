@@ -87,7 +87,7 @@ class Scattering1D(Engine):
     >>> import numpy as np
     >>> S = Scattering1D(J=5, shape=1024, Q=8)
     >>> S(np.zeros((2, 1024), np.float32)).shape
-    (2, 89, 32)
+    (2, 84, 32)
     >>> S.meta()["key"][:3]
     [(), (0,), (1,)]
     """

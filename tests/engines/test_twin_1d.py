@@ -92,6 +92,14 @@ def cascade(x, J, Q, T, log2_stride, max_order, convolve=by_fft, mean=False, per
     phi = low(M, SIGMA0 / window)
     psi1, psi2 = centres(J, Q[0]), centres(J, Q[1])
 
+    def decimation(j):
+        if not local:
+            return j
+        if mean:  # Kymatio's releases: as finer as the output is finer than T asks for
+            largest = math.floor(math.log2(window))
+            return max(min(j, largest) - (largest - s), 0)
+        return min(j, s)
+
     def kept(u, k):
         if local:
             u, k = convolve(u, level(phi, k, mean), s - k).real, s
@@ -100,12 +108,12 @@ def cascade(x, J, Q, T, log2_stride, max_order, convolve=by_fft, mean=False, per
 
     out = {(): kept(x, 0)}
     for n1, (xi1, sigma1, j1) in enumerate(psi1):
-        k1 = min(j1, s) if local else j1
+        k1 = decimation(j1)
         u1 = np.abs(convolve(x, morlet(M, xi1, sigma1), k1))
         out[n1,] = kept(u1, k1)
         for n2, (xi2, sigma2, j2) in enumerate(psi2):
             if max_order == 2 and j2 > j1:
-                k2 = min(j2, s) if local else j2
+                k2 = decimation(j2)
                 psi = level(morlet(M, xi2, sigma2), k1, mean)
                 out[n1, n2] = kept(np.abs(convolve(u1, psi, k2 - k1)), k2)
     return out
