@@ -194,7 +194,7 @@ class HarmonicScattering3D(Engine):
 
     # --- plans ---
 
-    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:  # noqa: ARG002
+    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:  # noqa: ARG002 - volumes are periodic in any case
         self._check_size(shape)
         return _plan(self, (shape[0], shape[1], shape[2]), dtype)
 
