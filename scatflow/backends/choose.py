@@ -8,8 +8,11 @@ from typing import Any, cast
 from scatflow.backends.protocol import Backend
 from scatflow.errors import BackendError
 
-BACKENDS = ("numpy",)
-"""Names that ``backend=`` accepts; each is a module of this package."""
+BACKENDS = ("numpy", "plain")
+"""Names that ``backend=`` accepts; each is a module of this package.
+
+``plain`` is the reference that the others are compared with: a few lines of NumPy a verb.
+"""
 
 
 def check(name: Any) -> str | None:

@@ -1,0 +1,130 @@
+"""The FFT in use: Intel's, where the package mkl-fft is installed, else SciPy's pocketfft.
+
+Measured on one thread in complex64 with the data in the cache: mkl-fft 50 to 80 GFLOP/s, SciPy 5 to
+15. Both work along the last axis of contiguous arrays here, where MKL is fast, and give each row
+the same bits whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from scatflow.errors import BackendError
+
+Array = NDArray[Any]
+
+LIBRARIES = ("mkl", "scipy")
+VARIABLE = "SCATFLOW_FFT"
+"""Environment variable that names one of them."""
+
+ROW_BY_ROW = 4096
+"""From this length on, MKL takes one row a call.
+
+In batches it splits long transforms otherwise than alone, and rounds otherwise.
+"""
+
+
+def _choose() -> ModuleType | None:
+    """Return mkl_fft where it is installed and wanted."""
+    wanted = os.environ.get(VARIABLE) or None
+    if wanted not in (None, *LIBRARIES):
+        raise BackendError(
+            f"{VARIABLE}={wanted!r} names no FFT library: take one of {', '.join(LIBRARIES)}."
+        )
+    if wanted == "scipy":
+        return None
+    try:
+        import mkl_fft
+    except ModuleNotFoundError as missing:
+        if wanted == "mkl":
+            raise BackendError(
+                f'{VARIABLE}=mkl, but mkl-fft is not installed: pip install "scatflow[mkl]".'
+            ) from missing
+        return None
+    _single_thread()
+    return mkl_fft  # type: ignore[no-any-return]
+
+
+def _single_thread() -> None:
+    """Keep MKL's FFTs on the calling thread: who wants two threads gives each its own signals."""
+    fft_domain = 2
+    library = ctypes.CDLL(None)  # mkl_fft has loaded MKL
+    for file in importlib.metadata.files("mkl") or ():
+        if file.name.startswith(("libmkl_rt", "mkl_rt")) and not file.name.endswith(".lib"):
+            library = ctypes.CDLL(str(file.locate()))
+    library.MKL_Domain_Set_Num_Threads(1, fft_domain)
+
+
+_mkl = _choose()
+
+
+def library() -> str:
+    """Return name and version of the FFT library in use.
+
+    Examples
+    --------
+    >>> library().split()[0] in {"mkl-fft", "SciPy"}
+    True
+    """
+    if _mkl is None:
+        return f"SciPy {importlib.metadata.version('scipy')} (pocketfft)"
+    return f"mkl-fft {importlib.metadata.version('mkl-fft')}"
+
+
+def ifft(z: Array) -> Array:
+    """Invert complex rows in place, without the factor 1/n."""
+    return _complex(z, inverse=True)
+
+
+def fft(z: Array) -> Array:
+    """Transform complex rows in place."""
+    return _complex(z, inverse=False)
+
+
+def _complex(z: Array, inverse: bool) -> Array:
+    if _mkl is None:
+        transform = scipy.fft.ifft if inverse else scipy.fft.fft
+        norm = "forward" if inverse else "backward"
+        done = transform(z, axis=-1, norm=norm, overwrite_x=True)
+        if done is not z and not np.shares_memory(done, z):
+            z[...] = done
+        return z
+    rows = z.reshape(-1, z.shape[-1])
+    step = 1 if rows.shape[1] >= ROW_BY_ROW else max(1, rows.shape[0])
+    for first in range(0, rows.shape[0], step):
+        some = rows[first : first + step]
+        if inverse:
+            _mkl.ifft(some, norm="forward", out=some)
+        else:
+            _mkl.fft(some, out=some)
+    return z
+
+
+def rfft(u: Array, out: Array) -> Array:
+    """Transform real rows to half spectra, into `out`."""
+    if _mkl is None:
+        out[...] = scipy.fft.rfft(u, axis=-1)
+    elif u.size:
+        n = u.shape[-1]
+        _mkl.rfft(u.reshape(-1, n), out=out.reshape(-1, n // 2 + 1))
+    return out
+
+
+def ifftn(z: Array) -> Array:
+    """Invert complex volumes ``(z, y, x)``, one by one and in place, without the factor 1/N."""
+    if _mkl is None:
+        done = scipy.fft.ifftn(z, axes=(-3, -2, -1), norm="forward", overwrite_x=True)
+        if not np.shares_memory(done, z):
+            z[...] = done
+        return z
+    for volume in z.reshape(-1, *z.shape[-3:]):
+        _mkl.ifftn(volume, norm="forward", out=volume)
+    return z
