@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import os
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -91,40 +92,52 @@ def fft(z: Array) -> Array:
 
 def _complex(z: Array, inverse: bool) -> Array:
     if _mkl is None:
-        transform = scipy.fft.ifft if inverse else scipy.fft.fft
-        norm = "forward" if inverse else "backward"
-        done = transform(z, axis=-1, norm=norm, overwrite_x=True)
-        if done is not z and not np.shares_memory(done, z):
-            z[...] = done
-        return z
-    rows = z.reshape(-1, z.shape[-1])
-    step = 1 if rows.shape[1] >= ROW_BY_ROW else max(1, rows.shape[0])
-    for first in range(0, rows.shape[0], step):
-        some = rows[first : first + step]
         if inverse:
-            _mkl.ifft(some, norm="forward", out=some)
+            done = scipy.fft.ifft(z, axis=-1, norm="forward", overwrite_x=True)
         else:
-            _mkl.fft(some, out=some)
+            done = scipy.fft.fft(z, axis=-1, overwrite_x=True)
+        return _in_place(done, z)
+    for rows in _batches(z):
+        if inverse:
+            _mkl.ifft(rows, norm="forward", out=rows)
+        else:
+            _mkl.fft(rows, out=rows)
     return z
+
+
+def _in_place(done: Array, z: Array) -> Array:
+    """Return `z` with what SciPy made of it, which may or may not have reused its memory."""
+    if not np.shares_memory(done, z):
+        z[...] = done
+    return z
+
+
+def _batches(z: Array) -> Iterator[Array]:
+    """Yield the rows that MKL takes together."""
+    n = z.shape[-1]
+    rows = z.reshape(-1, n)
+    step = 1 if n >= ROW_BY_ROW else max(1, rows.shape[0])
+    for first in range(0, rows.shape[0], step):
+        yield rows[first : first + step]
 
 
 def rfft(u: Array, out: Array) -> Array:
     """Transform real rows to half spectra, into `out`."""
     if _mkl is None:
         out[...] = scipy.fft.rfft(u, axis=-1)
-    elif u.size:
-        n = u.shape[-1]
-        _mkl.rfft(u.reshape(-1, n), out=out.reshape(-1, n // 2 + 1))
+    else:
+        halves = out.reshape(-1, out.shape[-1])
+        first = 0
+        for rows in _batches(u):
+            _mkl.rfft(rows, out=halves[first : first + len(rows)])
+            first += len(rows)
     return out
 
 
 def ifftn(z: Array) -> Array:
     """Invert complex volumes ``(z, y, x)``, one by one and in place, without the factor 1/N."""
     if _mkl is None:
-        done = scipy.fft.ifftn(z, axes=(-3, -2, -1), norm="forward", overwrite_x=True)
-        if not np.shares_memory(done, z):
-            z[...] = done
-        return z
+        return _in_place(scipy.fft.ifftn(z, axes=(-3, -2, -1), norm="forward", overwrite_x=True), z)
     for volume in z.reshape(-1, *z.shape[-3:]):
         _mkl.ifftn(volume, norm="forward", out=volume)
     return z

@@ -60,7 +60,7 @@ class BandStage:
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(piece.weights.nbytes for pieces in self.filters for piece in pieces)
+        return sum(piece.weights.nbytes for boxes in self.filters for piece in boxes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def prepare(
     """Cut filters into contiguous pieces, with the decimation's mean and the FFT's 1/N inside."""
     if not isinstance(filters, Sequence):
         return HarmonicStage(filters)
-    return BandStage(tuple(tuple(_pieces(band, target, dtype)) for band in filters), tuple(target))
+    return BandStage(tuple(tuple(pieces(band, target, dtype)) for band in filters), tuple(target))
 
 
 def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice) -> Array:
@@ -104,8 +104,8 @@ def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice
     filters = stage.filters[which]
     z = np.zeros((*u_hat.shape[:2], len(filters), *stage.target), u_hat.dtype)
     real = u_hat.real.dtype  # products with real weights: complex arrays are taken as pairs
-    for f, pieces in enumerate(filters):
-        for piece in pieces:
+    for f, boxes in enumerate(filters):
+        for piece in boxes:
             u = u_hat[_inner(*piece.source)]
             if piece.conjugate:
                 u = np.conj(u)
@@ -147,10 +147,10 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
 # --- stored filters ------------------------------------------------------------------------
 
 
-def _pieces(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> list[Piece]:
+def pieces(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> list[Piece]:
     """Cut one filter where its bins or its targets stop being contiguous."""
     weights = (band.values / math.prod(band.shape)).astype(dtype)
-    pieces = []
+    found = []
     written = np.zeros(target, dtype=bool)
     for conjugate in (False, True):
         axes = [
@@ -164,8 +164,8 @@ def _pieces(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> list[Piece]
             first = not written[to].any()
             written[to] = True
             pairs = np.repeat(weights[inside], 2, axis=-1)
-            pieces.append(Piece(source, conjugate, to, pairs, first))
-    return pieces
+            found.append(Piece(source, conjugate, to, pairs, first))
+    return found
 
 
 def _runs(
