@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from numba import types
 
 compiled = numba.njit(nogil=True, cache=True)
 summing = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -39,26 +40,60 @@ def _square_root(z, u):
         u[i] = np.sqrt(re * re + im * im)
 
 
-# --- one dimension -------------------------------------------------------------------------
+# --- MKL's transforms ----------------------------------------------------------------------
+
+SYMBOLS = {
+    "scatflow_dfti_forward": "DftiComputeForward",
+    "scatflow_dfti_backward": "DftiComputeBackward",
+}
+"""Names under which compiled code finds functions of MKL, once :mod:`fft` has told where."""
+
+_status = types.int64(types.intp, types.intp, types.intp)
+_dfti_forward = types.ExternalFunction("scatflow_dfti_forward", _status)
+_dfti_backward = types.ExternalFunction("scatflow_dfti_backward", _status)
 
 
 @compiled
-def fold_rows(u_hat, z, first, filters, pieces, weights):
-    """Multiply half spectra by filters and fold, for pairs (row, filter) from `first` on.
+def backward(handle, z):
+    """Invert complex grids ``(grids, size)`` in place."""
+    for p in range(z.shape[0]):
+        _dfti_backward(handle, z[p].ctypes.data, 0)
+
+
+@compiled
+def forward_real(handle, u, half):
+    """Transform real grids ``(grids, size)`` to half spectra."""
+    for p in range(u.shape[0]):
+        _dfti_forward(handle, u[p].ctypes.data, half[p].ctypes.data)
+
+
+@compiled
+def backward_real(handle, half, u):
+    """Invert half spectra to real grids."""
+    for p in range(u.shape[0]):
+        _dfti_backward(handle, half[p].ctypes.data, u[p].ctypes.data)
+
+
+# --- moduli ----------------------------------------------------------------------------------
+
+
+@compiled
+def fold(u_hat, z, first, filters, pieces, weights):
+    """Multiply half spectra by filters and fold, for pairs (spectrum, filter) from `first` on.
 
     Parameters
     ----------
     u_hat : ndarray
-        ``(rows, 2 (N // 2 + 1))``, real pairs.
+        ``(spectra, 2 size)``, real pairs, of flattened grids.
     z : ndarray
-        ``(pairs, 2 n)``, overwritten.
+        ``(pairs, 2 size)``, overwritten.
     first : int
-        Number of the first pair: pair p is row ``p // F`` through filter ``p % F``.
+        Number of the first pair: pair p is spectrum ``p // F`` through filter ``p % F``.
     filters : ndarray
         ``(F + 1,)``: filter f has the pieces ``filters[f] ... filters[f + 1] - 1``.
     pieces : ndarray
         ``(P, 5)``: first bin read, first bin written, length, offset of the weights, and whether
-        it is read backwards and conjugate.
+        it is read backwards and conjugate. Bins count along flattened grids.
     weights : ndarray
         Each twice: for the real and the imaginary part.
     """
@@ -79,6 +114,74 @@ def modulus(z, u):
     """Write the moduli of complex rows ``(rows, 2 n)`` to `u` ``(rows, n)``."""
     for p in range(u.shape[0]):
         _square_root(z[p], u[p])
+
+
+# --- two dimensions ------------------------------------------------------------------------
+
+
+@numba.njit(cache=True)
+def cut_rows(values, starts, shape, target, eps):
+    """Cut a 2D filter into runs along the rows of the half spectrum.
+
+    Every row keeps only the span where the filter exceeds `eps` times its peak: the ellipse
+    instead of the box around it.
+
+    Returns
+    -------
+    pieces : ndarray
+        ``(P, 5)``: first bin read and first bin written, both of the flattened grids, length,
+        offset of the weights, and whether the run is read backwards and conjugate. Sorted by row
+        written.
+    weights : ndarray
+        Each twice.
+    """
+    (m, n), (m_out, n_out) = shape, target
+    kept = n // 2 + 1
+    floor = eps * np.abs(values).max()
+    pieces = np.empty((16, 5), np.int64)
+    weights = np.empty(2 * values.size)
+    count = 0
+    used = 0
+    for row in range(m_out):
+        for alias in range(m // m_out):
+            bin_u = row + alias * m_out
+            i = (bin_u - starts[0]) % m
+            if i >= values.shape[0]:
+                continue
+            low, high = 0, values.shape[1]
+            while low < high and abs(values[i, low]) <= floor:
+                low += 1
+            while high > low and abs(values[i, high - 1]) <= floor:
+                high -= 1
+            a = low
+            while a < high:
+                # A run ends where the half read changes and where the grid written wraps around.
+                bin_v = (starts[1] + a) % n
+                conjugate = bin_v >= kept
+                room = (n if conjugate else kept) - bin_v
+                length = min(high - a, room, n_out - bin_v % n_out)
+                if count == pieces.shape[0]:
+                    more = np.empty((2 * count, 5), np.int64)
+                    more[:count] = pieces
+                    pieces = more
+                if conjugate:
+                    pieces[count, 0] = (-bin_u) % m * kept + n - (bin_v + length - 1)
+                else:
+                    pieces[count, 0] = bin_u * kept + bin_v
+                pieces[count, 1] = row * n_out + bin_v % n_out
+                pieces[count, 2] = length
+                pieces[count, 3] = used
+                pieces[count, 4] = conjugate
+                count += 1
+                for t in range(length):
+                    weights[2 * (used + t)] = values[i, a + t]
+                    weights[2 * (used + t) + 1] = values[i, a + t]
+                used += length
+                a += length
+    return pieces[:count].copy(), weights[: 2 * used].copy()
+
+
+# --- low-pass ------------------------------------------------------------------------------
 
 
 @summing
@@ -115,148 +218,6 @@ def lowpass_rows(u, h, step, first, out):
             if inside < taps:
                 total += _dot(row[: taps - inside], h[inside:])
             out[p, k] = total
-
-
-# --- two dimensions ------------------------------------------------------------------------
-
-
-@numba.njit(cache=True)
-def _column(c, k, start, width, n, n_out):
-    """Return the box's column whose bin is the k-th alias of `c`, or -1."""
-    i = (c + k * n_out - start) % n
-    return i if i < width else -1
-
-
-@numba.njit(cache=True)
-def cut_columns(values, starts, shape, target, eps):
-    """Cut a 2D filter into runs along the columns of the transposed half spectrum.
-
-    Every column keeps only the span where the filter exceeds `eps` times its peak: the ellipse
-    instead of the box around it.
-
-    Returns
-    -------
-    pieces : ndarray
-        ``(P, 7)``: column and first row read, column and first row written, length, offset of the
-        weights, and whether the run is read backwards and conjugate. Sorted by column written.
-    weights : ndarray
-        Each twice.
-    """
-    (m, n), (m_out, n_out) = shape, target
-    floor = eps * np.abs(values).max()
-    pieces = np.empty((16, 7), np.int64)
-    weights = np.empty(2 * values.size)
-    count = 0
-    used = 0
-    for c in range(n_out):
-        for k in range(n // n_out):
-            i = _column(c, k, starts[1], values.shape[1], n, n_out)
-            if i < 0:
-                continue
-            bin_v = (starts[1] + i) % n
-            conjugate = bin_v > n // 2
-            low, high = 0, values.shape[0]
-            while low < high and abs(values[low, i]) <= floor:
-                low += 1
-            while high > low and abs(values[high - 1, i]) <= floor:
-                high -= 1
-            a = low
-            while a < high:
-                # A run ends where the grid read or the grid written wraps around.
-                bin_u = (starts[0] + a) % m
-                room = m_out - bin_u % m_out
-                if conjugate and bin_u == 0:
-                    room = 1  # its mirror image is bin 0, that of the next one is the last
-                length = min(high - a, room, m - bin_u)
-                if count == pieces.shape[0]:
-                    more = np.empty((2 * count, 7), np.int64)
-                    more[:count] = pieces
-                    pieces = more
-                source_u = (-(bin_u + length - 1)) % m if conjugate else bin_u
-                source_v = n - bin_v if conjugate else bin_v
-                pieces[count, 0] = source_v
-                pieces[count, 1] = source_u
-                pieces[count, 2] = c
-                pieces[count, 3] = bin_u % m_out
-                pieces[count, 4] = length
-                pieces[count, 5] = used
-                pieces[count, 6] = conjugate
-                count += 1
-                for t in range(length):
-                    weights[2 * (used + t)] = values[a + t, i]
-                    weights[2 * (used + t) + 1] = values[a + t, i]
-                used += length
-                a += length
-    return pieces[:count].copy(), weights[: 2 * used].copy()
-
-
-@compiled
-def fold_columns(u_hat, z, pieces, weights, columns):
-    """Multiply one transposed half spectrum by one filter and fold, on the columns it touches.
-
-    Parameters
-    ----------
-    u_hat : ndarray
-        ``(n // 2 + 1, 2 m)``, real pairs.
-    z : ndarray
-        ``(columns, 2 m_out)``, overwritten: the touched columns, side by side.
-    pieces, weights : ndarray
-        As :func:`cut_columns` gives them, with the pieces' third entry the place in `z`.
-    columns : int
-        How many.
-    """
-    z[:columns] = 0.0
-    for k in range(pieces.shape[0]):
-        row, m = pieces[k, 3], pieces[k, 4]
-        source = u_hat[pieces[k, 0]]
-        u = source[2 * pieces[k, 1] : 2 * (pieces[k, 1] + m)]
-        w = weights[2 * pieces[k, 5] : 2 * (pieces[k, 5] + m)]
-        _add_piece(z[pieces[k, 2]][2 * row : 2 * (row + m)], u, w, pieces[k, 6])
-
-
-@compiled
-def fold_images(u_hat, z, first, filters, pieces, weights):
-    """Fold pairs (image, filter) from `first` on (see :func:`fold_rows`)."""
-    count = filters.shape[0]
-    for p in range(z.shape[0]):
-        image, f = divmod(first + p, count)
-        some = pieces[filters[f, 0] : filters[f, 1]]
-        fold_columns(u_hat[image], z[p], some, weights, filters[f, 2])
-
-
-TILE = 16
-"""Rows and columns transposed together: a tile of complex64 fills 32 lines of the L1 cache."""
-
-
-@compiled
-def transpose(a, b, places):
-    """Write ``a (rows, columns)`` to ``b (columns, ...)``, row i of `a` to column ``places[i]``."""
-    for first in range(0, a.shape[0], TILE):
-        last = min(first + TILE, a.shape[0])
-        for begin in range(0, a.shape[1], TILE):
-            end = min(begin + TILE, a.shape[1])
-            for j in range(begin, end):
-                for i in range(first, last):
-                    b[j, places[i]] = a[i, j]
-
-
-@compiled
-def spread(a, b, first, filters, places, blank):
-    """Transpose folded columns back to images, zero on columns that a filter does not touch."""
-    count = filters.shape[0]
-    for p in range(a.shape[0]):
-        f = (first + p) % count
-        columns = filters[f, 2]
-        transpose(a[p, :columns], b[p], places[f])
-        for i in range(b.shape[2] - columns):
-            b[p, :, blank[f, i]] = 0.0
-
-
-@compiled
-def transpose_images(a, b, places):
-    """Transpose each image."""
-    for p in range(a.shape[0]):
-        transpose(a[p], b[p], places)
 
 
 @compiled

@@ -1,8 +1,6 @@
 """NumPy arrays on the CPU: fused kernels around the fastest FFT that is installed.
 
-Moduli are made a few at a time, folded, inverted and rooted while they lie in the cache. In two
-dimensions spectra are kept transposed, ``(batch, paths, columns' half, rows)``, so that every FFT
-runs along contiguous rows; other verbs of this backend alone read them.
+Moduli are made a few at a time, folded, inverted and rooted while they lie in the cache.
 """
 
 from __future__ import annotations
@@ -48,8 +46,8 @@ MOST_TAPS = 96
 
 
 @dataclass(frozen=True, eq=False)
-class RowStage:
-    """Filters of signals (see :func:`kernels.fold_rows`)."""
+class BandStage:
+    """A stack of stored filters (see :func:`kernels.fold`)."""
 
     filters: Array
     pieces: Array
@@ -60,27 +58,6 @@ class RowStage:
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
         return sum(a.nbytes for a in (self.filters, self.pieces, self.weights))
-
-
-@dataclass(frozen=True, eq=False)
-class ImageStage:
-    """Filters of images (see :func:`kernels.fold_images`)."""
-
-    filters: Array
-    """``(F, 3)``: first piece, end of the pieces, columns touched."""
-    pieces: Array
-    weights: Array
-    places: Array
-    """``(F, n)``: where the columns touched lie."""
-    blank: Array
-    """``(F, n)``: where the others do."""
-    target: Grid
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the stage holds."""
-        arrays = (self.filters, self.pieces, self.weights, self.places, self.blank)
-        return sum(a.nbytes for a in arrays)
 
 
 class _Scratch(threading.local):
@@ -111,32 +88,51 @@ _scratch = _Scratch()
 
 
 def spectrum(u: Array, ndim: int) -> Array:
-    """Return the half spectrum over the last `ndim` axes, in two dimensions transposed."""
-    if ndim == 1:
-        u = np.ascontiguousarray(u)
-        out = np.empty((*u.shape[:-1], u.shape[-1] // 2 + 1), np.result_type(u.dtype, 1j))
-        return fft.rfft(u, out)
-    if ndim == 2:
-        return _spectrum_2d(np.ascontiguousarray(u))
-    return plain.spectrum(u, ndim)
+    """Return the half spectrum over the last `ndim` axes."""
+    u = np.ascontiguousarray(u)
+    out = np.empty((*u.shape[:-1], u.shape[-1] // 2 + 1), np.result_type(u.dtype, 1j))
+    return fft.rfft(u, out, ndim)
 
 
 def prepare(
     filters: Sequence[BandFilter] | HarmonicFilter, target: Grid, dtype: np.dtype[np.floating]
-) -> RowStage | ImageStage | plain.HarmonicStage:
+) -> BandStage | plain.HarmonicStage:
     """Cut filters into contiguous pieces, with the decimation's mean and the FFT's 1/N inside."""
     if not isinstance(filters, Sequence):
         return plain.HarmonicStage(filters)
-    return (_row_stage if len(target) == 1 else _image_stage)(filters, tuple(target), dtype)
+    cut = _cut_rows if len(target) == 1 else _cut_images
+    ends, pieces, weights, used = [0], [], [], 0
+    for band in filters:
+        some, w = cut(band, tuple(target), dtype)
+        some[:, 3] += used
+        used += w.size // 2
+        pieces.append(some)
+        weights.append(w)
+        ends.append(ends[-1] + len(some))
+    return BandStage(
+        np.array(ends, np.int64), np.concatenate(pieces), np.concatenate(weights), tuple(target)
+    )
 
 
 def wavelet_modulus(u_hat: Array, stage: Any, which: slice) -> Array:
     """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
-    if isinstance(stage, RowStage):
-        return _row_moduli(u_hat, stage, which)
-    if isinstance(stage, ImageStage):
-        return _image_moduli(u_hat, stage, which)
-    return plain.wavelet_modulus(u_hat, stage, which)
+    if isinstance(stage, plain.HarmonicStage):
+        return plain.wavelet_modulus(u_hat, stage, which)
+    real = u_hat.real.dtype
+    grid, ndim = stage.target, len(stage.target)
+    filters = stage.filters[which.start : which.stop + 1]
+    u = np.empty((*u_hat.shape[:2], filters.size - 1, *grid), real)
+    moduli = u.reshape(-1, math.prod(grid))
+    spectra = u_hat.reshape(-1, math.prod(u_hat.shape[2:])).view(real)
+    step = max(1, IN_CACHE // moduli.shape[1])
+    for first in range(0, len(moduli), step):
+        some = moduli[first : first + step]
+        z = _scratch.take("z", (len(some), *grid), u_hat.dtype)
+        pairs = z.view(real).reshape(len(some), -1)
+        kernels.fold(spectra, pairs, first, filters, stage.pieces, stage.weights)
+        fft.ifft(z, ndim)
+        kernels.modulus(pairs, some)
+    return u
 
 
 def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
@@ -150,107 +146,28 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     return plain.average(u, how, u_hat)
 
 
-# --- one dimension -------------------------------------------------------------------------
+# --- filters -------------------------------------------------------------------------------
 
 
-def _row_stage(filters: Sequence[BandFilter], target: Grid, dtype: np.dtype[Any]) -> RowStage:
-    """Lay out the pieces of all filters one after the other."""
-    ends, pieces, weights, used = [0], [], [], 0
-    for band in filters:
-        for piece in plain.pieces(band, target, dtype):
-            (source,), (to,) = piece.source, piece.target
-            m = to.stop - to.start
-            begin = source.start - m + 1 if piece.conjugate else source.start
-            pieces.append((begin, to.start, m, used, piece.conjugate))
-            weights.append(piece.weights)
-            used += m
-        ends.append(len(pieces))
-    table = np.array(pieces, np.int64).reshape(-1, 5)
-    flat = np.concatenate([*weights, np.zeros(0, dtype)])
-    return RowStage(np.array(ends, np.int64), table, flat, target)
+def _cut_rows(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return the pieces and weights of a filter of signals."""
+    pieces, weights, used = [], [], 0
+    for piece in plain.pieces(band, target, dtype):
+        (source,), (to,) = piece.source, piece.target
+        m = to.stop - to.start
+        begin = source.start - m + 1 if piece.conjugate else source.start
+        pieces.append((begin, to.start, m, used, piece.conjugate))
+        weights.append(piece.weights)
+        used += m
+    return np.array(pieces, np.int64).reshape(-1, 5), np.concatenate([*weights, np.zeros(0, dtype)])
 
 
-def _row_moduli(u_hat: Array, stage: RowStage, which: slice) -> Array:
-    real = u_hat.real.dtype
-    filters = stage.filters[which.start : which.stop + 1]
-    count, (n,) = filters.size - 1, stage.target
-    u = np.empty((*u_hat.shape[:2], count, n), real)
-    rows = u.reshape(-1, n)
-    source = u_hat.reshape(-1, u_hat.shape[-1]).view(real)
-    step = max(1, IN_CACHE // n)
-    for first in range(0, rows.shape[0], step):
-        some = rows[first : first + step]
-        z = _scratch.take("z", some.shape, u_hat.dtype)
-        pairs = z.view(real)
-        kernels.fold_rows(source, pairs, first, filters, stage.pieces, stage.weights)
-        fft.ifft(z)
-        kernels.modulus(pairs, some)
-    return u
-
-
-# --- two dimensions ------------------------------------------------------------------------
-
-
-def _image_stage(filters: Sequence[BandFilter], target: Grid, dtype: np.dtype[Any]) -> ImageStage:
-    """Lay out the pieces of all filters one after the other, on the columns they touch."""
-    n = target[1]
-    table = np.zeros((len(filters), 3), np.int64)
-    places, blank = (np.zeros((len(filters), n), np.int64) for _ in range(2))
-    pieces, weights, used, count = [], [], 0, 0
+def _cut_images(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return the pieces and weights of a filter of images."""
+    values = band.values / math.prod(band.shape)
     eps = SPAN_EPS[dtype.name]
-    for f, band in enumerate(filters):
-        values = band.values / math.prod(band.shape)
-        some, w = kernels.cut_columns(values, band.starts, band.shape, target, eps)
-        touched, where = np.unique(some[:, 2], return_inverse=True)
-        some[:, 2] = where
-        some[:, 5] += used
-        table[f] = count, count + len(some), touched.size
-        places[f, : touched.size] = touched
-        blank[f, : n - touched.size] = np.setdiff1d(np.arange(n), touched)
-        pieces.append(some)
-        weights.append(w.astype(dtype))
-        used += w.size // 2
-        count += len(some)
-    return ImageStage(table, np.concatenate(pieces), np.concatenate(weights), places, blank, target)
-
-
-def _image_moduli(u_hat: Array, stage: ImageStage, which: slice) -> Array:
-    real = u_hat.real.dtype
-    filters, places, blank = (a[which] for a in (stage.filters, stage.places, stage.blank))
-    count, (m, n) = len(filters), stage.target
-    u = np.empty((*u_hat.shape[:2], count, m, n), real)
-    images = u.reshape(-1, m, n)
-    source = u_hat.reshape(-1, *u_hat.shape[-2:]).view(real)
-    step = max(1, IN_CACHE // (m * n))
-    widest = int(filters[:, 2].max())
-    for first in range(0, images.shape[0], step):
-        some = images[first : first + step]
-        folded = _scratch.take("folded", (len(some), widest, m), u_hat.dtype)
-        kernels.fold_images(source, folded.view(real), first, filters, stage.pieces, stage.weights)
-        for p, part in enumerate(folded):
-            fft.ifft(part[: filters[(first + p) % count, 2]])
-        z = _scratch.take("z", some.shape, u_hat.dtype)
-        kernels.spread(folded, z, first, filters, places, blank)
-        fft.ifft(z)
-        kernels.modulus(z.view(real).reshape(-1, 2 * n), some.reshape(-1, n))
-    return u
-
-
-def _spectrum_2d(u: Array) -> Array:
-    """Return ``(batch, paths, n // 2 + 1, m)``."""
-    m, n = u.shape[-2:]
-    kind = np.result_type(u.dtype, 1j)
-    out = np.empty((*u.shape[:-2], n // 2 + 1, m), kind)
-    images, spectra = u.reshape(-1, m, n), out.reshape(-1, n // 2 + 1, m)
-    step = max(1, IN_CACHE // (m * n))
-    places = np.arange(m)
-    for first in range(0, len(images), step):
-        some = images[first : first + step]
-        half = _scratch.take("z", (len(some), m, n // 2 + 1), kind)
-        fft.rfft(some, half)
-        kernels.transpose_images(half, spectra[first : first + step], places)
-        fft.fft(spectra[first : first + step])
-    return out
+    pieces, weights = kernels.cut_rows(values, band.starts, band.shape, target, eps)
+    return pieces, weights.astype(dtype)
 
 
 # --- low-pass ------------------------------------------------------------------------------
