@@ -1,8 +1,8 @@
 """Fused loops of the NumPy backend, compiled by Numba without the interpreter's lock.
 
-Complex rows are passed as real ones of twice the length, so that products with real weights are
-plain loops that vectorise. Slices are taken before the loops: an index whose sign the compiler
-cannot prove keeps a branch for negative ones. No loop's order depends on the data's place in
+Spectra are flattened and passed as real pairs, which products with real weights keep plain loops.
+Indices are unsigned where they are sums: one whose sign the compiler cannot prove keeps a branch
+for negative ones, and the loop does not vectorise. No loop's order depends on the data's place in
 memory or on what else is in the batch.
 """
 
@@ -11,33 +11,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 from numba import types
+from numba.extending import intrinsic
 
 compiled = numba.njit(nogil=True, cache=True)
-summing = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-"""For sums of products: the terms may be taken in the vector unit's order, always the same."""
 
-
-@compiled
-def _add_piece(out, u, weights, conjugate):
-    """Add ``u weights`` to a row; a conjugate piece is read backwards."""
-    if conjugate:
-        m = u.size // 2
-        for i in range(m):
-            k = 2 * (m - 1 - i)
-            out[2 * i] += u[k] * weights[2 * i]
-            out[2 * i + 1] -= u[k + 1] * weights[2 * i]
-    else:
-        for i in range(u.size):
-            out[i] += u[i] * weights[i]
-
-
-@compiled
-def _square_root(z, u):
-    """Write the modulus of complex numbers, given as pairs."""
-    for i in range(u.size):
-        re = z[2 * i]
-        im = z[2 * i + 1]
-        u[i] = np.sqrt(re * re + im * im)
+ONE, TWO = np.uintp(1), np.uintp(2)
 
 
 # --- MKL's transforms ----------------------------------------------------------------------
@@ -74,7 +52,29 @@ def backward_real(handle, half, u):
         _dfti_backward(handle, half[p].ctypes.data, u[p].ctypes.data)
 
 
-# --- moduli ----------------------------------------------------------------------------------
+# --- multiply, fold, modulus ---------------------------------------------------------------
+
+
+@compiled
+def _fold(u_hat, z, pieces, begin, end, weights):
+    """Overwrite `z` with a half spectrum times one filter, folded; arguments as in :func:`fold`."""
+    z[:] = 0.0
+    for k in range(begin, end):
+        source = np.uintp(2 * pieces[k, 0])
+        to = np.uintp(2 * pieces[k, 1])
+        m = np.uintp(pieces[k, 2])
+        w = np.uintp(pieces[k, 3])
+        if pieces[k, 4]:
+            last = source + TWO * m - TWO
+            for i in range(m):
+                c = weights[w + i]
+                z[to + TWO * i] += u_hat[last - TWO * i] * c
+                z[to + TWO * i + ONE] -= u_hat[last - TWO * i + ONE] * c
+        else:
+            for i in range(m):
+                c = weights[w + i]
+                z[to + TWO * i] += u_hat[source + TWO * i] * c
+                z[to + TWO * i + ONE] += u_hat[source + TWO * i + ONE] * c
 
 
 @compiled
@@ -95,51 +95,54 @@ def fold(u_hat, z, first, filters, pieces, weights):
         ``(P, 5)``: first bin read, first bin written, length, offset of the weights, and whether
         it is read backwards and conjugate. Bins count along flattened grids.
     weights : ndarray
-        Each twice: for the real and the imaginary part.
+        One for each bin.
     """
     count = filters.size - 1
     for p in range(z.shape[0]):
         row, f = divmod(first + p, count)
-        out = z[p]
-        out[:] = 0.0
-        source = u_hat[row]
-        for k in range(filters[f], filters[f + 1]):
-            begin, to, m, w = pieces[k, 0], pieces[k, 1], pieces[k, 2], pieces[k, 3]
-            u = source[2 * begin : 2 * (begin + m)]
-            _add_piece(out[2 * to : 2 * (to + m)], u, weights[2 * w : 2 * (w + m)], pieces[k, 4])
+        _fold(u_hat[row], z[p], pieces, filters[f], filters[f + 1], weights)
 
 
 @compiled
 def modulus(z, u):
     """Write the moduli of complex rows ``(rows, 2 n)`` to `u` ``(rows, n)``."""
     for p in range(u.shape[0]):
-        _square_root(z[p], u[p])
-
-
-# --- two dimensions ------------------------------------------------------------------------
+        pairs = z[p]
+        row = u[p]
+        for i in range(row.size):
+            re = pairs[2 * i]
+            im = pairs[2 * i + 1]
+            row[i] = np.sqrt(re * re + im * im)
 
 
 @numba.njit(cache=True)
 def cut_rows(values, starts, shape, target, eps):
-    """Cut a 2D filter into runs along the rows of the half spectrum.
+    """Cut a filter into runs along the rows of the half spectrum, which `fold` multiplies.
 
-    Every row keeps only the span where the filter exceeds `eps` times its peak: the ellipse
-    instead of the box around it.
+    Every row keeps only the span where the filter exceeds `eps` times its peak: in two dimensions,
+    the ellipse instead of the box around it.
+
+    Parameters
+    ----------
+    values : ndarray
+        ``(rows, columns)``, the filter inside a cyclic box.
+    starts : tuple of int
+        Where the box lies.
+    shape, target : tuple of int
+        The grid and the decimated one; signals have one row.
+    eps : float
+        Height, relative to the peak.
 
     Returns
     -------
-    pieces : ndarray
-        ``(P, 5)``: first bin read and first bin written, both of the flattened grids, length,
-        offset of the weights, and whether the run is read backwards and conjugate. Sorted by row
-        written.
-    weights : ndarray
-        Each twice.
+    pieces, weights : ndarray
+        As in :func:`fold`, sorted by row written.
     """
     (m, n), (m_out, n_out) = shape, target
     kept = n // 2 + 1
     floor = eps * np.abs(values).max()
     pieces = np.empty((16, 5), np.int64)
-    weights = np.empty(2 * values.size)
+    weights = np.empty(values.size)
     count = 0
     used = 0
     for row in range(m_out):
@@ -174,84 +177,189 @@ def cut_rows(values, starts, shape, target, eps):
                 pieces[count, 4] = conjugate
                 count += 1
                 for t in range(length):
-                    weights[2 * (used + t)] = values[i, a + t]
-                    weights[2 * (used + t) + 1] = values[i, a + t]
+                    weights[used + t] = values[i, a + t]
                 used += length
                 a += length
-    return pieces[:count].copy(), weights[: 2 * used].copy()
+    return pieces[:count].copy(), weights[:used].copy()
 
 
-# --- low-pass ------------------------------------------------------------------------------
+# --- a whole transform ---------------------------------------------------------------------
+#
+# A group is the wavelets of one layer that share parents and decimation. What the loops need of
+# each group is one row of a table of integers, some of which are addresses of arrays.
+
+(
+    SIZE,  # samples of its grid
+    ROW,  # samples of one row of its grid
+    HANDLE,  # complex transforms of the grid
+    REAL,  # real transforms of the grid; 0 where complex ones are faster
+    FILTERS,  # addresses, as in `fold`, with the length of the arrays
+    COUNT,
+    PIECES,
+    PIECE_COUNT,
+    WEIGHTS,
+    WEIGHT_COUNT,
+    PATHS,  # address of (parents, filters): the row of the output
+    CHILD,  # the groups whose parents are this group's paths
+    CHILDREN_END,
+    AVERAGE_PIECES,  # the low-pass, a filter like the others
+    AVERAGE_PIECE_COUNT,
+    AVERAGE_WEIGHTS,
+    AVERAGE_WEIGHT_COUNT,
+    AVERAGE_HANDLE,
+    AVERAGE_SIZE,
+    AVERAGE_ROW,
+    CROP_ROW,  # the windows kept of the decimated grid
+    CROP_COLUMN,
+    ROWS_KEPT,
+    COLUMNS_KEPT,
+    COLUMNS,
+) = range(25)
 
 
-@summing
-def _dot(a, b):
-    total = a[0] * b[0]
-    for i in range(1, a.size):
-        total += a[i] * b[i]
-    return total
+@intrinsic
+def _pointer(typingctx, address, like):  # noqa: ARG001
+    """Return the pointer to an address, of the type of an array's elements."""
+    kind = types.CPointer(like.dtype)
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(address, like), codegen
 
 
 @compiled
-def lowpass_rows(u, h, step, first, out):
-    """Average rows around every step-th sample: ``out[:, k] = sum_t h[t] u[:, (c - r + t) % n]``.
-
-    Parameters
-    ----------
-    u : ndarray
-        ``(rows, n)``.
-    h : ndarray
-        Taps, an odd number of them or all n; symmetric around ``r = size // 2``.
-    step, first : int
-        Sample ``c = (first + k) step`` is the centre of window k.
-    out : ndarray
-        ``(rows, windows)``.
-    """
-    n = u.shape[1]
-    taps = h.size
-    for p in range(u.shape[0]):
-        row = u[p]
-        for k in range(out.shape[1]):
-            begin = ((first + k) * step - taps // 2) % n
-            inside = min(taps, n - begin)
-            total = _dot(row[begin : begin + inside], h[:inside])
-            if inside < taps:
-                total += _dot(row[: taps - inside], h[inside:])
-            out[p, k] = total
+def lines(size):
+    """Round a number of samples up to whole cache lines."""
+    return (size + 15) // 16 * 16
 
 
 @compiled
-def lowpass_images(u, rows, columns, steps, firsts, between, out):
-    """Average images along both axes (see :func:`lowpass_rows`).
+def _floats(group, column, like):
+    """Return the array whose address and length are in two columns."""
+    return numba.carray(_pointer(group[column], like), (group[column + 1],))
+
+
+@compiled
+def _integers(group, column, shape):
+    """Return the array of integers whose address is in a column."""
+    return numba.carray(_pointer(group[column], group), shape)
+
+
+@compiled
+def _modulus_in_place(z, n, some):
+    """Replace n complex numbers by their moduli, at the front of the same memory."""
+    for first in range(0, n, some.size):
+        m = min(some.size, n - first)
+        pairs = z[2 * first : 2 * (first + m)]
+        for i in range(m):
+            re = pairs[2 * i]
+            im = pairs[2 * i + 1]
+            some[i] = np.sqrt(re * re + im * im)
+        z[first : first + m] = some[:m]
+
+
+@compiled
+def _spectrum(group, u, half):
+    """Write the half spectrum of the real grid at the front of `u`, which may be lost."""
+    n = group[SIZE]
+    if group[REAL]:
+        _dfti_forward(group[REAL], u.ctypes.data, half.ctypes.data)
+        return
+    for i in range(n - 1, -1, -1):
+        u[2 * i] = u[i]
+        u[2 * i + 1] = 0.0
+    _dfti_forward(group[HANDLE], u.ctypes.data, 0)
+    row = 2 * group[ROW]
+    kept = 2 * (group[ROW] // 2 + 1)
+    for k in range(n // group[ROW]):
+        half[k * kept : (k + 1) * kept] = u[k * row : k * row + kept]
+
+
+@compiled
+def _average(group, half, z, out):
+    """Write the windows kept of a low-passed half spectrum to one row of the output."""
+    pieces = _integers(group, AVERAGE_PIECES, (group[AVERAGE_PIECE_COUNT], 5))
+    weights = _floats(group, AVERAGE_WEIGHTS, out)
+    _fold(half, z[: 2 * group[AVERAGE_SIZE]], pieces, 0, pieces.shape[0], weights)
+    _dfti_backward(group[AVERAGE_HANDLE], z.ctypes.data, 0)
+    columns = group[COLUMNS_KEPT]
+    for a in range(group[ROWS_KEPT]):
+        first = (group[CROP_ROW] + a) * group[AVERAGE_ROW] + group[CROP_COLUMN]
+        for b in range(columns):
+            out[a * columns + b] = z[2 * (first + b)]
+
+
+@compiled
+def _band_pass(group, f, half, z, some):
+    """Put the modulus of a half spectrum through one filter at the front of `z`."""
+    filters = _integers(group, FILTERS, (group[COUNT] + 1,))
+    pieces = _integers(group, PIECES, (group[PIECE_COUNT], 5))
+    weights = _floats(group, WEIGHTS, z)
+    n = group[SIZE]
+    _fold(half, z[: 2 * n], pieces, filters[f], filters[f + 1], weights)
+    _dfti_backward(group[HANDLE], z.ctypes.data, 0)
+    _modulus_in_place(z, n, some)
+
+
+@compiled
+def pad(x, rows, columns, u):
+    """Write an image's samples at the given rows and columns to a flat grid."""
+    k = 0
+    for a in range(rows.size):
+        line = x[rows[a]]
+        for b in range(columns.size):
+            u[k] = line[columns[b]]
+            k += 1
+
+
+@compiled
+def scatter(x, rows, columns, out, groups, layers, part, parts, top, parent, z, small, some):
+    """Transform signals or images, depth first, one path at a time.
 
     Parameters
     ----------
-    u : ndarray
-        ``(images, m, n)``.
+    x : ndarray
+        ``(batch, m, n)``; signals have one row.
     rows, columns : ndarray
-        Taps along the first and the second axis.
-    steps, firsts : tuple of int
-        As ``step`` and ``first`` of :func:`lowpass_rows`, for both axes.
-    between : ndarray
-        ``(n,)``, scratch.
+        Which sample of the image each sample of the padded grid is.
     out : ndarray
-        ``(images, a, b)``.
+        ``(batch, paths, windows)``.
+    groups : ndarray
+        ``(groups, COLUMNS)``; group 0 is the input itself, whose children are the first layer.
+    layers : int
+        How many groups the first layer has: groups ``1 ... layers``.
+    part, parts : int
+        Do every parts-th wavelet of the first layer and what is below it; part 0 does order 0.
+    top, parent, z, small, some : ndarray
+        Scratch: the spectra of input and parent, path, average, and a piece of a modulus.
     """
-    m, n = u.shape[1], u.shape[2]
-    for p in range(u.shape[0]):
-        image = u[p]
-        for k in range(out.shape[1]):
-            between[:] = 0.0
-            begin = (firsts[0] + k) * steps[0] - rows.size // 2
-            for t in range(rows.size):
-                line = image[(begin + t) % m]
-                weight = rows[t]
-                for i in range(n):
-                    between[i] += weight * line[i]
-            for q in range(out.shape[2]):
-                start = ((firsts[1] + q) * steps[1] - columns.size // 2) % n
-                inside = min(columns.size, n - start)
-                total = _dot(between[start : start + inside], columns[:inside])
-                if inside < columns.size:
-                    total += _dot(between[: columns.size - inside], columns[inside:])
-                out[p, k, q] = total
+    for s in range(x.shape[0]):
+        pad(x[s], rows, columns, z)
+        _spectrum(groups[0], z, top)
+        if part == 0:
+            _average(groups[0], top, small, out[s, _integers(groups[0], PATHS, (1,))[0]])
+        number = 0
+        for g in range(1, 1 + layers):
+            group = groups[g]
+            paths = _integers(group, PATHS, (group[COUNT],))
+            for f in range(group[COUNT]):
+                if number % parts == part:
+                    _band_pass(group, f, top, z, some)
+                    _spectrum(group, z, parent)
+                    _average(group, parent, small, out[s, paths[f]])
+                    for c in range(group[CHILD], group[CHILDREN_END]):
+                        _children(groups[c], group[COUNT], f, parent, z, small, some, out[s])
+                number += 1
+
+
+@compiled
+def _children(group, parents, f, parent, z, small, some, out):
+    """Apply all wavelets of a group to the spectrum of one parent."""
+    paths = _integers(group, PATHS, (parents, group[COUNT]))
+    # The spectrum of a path goes behind it.
+    behind = z[lines(group[SIZE]) if group[REAL] else 2 * group[SIZE] :]
+    for k in range(group[COUNT]):
+        _band_pass(group, k, parent, z, some)
+        _spectrum(group, z, behind)
+        _average(group, behind, small, out[paths[f, k]])

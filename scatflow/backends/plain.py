@@ -27,6 +27,7 @@ from scatflow.backends.protocol import (
     Mean,
     PowerSums,
     Samples,
+    Tree,
 )
 
 Array = NDArray[Any]
@@ -69,6 +70,10 @@ class HarmonicStage:
 
     filters: HarmonicFilter
     nbytes: int = 0
+
+
+def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> None:
+    """Return None: this backend goes verb by verb."""
 
 
 # --- verbs ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Grid = tuple[int, ...]
+Rows = NDArray[np.intp]
 
 
 class BandFilter(Protocol):
@@ -129,10 +130,62 @@ class Stage(Protocol):
         ...
 
 
+# --- what the cascade walks -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Wavelets that are applied to the same parents and decimated alike."""
+
+    stage: Stage
+    """The filters as the backend laid them out."""
+    rows: Rows
+    """``(parents, filters)``: the path that each pair gives."""
+    grid: Grid
+    """The decimated grid."""
+    average: Kept
+    children: tuple[Layer, ...] = ()
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the filters of this layer and of all below; some layers share theirs."""
+        yield self.stage
+        for child in self.children:
+            yield from child.stages()
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A whole transform of signals of one shape, without its padding."""
+
+    grid: Grid
+    average: Kept | None
+    """How order 0 is kept; None where it is not part of the transform."""
+    layers: tuple[Layer, ...]
+    elements: int
+    """Samples of moduli to have in flight at a time."""
+
+
+class Program(Protocol):
+    """A whole transform as one call."""
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes in flight in one thread, the input and output aside."""
+        ...
+
+    def __call__(self, x: Any, out: Any, threads: int) -> None:
+        """Transform ``(batch, *grid)``, not padded, into ``(batch, paths, *windows)``."""
+        ...
+
+
 class Backend(Protocol):
     """One array library."""
 
     name: str
+
+    def program(self, tree: Tree, shape: Grid, before: Grid, dtype: Any) -> Program | None:
+        """Return the transform of signals of `shape` as one call, where the backend has one."""
+        ...
 
     def pad(self, x: Any, before: Grid, after: Grid) -> Any:
         """Extend ``(batch, *grid)`` by whole-sample reflection."""

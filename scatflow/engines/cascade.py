@@ -4,48 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scatflow.backends.protocol import Backend, Grid, Kept, Stage
+from scatflow.backends.protocol import Backend, Grid, Layer, Rows, Tree
 
-Rows = NDArray[np.intp]
 Emit = Callable[[Rows, Any], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """Wavelets that are applied to the same parents and decimated alike."""
-
-    stage: Stage
-    """The filters as the backend laid them out."""
-    rows: Rows
-    """``(parents, filters)``: the path that each pair gives."""
-    grid: Grid
-    """The decimated grid."""
-    average: Kept
-    children: tuple[Layer, ...] = ()
-
-    def stages(self) -> Iterator[Stage]:
-        """Yield the filters of this layer and of all below; some layers share theirs."""
-        yield self.stage
-        for child in self.children:
-            yield from child.stages()
-
-
-@dataclass(frozen=True, eq=False)
-class Tree:
-    """A whole transform of signals of one shape, without its padding."""
-
-    grid: Grid
-    average: Kept | None
-    """How order 0 is kept; None where it is not part of the transform."""
-    layers: tuple[Layer, ...]
-    elements: int
-    """Samples of moduli to have in flight at a time."""
 
 
 def scatter(backend: Backend, tree: Tree, x: Any, emit: Emit) -> None:

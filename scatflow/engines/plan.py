@@ -7,14 +7,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends.protocol import Backend, Grid
-from scatflow.engines.cascade import Layer, Rows, Tree, scatter, slices
+from scatflow.backends.protocol import Backend, Grid, Layer, Program, Rows, Tree
+from scatflow.engines.cascade import scatter, slices
 from scatflow.engines.paths import PathTable
 from scatflow.errors import ParameterError
 
@@ -66,6 +66,13 @@ class Plan:
     """What the axes after the path axis are."""
     windows: tuple[tuple[int, int], ...]
     """For each decimated axis: window k is centred on sample ``start + k step``."""
+    threads: int = 1
+    """Threads that one call may keep busy."""
+
+    @cached_property
+    def program(self) -> Program | None:
+        """The transform as one call, where the backend has one."""
+        return self.backend.program(self.tree, self.shape, self.before, self.dtype)
 
     @property
     def signals_at_once(self) -> int:
@@ -93,6 +100,9 @@ class Plan:
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = x.reshape(-1, *self.shape)
         out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
+        if self.program is not None:
+            self.program(signals, out, self.threads)
+            return out.reshape(*batch, *self.output_shape)
 
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
             out[first : first + values.shape[0], rows] = values

@@ -21,8 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
-from scatflow.backends.protocol import Backend, Keep, Kept, Lowpass, Mean
-from scatflow.engines.cascade import Layer, Tree
+from scatflow.backends.protocol import Backend, Keep, Kept, Layer, Lowpass, Mean, Tree
 from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, precision, shape_of
 from scatflow.engines.paths import PathTable, pairs, stack
 from scatflow.engines.plan import Boundary, CanonicalGrid, Plan

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
-from scatflow.backends.protocol import Backend, Kept, PowerSums, Samples
-from scatflow.engines.cascade import Layer, Tree
+from scatflow.backends.protocol import Backend, Kept, Layer, PowerSums, Samples, Tree
 from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, shape_of
 from scatflow.engines.paths import PathTable, stack
 from scatflow.engines.plan import Boundary, Plan, Tail

@@ -1,0 +1,200 @@
+"""Whole transforms as one compiled call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scatflow.backends import bands, fft, kernels
+from scatflow.backends.bands import BandStage
+from scatflow.backends.protocol import Grid, Lowpass, Rows, Tree
+from scatflow.backends.scratch import SCRATCH
+
+Array = NDArray[Any]
+
+AT_ONCE = 1024
+"""Moduli computed before they are written over the complex numbers they are made of."""
+
+SIGNALS_PER_THREAD = 4
+"""With fewer, threads share each signal's wavelets instead of its companions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A tree of filters laid out for :func:`kernels.scatter`."""
+
+    groups: Array
+    layers: int
+    first: int
+    """Wavelets of the first layer."""
+    rows: Array
+    columns: Array
+    dtype: np.dtype[Any]
+    sizes: tuple[int, int, int, int]
+    """Real numbers that the kernel's scratch takes: top, parent, z, small."""
+    kept: tuple[Any, ...]
+    """What the addresses in `groups` point to."""
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes in flight in one thread, the input and output aside."""
+        return (sum(self.sizes) + AT_ONCE) * self.dtype.itemsize
+
+    def __call__(self, x: Array, out: Array, threads: int) -> None:
+        """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
+        if not x.size:
+            return
+        images = np.ascontiguousarray(x).reshape(x.shape[0], -1, x.shape[-1])
+        coefficients = out.reshape(*out.shape[:2], -1)
+        if threads == 1:
+            self._run(images, coefficients, 0, 1)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [
+                pool.submit(self._run, *share)
+                for share in self._shares(images, coefficients, threads)
+            ]:
+                done.result()
+
+    def _shares(
+        self, x: Array, out: Array, threads: int
+    ) -> Iterator[tuple[Array, Array, int, int]]:
+        """Yield what one thread does at a time: some signals, or every n-th wavelet of all."""
+        if len(x) < SIGNALS_PER_THREAD * threads:
+            yield from ((x, out, part, threads) for part in range(threads))
+            return
+        step = math.ceil(len(x) / (SIGNALS_PER_THREAD * threads))
+        for first in range(0, len(x), step):
+            yield x[first : first + step], out[first : first + step], 0, 1
+
+    def _run(self, x: Array, out: Array, part: int, parts: int) -> None:
+        uses = ("top", "parent", "z", "small", "some")
+        buffers = (
+            SCRATCH.take(use, (size,), self.dtype)
+            for use, size in zip(uses, (*self.sizes, AT_ONCE), strict=True)
+        )
+        kernels.scatter(
+            x, self.rows, self.columns, out, self.groups, self.layers, part, parts, *buffers
+        )
+
+
+def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> Program | None:
+    """Return a tree as a program, or None where it averages otherwise or MKL does not serve."""
+    layers = list(tree.layers)
+    children = [child for layer in layers for child in layer.children]
+    averages = [tree.average, *(layer.average for layer in (*layers, *children))]
+    grids = [tree.grid, *(layer.grid for layer in (*layers, *children))]
+    if len(tree.grid) > 2 or not all(isinstance(average, Lowpass) for average in averages):
+        return None
+    if not all(fft.by_mkl(grid) for grid in (*grids, averages[0].target)):  # type: ignore[union-attr]
+        return None
+    table = _Table(dtype)
+    table.add(tree.grid, tree.average, np.zeros((1, 1), np.intp), None)
+    child = 1 + len(layers)
+    for layer in layers:
+        table.add(layer.grid, layer.average, layer.rows, layer.stage, child, len(layer.children))
+        child += len(layer.children)
+    for layer in children:
+        table.add(layer.grid, layer.average, layer.rows, layer.stage)
+    rows, columns = (_reflected(n, b, p) for n, b, p in _images(shape, before, tree.grid))
+    groups = np.array(table.groups, np.int64)
+    return Program(
+        groups=groups,
+        layers=len(layers),
+        first=sum(layer.rows.shape[1] for layer in layers),
+        rows=rows,
+        columns=columns,
+        dtype=dtype,
+        sizes=_scratch_sizes(groups, len(layers)),
+        kept=tuple(table.kept),
+    )
+
+
+def _images(*grids: Grid) -> Iterator[tuple[int, ...]]:
+    """Yield, for both axes of images, the entries of all grids; signals are images of one row."""
+    rows = [grid[-2] if len(grid) == 2 else None for grid in grids]
+    yield (1, 0, 1) if rows[0] is None else tuple(int(n or 0) for n in rows)
+    yield tuple(grid[-1] for grid in grids)
+
+
+def _reflected(n: int, before: int, padded: int) -> NDArray[np.int64]:
+    """Return which of n samples each padded one is, by whole-sample reflection."""
+    period = max(2 * (n - 1), 1)
+    k = (np.arange(padded) - before) % period
+    return np.minimum(k, period - k).astype(np.int64)
+
+
+class _Table:
+    """The kernel's table, row by row."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.groups: list[list[int]] = []
+        self.kept: list[Any] = []
+
+    def add(
+        self,
+        grid: Grid,
+        average: Any,
+        rows: Rows,
+        stage: Any,
+        child: int = 0,
+        children: int = 0,
+    ) -> None:
+        """Append the row of one group."""
+        row = [0] * kernels.COLUMNS
+        complex_plan = fft.descriptor(grid, self.dtype.name, "complex")
+        real_plan = None
+        if not fft.real_is_slow(grid):
+            real_plan = fft.descriptor(grid, self.dtype.name, "forward")
+            row[kernels.REAL] = real_plan.handle
+        row[kernels.SIZE] = math.prod(grid)
+        row[kernels.ROW] = grid[-1]
+        row[kernels.HANDLE] = complex_plan.handle
+        self.kept += [complex_plan, real_plan]
+        if stage is not None:
+            self._address(row, kernels.FILTERS, stage.filters, len(stage.filters) - 1)
+            self._filter(row, kernels.PIECES, kernels.WEIGHTS, stage)
+        self._address(row, kernels.PATHS, np.ascontiguousarray(rows, np.int64))
+        row[kernels.CHILD], row[kernels.CHILDREN_END] = child, child + children
+        smooth = bands.lowpass(average, grid, self.dtype)
+        inverse = fft.descriptor(average.target, self.dtype.name, "complex")
+        self.kept.append(inverse)
+        self._filter(row, kernels.AVERAGE_PIECES, kernels.AVERAGE_WEIGHTS, smooth)
+        row[kernels.AVERAGE_HANDLE] = inverse.handle
+        row[kernels.AVERAGE_SIZE] = math.prod(average.target)
+        row[kernels.AVERAGE_ROW] = average.target[-1]
+        spans = [range(*c.indices(n)) for c, n in zip(average.crop, average.target, strict=True)]
+        first, second = (range(1), spans[0]) if len(spans) == 1 else spans
+        row[kernels.CROP_ROW], row[kernels.ROWS_KEPT] = first.start, len(first)
+        row[kernels.CROP_COLUMN], row[kernels.COLUMNS_KEPT] = second.start, len(second)
+        self.groups.append(row)
+
+    def _filter(self, row: list[int], pieces: int, weights: int, stage: BandStage) -> None:
+        self._address(row, pieces, stage.pieces, len(stage.pieces))
+        self._address(row, weights, stage.weights, stage.weights.size)
+
+    def _address(self, row: list[int], column: int, array: Array, length: int = 0) -> None:
+        self.kept.append(array)
+        row[column] = array.ctypes.data
+        if length:
+            row[column + 1] = length
+
+
+def _scratch_sizes(groups: Array, layers: int) -> tuple[int, int, int, int]:
+    """Return how many real numbers the kernel's scratch arrays take."""
+    size, row = groups[:, kernels.SIZE], groups[:, kernels.ROW]
+    half = 2 * (size // row) * (row // 2 + 1)
+    z = 2 * size
+    leaves = slice(1 + layers, None)
+    behind = np.where(groups[:, kernels.REAL] != 0, kernels.lines(size), 2 * size)
+    z[leaves] = np.maximum(z[leaves], (behind + half)[leaves])
+    parents = half[1 : 1 + layers]
+    small = 2 * groups[:, kernels.AVERAGE_SIZE].max()
+    return int(half[0]), int(parents.max(initial=0)), int(z.max()), int(small)
