@@ -44,11 +44,16 @@ class _Box:
     shape: Grid
 
 
-def lay_out(filters: Sequence[BandFilter], target: Grid, dtype: np.dtype[Any]) -> BandStage:
-    """Cut filters into rows' spans, with the decimation's mean and the FFT's 1/N inside."""
+def lay_out(
+    filters: Sequence[BandFilter], target: Grid, dtype: np.dtype[Any], half: bool = True
+) -> BandStage:
+    """Cut filters into rows' spans, with the decimation's mean and the FFT's 1/N inside.
+
+    They are for half spectra, or else for whole ones.
+    """
     ends, pieces, weights, used = [0], [], [], 0
     for band in filters:
-        some, w = _cut(_towards_the_half(band), target, dtype)
+        some, w = _cut(_towards_the_half(band) if half else band, target, dtype, half)
         some[:, 3] += used
         used += w.size
         pieces.append(some)
@@ -59,12 +64,13 @@ def lay_out(filters: Sequence[BandFilter], target: Grid, dtype: np.dtype[Any]) -
     )
 
 
-def _cut(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+def _cut(band: BandFilter, target: Grid, dtype: np.dtype[Any], half: bool) -> tuple[Array, Array]:
     values = band.values / math.prod(band.shape)
     starts, shape = band.starts, band.shape
     if len(target) == 1:
         values, starts, shape, target = values[None], (0, *starts), (1, *shape), (1, *target)
-    pieces, weights = kernels.cut_rows(values, starts, shape, target, SPAN_EPS[dtype.name])
+    kept = shape[1] // 2 + 1 if half else shape[1]
+    pieces, weights = kernels.cut_rows(values, starts, shape, target, SPAN_EPS[dtype.name], kept)
     return pieces, weights.astype(dtype)
 
 
@@ -87,13 +93,13 @@ def _towards_the_half(band: BandFilter) -> BandFilter:
 
 
 @lru_cache(maxsize=512)
-def lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any]) -> BandStage:
+def lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool = True) -> BandStage:
     """Lay out a low-pass for moduli on a grid of `shape`."""
     starts, factors = [], []
-    for half, n in zip(how.factors, shape, strict=True):
-        reach = half.size - 1
-        mirrored = half[1 : reach if 2 * reach == n else reach + 1]  # n/2 is its own mirror image
+    for factor, n in zip(how.factors, shape, strict=True):
+        reach = factor.size - 1
+        mirrored = factor[1 : reach if 2 * reach == n else reach + 1]  # n/2 is its own mirror image
         starts.append(-mirrored.size % n)
-        factors.append(np.concatenate([mirrored[::-1], half]))
+        factors.append(np.concatenate([mirrored[::-1], factor]))
     values = factors[0] if len(shape) == 1 else np.multiply.outer(factors[0], factors[1])
-    return lay_out([_Box(tuple(starts), values, shape)], how.target, dtype)
+    return lay_out([_Box(tuple(starts), values, shape)], how.target, dtype, half)

@@ -121,6 +121,7 @@ _COMPLEX, _REAL, _SINGLE_LETTER = 32, 33, {"float32": "s", "float64": "d"}
 _COMPLEX_STORAGE, _COMPLEX_COMPLEX = 10, 39
 _PLACEMENT, _NOT_IN_PLACE = 11, 44
 _INPUT_STRIDES, _OUTPUT_STRIDES = 12, 13
+_NUMBER_OF_TRANSFORMS, _INPUT_DISTANCE, _OUTPUT_DISTANCE = 7, 14, 15
 _THREAD_LIMIT = 27
 
 
@@ -128,24 +129,34 @@ class Descriptor:
     """What MKL prepared for transforms of one grid; any number of threads may use it.
 
     Complex transforms work in place. Real ones go from the grid to its half spectrum, or back.
+
+    Parameters
+    ----------
+    grid : tuple of int
+        Shape of one transform.
+    dtype : str
+        float32 or float64.
+    kind : {"complex", "forward", "inverse"}
+        The latter two are real.
+    columns, stride : int, optional
+        Transform so many columns of grids ``(n, stride)`` instead.
     """
 
-    def __init__(self, grid: Grid, dtype: str, kind: str) -> None:
-        mkl = _mkl
-        if mkl is None:
+    def __init__(
+        self, grid: Grid, dtype: str, kind: str, columns: int = 0, stride: int = 0
+    ) -> None:
+        if _mkl is None:
             raise BackendError("MKL is not in use.")
         self._handle = ctypes.c_void_p()
-        rank, real = len(grid), kind != "complex"
-        lengths = (ctypes.c_long * rank)(*grid)
-        create = getattr(mkl, f"DftiCreateDescriptor_{_SINGLE_LETTER[dtype]}_md")
-        if rank == 1:
-            create = getattr(mkl, f"DftiCreateDescriptor_{_SINGLE_LETTER[dtype]}_1d")
+        real = kind != "complex"
+        create = f"DftiCreateDescriptor_{_SINGLE_LETTER[dtype]}_{'1d' if len(grid) == 1 else 'md'}"
+        lengths: list[Any] = [ctypes.c_long(grid[0])]
+        if len(grid) > 1:
+            lengths = [ctypes.c_long(len(grid)), (ctypes.c_long * len(grid))(*grid)]
         domain = ctypes.c_int(_REAL if real else _COMPLEX)
-        size = ctypes.c_long(grid[0]) if rank == 1 else lengths
-        ranks = () if rank == 1 else (ctypes.c_long(rank),)
-        _check(create(ctypes.byref(self._handle), domain, *ranks, size))
+        _check(getattr(_mkl, create)(ctypes.byref(self._handle), domain, *lengths))
         # Not at the interpreter's end, where MKL may be gone before its descriptors.
-        free = weakref.finalize(self, mkl.DftiFreeDescriptor, ctypes.byref(self._handle))
+        free = weakref.finalize(self, _mkl.DftiFreeDescriptor, ctypes.byref(self._handle))
         free.atexit = False
         self._set(_THREAD_LIMIT, ctypes.c_long(1))
         if real:
@@ -155,7 +166,13 @@ class Descriptor:
             one, other = (grid, half) if kind == "forward" else (half, grid)
             self._set(_INPUT_STRIDES, _strides(one))
             self._set(_OUTPUT_STRIDES, _strides(other))
-        _check(mkl.DftiCommitDescriptor(self._handle))
+        if columns:
+            for key in (_INPUT_STRIDES, _OUTPUT_STRIDES):
+                self._set(key, (ctypes.c_long * 2)(0, stride))
+            for key in (_INPUT_DISTANCE, _OUTPUT_DISTANCE):
+                self._set(key, ctypes.c_long(1))
+            self._set(_NUMBER_OF_TRANSFORMS, ctypes.c_long(columns))
+        _check(_mkl.DftiCommitDescriptor(self._handle))
 
     def _set(self, key: int, value: Any) -> None:
         assert _mkl is not None
@@ -186,6 +203,12 @@ def descriptor(grid: Grid, dtype: str, kind: str) -> Descriptor:
     return Descriptor(grid, dtype, kind)
 
 
+@lru_cache(maxsize=1024)
+def columns_descriptor(n: int, columns: int, stride: int, dtype: str) -> Descriptor:
+    """Return MKL's descriptor of complex transforms along the columns of ``(n, stride)``."""
+    return Descriptor((n,), dtype, "complex", columns, stride)
+
+
 # --- transforms of stacks ------------------------------------------------------------------
 
 
@@ -205,6 +228,18 @@ def ifft(z: Array, ndim: int = 1) -> Array:
         return z
     plan = descriptor(grid, z.real.dtype.name, "complex")
     kernels.backward(plan.handle, _stack(z, ndim))
+    return z
+
+
+def ifft_columns(z: Array, columns: int) -> Array:
+    """Invert the first columns of complex grids ``(grids, n, stride)``, without the factor 1/n."""
+    n, stride = z.shape[-2:]
+    if not by_mkl((n,)):
+        some = z[..., :columns]
+        some[...] = scipy.fft.ifft(some, axis=-2, norm="forward")
+        return z
+    plan = columns_descriptor(n, columns, stride, z.real.dtype.name)
+    kernels.backward(plan.handle, _stack(z, 2))
     return z
 
 

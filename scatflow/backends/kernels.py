@@ -116,8 +116,8 @@ def modulus(z, u):
 
 
 @numba.njit(cache=True)
-def cut_rows(values, starts, shape, target, eps):
-    """Cut a filter into runs along the rows of the half spectrum, which `fold` multiplies.
+def cut_rows(values, starts, shape, target, eps, kept):
+    """Cut a filter into runs along the rows of a spectrum, which `fold` multiplies.
 
     Every row keeps only the span where the filter exceeds `eps` times its peak: in two dimensions,
     the ellipse instead of the box around it.
@@ -132,6 +132,8 @@ def cut_rows(values, starts, shape, target, eps):
         The grid and the decimated one; signals have one row.
     eps : float
         Height, relative to the peak.
+    kept : int
+        Columns of the spectrum: n, or ``n // 2 + 1`` of a half spectrum.
 
     Returns
     -------
@@ -139,7 +141,6 @@ def cut_rows(values, starts, shape, target, eps):
         As in :func:`fold`, sorted by row written.
     """
     (m, n), (m_out, n_out) = shape, target
-    kept = n // 2 + 1
     floor = eps * np.abs(values).max()
     pieces = np.empty((16, 5), np.int64)
     weights = np.empty(values.size)
@@ -277,29 +278,74 @@ def _spectrum(group, u, half):
 
 
 @compiled
-def _average(group, half, z, out):
-    """Write the windows kept of a low-passed half spectrum to one row of the output."""
+def _smooth(group, spectrum, small):
+    """Put a low-passed and decimated grid into `small`."""
     pieces = _integers(group, AVERAGE_PIECES, (group[AVERAGE_PIECE_COUNT], 5))
-    weights = _floats(group, AVERAGE_WEIGHTS, out)
-    _fold(half, z[: 2 * group[AVERAGE_SIZE]], pieces, 0, pieces.shape[0], weights)
-    _dfti_backward(group[AVERAGE_HANDLE], z.ctypes.data, 0)
+    weights = _floats(group, AVERAGE_WEIGHTS, small)
+    _fold(spectrum, small[: 2 * group[AVERAGE_SIZE]], pieces, 0, pieces.shape[0], weights)
+    _dfti_backward(group[AVERAGE_HANDLE], small.ctypes.data, 0)
+
+
+@compiled
+def _keep(group, small, out):
+    """Write the windows kept of a real grid, whose samples are two apart, to a row of `out`."""
     columns = group[COLUMNS_KEPT]
     for a in range(group[ROWS_KEPT]):
         first = (group[CROP_ROW] + a) * group[AVERAGE_ROW] + group[CROP_COLUMN]
         for b in range(columns):
-            out[a * columns + b] = z[2 * (first + b)]
+            out[a * columns + b] = small[2 * (first + b)]
 
 
 @compiled
-def _band_pass(group, f, half, z, some):
-    """Put the modulus of a half spectrum through one filter at the front of `z`."""
+def _band_pass(group, f, spectrum, z):
+    """Put a half spectrum through one filter."""
     filters = _integers(group, FILTERS, (group[COUNT] + 1,))
     pieces = _integers(group, PIECES, (group[PIECE_COUNT], 5))
     weights = _floats(group, WEIGHTS, z)
-    n = group[SIZE]
-    _fold(half, z[: 2 * n], pieces, filters[f], filters[f + 1], weights)
+    _fold(spectrum, z[: 2 * group[SIZE]], pieces, filters[f], filters[f + 1], weights)
     _dfti_backward(group[HANDLE], z.ctypes.data, 0)
-    _modulus_in_place(z, n, some)
+
+
+@compiled
+def _two_leaves(group, f, parent, z, small, some, first, second):
+    """Average the moduli of wavelets f and f + 1, or of f alone where `second` is empty.
+
+    Two real grids are one complex grid, which a real filter keeps apart: one transform for both.
+    """
+    n = group[SIZE]
+    pair = z
+    if second.size:
+        _band_pass(group, f + 1, parent, z)
+        _modulus_in_place(z, n, some)
+        pair = z[lines(n) :]
+    _band_pass(group, f, parent, pair)
+    if second.size:
+        for i in range(n):
+            re = pair[2 * i]
+            im = pair[2 * i + 1]
+            pair[2 * i] = np.sqrt(re * re + im * im)
+            pair[2 * i + 1] = z[i]
+    else:
+        for i in range(n):
+            re = pair[2 * i]
+            im = pair[2 * i + 1]
+            pair[2 * i] = np.sqrt(re * re + im * im)
+            pair[2 * i + 1] = 0.0
+    _dfti_forward(group[HANDLE], pair.ctypes.data, 0)
+    _smooth(group, pair, small)
+    _keep(group, small, first)
+    if second.size:
+        _keep(group, small[1:], second)
+
+
+@compiled
+def _leaves(group, parents, f, parent, z, small, some, out, part, parts):
+    """Average all paths that a group gives of one parent; of these, every parts-th pair."""
+    paths = _integers(group, PATHS, (parents, group[COUNT]))
+    for k in range(0, group[COUNT], 2):
+        if k // 2 % parts == part:
+            second = out[paths[f, k + 1]] if k + 1 < group[COUNT] else out[0, :0]
+            _two_leaves(group, k, parent, z, small, some, out[paths[f, k]], second)
 
 
 @compiled
@@ -338,28 +384,155 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, top, parent, z, 
         pad(x[s], rows, columns, z)
         _spectrum(groups[0], z, top)
         if part == 0:
-            _average(groups[0], top, small, out[s, _integers(groups[0], PATHS, (1,))[0]])
-        number = 0
+            _smooth(groups[0], top, small)
+            _keep(groups[0], small, out[s, 0])
         for g in range(1, 1 + layers):
             group = groups[g]
+            if group[CHILD] == group[CHILDREN_END]:
+                _leaves(group, 1, 0, top, z, small, some, out[s], part, parts)
+                continue
             paths = _integers(group, PATHS, (group[COUNT],))
             for f in range(group[COUNT]):
-                if number % parts == part:
-                    _band_pass(group, f, top, z, some)
-                    _spectrum(group, z, parent)
-                    _average(group, parent, small, out[s, paths[f]])
-                    for c in range(group[CHILD], group[CHILDREN_END]):
-                        _children(groups[c], group[COUNT], f, parent, z, small, some, out[s])
-                number += 1
+                if f % parts != part:
+                    continue
+                _band_pass(group, f, top, z)
+                _modulus_in_place(z, group[SIZE], some)
+                _spectrum(group, z, parent)
+                _smooth(group, parent, small)
+                _keep(group, small, out[s, paths[f]])
+                for c in range(group[CHILD], group[CHILDREN_END]):
+                    _leaves(groups[c], group[COUNT], f, parent, z, small, some, out[s], 0, 1)
+
+
+# --- volumes -------------------------------------------------------------------------------
 
 
 @compiled
-def _children(group, parents, f, parent, z, small, some, out):
-    """Apply all wavelets of a group to the spectrum of one parent."""
-    paths = _integers(group, PATHS, (parents, group[COUNT]))
-    # The spectrum of a path goes behind it.
-    behind = z[lines(group[SIZE]) if group[REAL] else 2 * group[SIZE] :]
-    for k in range(group[COUNT]):
-        _band_pass(group, k, parent, z, some)
-        _spectrum(group, z, behind)
-        _average(group, behind, small, out[paths[f, k]])
+def columns_of(u_hat, ys, zs, weights, out):
+    """Gather what one column profile lets through, lines along z in the middle.
+
+    Parameters
+    ----------
+    u_hat : ndarray
+        ``(nz, ny, kx)``, half spectrum.
+    ys, zs : ndarray
+        Bins of the box.
+    weights : ndarray
+        ``(len(zs),)``, real.
+    out : ndarray
+        ``(len(ys), nz, bx)``, overwritten: zero outside the box.
+    """
+    m = out.shape[2]
+    for j in range(ys.size):
+        out[j] = 0.0
+        for i in range(zs.size):
+            source = u_hat[zs[i], ys[j]][:m]
+            row = out[j, zs[i]]
+            c = weights[i]
+            for k in range(m):
+                row[k] = source[k] * c
+
+
+@compiled
+def combine(a, which, planes, ys, first, turn, out):
+    """Multiply columns by planes, add up, and place them on whole half spectra (y, x).
+
+    Parameters
+    ----------
+    a : ndarray
+        ``(profiles, len(ys), nz, bx)``, inverted along z.
+    which : ndarray
+        ``(terms,)``: the profile of each term.
+    planes : ndarray
+        ``(terms, len(ys), bx)``, real.
+    ys : ndarray
+        Bins of the box.
+    first : int
+        The first z of `out`.
+    turn : bool
+        Whether to multiply by i.
+    out : ndarray
+        ``(z, ny, kx)``, overwritten.
+    """
+    m = a.shape[3]
+    for s in range(out.shape[0]):
+        out[s] = 0.0
+        for j in range(ys.size):
+            row = out[s, ys[j]]
+            for t in range(which.size):
+                source = a[which[t], j, first + s]
+                plane = planes[t, j]
+                if turn:
+                    for k in range(m):
+                        v = source[k] * plane[k]
+                        row[k] += complex(-v.imag, v.real)
+                else:
+                    for k in range(m):
+                        row[k] += source[k] * plane[k]
+
+
+@compiled
+def add_squares(u, total, fresh):
+    """Add the squares of real numbers to a total, or begin it."""
+    if fresh:
+        for i in range(u.size):
+            total[i] = u[i] * u[i]
+    else:
+        for i in range(u.size):
+            total[i] += u[i] * u[i]
+
+
+@compiled
+def add_squares_of_complex(z, total, fresh):
+    """Add squared moduli of complex numbers, given as pairs, to a total, or begin it."""
+    for i in range(total.size):
+        power = z[2 * i] * z[2 * i] + z[2 * i + 1] * z[2 * i + 1]
+        total[i] = power if fresh else total[i] + power
+
+
+@compiled
+def add_squares_with_planes(u, at_z, at_y, at_x, first, total, fresh):
+    """Add squared moduli of real fields and of what the Nyquist planes add to them.
+
+    Parameters
+    ----------
+    u : ndarray
+        ``(z, ny, nx)``, real.
+    at_z, at_y, at_x : ndarray
+        ``(ny, nx)``, ``(nz, nx)`` and ``(nz, ny)``, complex: fields that alternate in sign along
+        the axis they are named after.
+    first : int
+        The first z of `u`.
+    total : ndarray
+        As `u`.
+    """
+    for s in range(u.shape[0]):
+        z = first + s
+        across = -1.0 if z % 2 else 1.0
+        for y in range(u.shape[1]):
+            along = -1.0 if y % 2 else 1.0
+            row, out, a, b, c = u[s, y], total[s, y], at_z[y], at_y[z], at_x[z, y]
+            for x in range(row.size):
+                sign = c if x % 2 == 0 else -c
+                re = row[x] + a[x].real * across + b[x].real * along + sign.real
+                im = a[x].imag * across + b[x].imag * along + sign.imag
+                power = re * re + im * im
+                out[x] = power if fresh else out[x] + power
+
+
+@compiled
+def root(u):
+    """Replace squares by their roots."""
+    for i in range(u.size):
+        u[i] = np.sqrt(u[i])
+
+
+@compiled
+def multiply(u, weights, out, conjugate):
+    """Write complex products, with the weights or their conjugates."""
+    if conjugate:
+        for i in range(u.size):
+            out[i] = u[i] * np.conj(weights[i])
+    else:
+        for i in range(u.size):
+            out[i] = u[i] * weights[i]

@@ -31,8 +31,6 @@ class Program:
 
     groups: Array
     layers: int
-    first: int
-    """Wavelets of the first layer."""
     rows: Array
     columns: Array
     dtype: np.dtype[Any]
@@ -107,7 +105,6 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
     return Program(
         groups=groups,
         layers=len(layers),
-        first=sum(layer.rows.shape[1] for layer in layers),
         rows=rows,
         columns=columns,
         dtype=dtype,
@@ -151,7 +148,7 @@ class _Table:
         row = [0] * kernels.COLUMNS
         complex_plan = fft.descriptor(grid, self.dtype.name, "complex")
         real_plan = None
-        if not fft.real_is_slow(grid):
+        if not fft.real_is_slow(grid) and (stage is None or children):
             real_plan = fft.descriptor(grid, self.dtype.name, "forward")
             row[kernels.REAL] = real_plan.handle
         row[kernels.SIZE] = math.prod(grid)
@@ -163,7 +160,7 @@ class _Table:
             self._filter(row, kernels.PIECES, kernels.WEIGHTS, stage)
         self._address(row, kernels.PATHS, np.ascontiguousarray(rows, np.int64))
         row[kernels.CHILD], row[kernels.CHILDREN_END] = child, child + children
-        smooth = bands.lowpass(average, grid, self.dtype)
+        smooth = bands.lowpass(average, grid, self.dtype, half=stage is None or children > 0)
         inverse = fft.descriptor(average.target, self.dtype.name, "complex")
         self.kept.append(inverse)
         self._filter(row, kernels.AVERAGE_PIECES, kernels.AVERAGE_WEIGHTS, smooth)
@@ -191,10 +188,9 @@ def _scratch_sizes(groups: Array, layers: int) -> tuple[int, int, int, int]:
     """Return how many real numbers the kernel's scratch arrays take."""
     size, row = groups[:, kernels.SIZE], groups[:, kernels.ROW]
     half = 2 * (size // row) * (row // 2 + 1)
-    z = 2 * size
-    leaves = slice(1 + layers, None)
-    behind = np.where(groups[:, kernels.REAL] != 0, kernels.lines(size), 2 * size)
-    z[leaves] = np.maximum(z[leaves], (behind + half)[leaves])
-    parents = half[1 : 1 + layers]
+    leaf = groups[:, kernels.CHILD] == groups[:, kernels.CHILDREN_END]
+    alone = groups[:, kernels.COUNT] == 1
+    z = 2 * size + np.where(leaf & ~alone, kernels.lines(size), 0)
+    parents = np.where(leaf, 0, half)[1 : 1 + layers]
     small = 2 * groups[:, kernels.AVERAGE_SIZE].max()
     return int(half[0]), int(parents.max(initial=0)), int(z.max()), int(small)

@@ -60,6 +60,29 @@ class HarmonicFilter(Protocol):
         ...
 
     @property
+    def touches_nyquist(self) -> bool:
+        """Whether the filters count on bins that are their own mirror image."""
+        ...
+
+    @property
+    def published(self) -> bool:
+        """Whether they carry the rounding of their definition, which is not separable."""
+        ...
+
+    @property
+    def rotation_covariant(self) -> bool:
+        """Whether there is a filter for each order, or one for m = -l only."""
+        ...
+
+    def parts(self) -> tuple[dict[int, Any], list[list[tuple[int, Any]]]]:
+        """Return real harmonics as sums of products of columns (z) and planes (y, x)."""
+        ...
+
+    def edges(self) -> list[tuple[Any, Any, Any]]:
+        """Return real harmonics on the Nyquist planes ``(y, x), (z, x), (z, y)``."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """The grid."""
         ...

@@ -39,6 +39,23 @@ NYQUIST_EPS = 1e-6
 """Height at the Nyquist frequency, relative to the peak, below which fields count as real."""
 
 
+PUBLISHED_VOXELS = 2**18
+"""Size up to which filters that touch the Nyquist planes carry their definition's rounding.
+
+Such filters were published in single precision, and in sums of roots over nearly empty volumes
+that shows: at 5e-6 of the coefficients on 16^3 voxels. Larger ones are exact.
+"""
+
+
+class Parts(NamedTuple):
+    """A filter of one degree as sums of products of a column along z and a plane (y, x)."""
+
+    columns: dict[int, Array]
+    """By power a of z: ``z^a exp(-z^2 / 2)`` on the bins ``0 ... b, -b ... -1``."""
+    components: list[list[tuple[int, Array]]]
+    """For each component, what multiplies which power; ``(y, x)`` with ``0 ... b`` along x."""
+
+
 def radial_constant(l: int) -> float:
     """Return ``c_l (2 pi)^{3/2}``, which gives order-1 coefficients of a Gaussian as ``k^l``.
 
@@ -133,6 +150,11 @@ class SolidHarmonic:
         return radius >= 0.5 and any(n % 2 == 0 for n in self.shape)
 
     @property
+    def published(self) -> bool:
+        """Whether the filter is the published one to the last bit, not the exact one."""
+        return self.touches_nyquist and math.prod(self.shape) <= PUBLISHED_VOXELS
+
+    @property
     def real(self) -> bool:
         """Whether the fields of real volumes are real, so that half spectra suffice."""
         return self.l == 0 or (self.rotation_covariant and not self.touches_nyquist)
@@ -146,9 +168,9 @@ class SolidHarmonic:
         """Yield the filter ``c_l (|w| s)^l Y exp(-|w|^2 s^2 / 2)`` of each component.
 
         Along each axis the bins run ``0 ... b, -b ... -1``, with ``b`` the half width. Where
-        fields are :attr:`real`, these are real harmonics on the half ``0 ... b`` of the x axis;
-        elsewhere (filters that touch the Nyquist planes, ``rotation_covariant=False``) complex
-        harmonics on the whole axis.
+        fields are :attr:`real`, these are real harmonics on the half ``0 ... b`` of the x axis,
+        elsewhere (filters that touch the Nyquist planes, ``rotation_covariant=False``) real or
+        complex harmonics on the whole axis.
 
         Parameters
         ----------
@@ -160,38 +182,52 @@ class SolidHarmonic:
         ndarray
             Without the phase ``(-i)^l``.
         """
-        if self.touches_nyquist:
+        if self.published:
             return self._as_published(dtype)
         return self._separable(dtype)
 
     def _separable(self, dtype: np.dtype[np.floating]) -> Iterator[np.ndarray]:
-        """Yield filters as sums of products of a column along z and a plane (y, x)."""
+        columns, components = self.parts(half=self.real)
+        if self.l > 0 and not self.rotation_covariant:
+            real, imaginary = components
+            components = [[(0, real[0][1] - 1j * imaginary[0][1])]]
+        for terms in components:
+            kind = np.result_type(dtype, 1j) if np.iscomplexobj(terms[0][1]) else dtype
+            yield _sum(
+                columns[a].astype(dtype)[:, None, None] * plane.astype(kind) for a, plane in terms
+            )
+
+    def parts(self, half: bool = True) -> Parts:
+        """Return the exact real harmonics, separated; without rotations, cosine and sine of one.
+
+        With `half` the planes have the half ``0 ... b`` of the x axis, else all of it.
+        """
         z, y, x = (
             frequencies(b, n) * self.s for b, n in zip(self.half_widths, self.shape, strict=True)
         )
-        if self.real:
-            x = x[: self.half_widths[2] + 1]
-        envelope = np.exp(-(z**2) / 2.0)
-        plane = np.exp(-(y**2) / 2.0)[:, None] * np.exp(-(x**2) / 2.0)
-        if self.l == 0:
-            yield envelope.astype(dtype)[:, None, None] * plane.astype(dtype)
-            return
-        plane *= radial_constant(self.l)
-        angle = x + 1j * y[:, None]
-        if not self.rotation_covariant:
-            (constant, _, _), *_ = harmonic(self.l, self.l).terms
-            factor = constant / math.sqrt(2.0) * np.conj(angle) ** self.l * plane
-            yield envelope.astype(dtype)[:, None, None] * factor.astype(np.result_type(dtype, 1j))
-            return
-        rho2 = angle.real**2 + angle.imag**2
-        for m in range(-self.l, self.l + 1):
-            power = angle ** abs(m)
-            factor = plane * (power.imag if m < 0 else power.real)
-            yield _sum(
-                (coefficient * z**a * envelope).astype(dtype)[:, None, None]
-                * (factor * rho2**b).astype(dtype)
-                for coefficient, a, b in harmonic(self.l, m).terms
-            )
+        if half:
+            x = self.s * 2.0 * np.pi * np.arange(self.half_widths[2] + 1) / self.shape[2]
+        return separate(self.l, self.rotation_covariant, z, y, x)
+
+    def edges(self) -> list[tuple[Array, Array, Array]]:
+        """Return each real harmonic on the planes of Nyquist bins along z, y and x.
+
+        Axes ``(y, x)``, ``(z, x)`` and ``(z, y)``, in the order of an FFT's bins.
+        """
+        z, y, x = (2.0 * np.pi * np.fft.fftfreq(n) * self.s for n in self.shape)
+        nyquist = np.array([-np.pi * self.s])
+        grids = [
+            separate(self.l, self.rotation_covariant, *axes)
+            for axes in ((nyquist, y, x), (z, nyquist, x), (z, y, nyquist))
+        ]
+        dense = [
+            [
+                np.squeeze(sum(parts.columns[a][:, None, None] * plane for a, plane in terms), axis)
+                for terms in parts.components
+            ]
+            for axis, parts in enumerate(grids)
+        ]
+        return list(zip(*dense, strict=True))
 
     def _as_published(self, dtype: np.dtype[np.floating]) -> Iterator[np.ndarray]:
         """Yield filters on a grid of spherical coordinates in float32, stored in complex64.
@@ -226,6 +262,29 @@ class SolidHarmonic:
             yield factor
             if m > 0 and self.rotation_covariant:
                 yield np.conj(factor, out=factor)
+
+
+def separate(l: int, covariant: bool, z: Array, y: Array, x: Array) -> Parts:
+    """Separate the filters of degree `l` at frequencies given in units of the scale."""
+    envelope = np.exp(-(z**2) / 2.0)
+    plane = np.exp(-(y**2) / 2.0)[:, None] * np.exp(-(x**2) / 2.0)
+    if l == 0:
+        return Parts({0: envelope}, [[(0, plane)]])
+    plane *= radial_constant(l)
+    angle = x + 1j * y[:, None]
+    rho2 = angle.real**2 + angle.imag**2
+    components = []
+    for m in range(-l, l + 1) if covariant else (l, -l):
+        power = angle ** abs(m)
+        factor = plane * (power.imag if m < 0 else power.real)
+        if not covariant:
+            factor /= math.sqrt(2.0)  # of one complex harmonic, not of two
+        by_power: dict[int, Array] = {}
+        for coefficient, a, b in harmonic(l, m).terms:
+            by_power[a] = by_power.get(a, 0.0) + coefficient * rho2**b
+        components.append([(a, factor * polynomial) for a, polynomial in by_power.items()])
+    powers = {a for terms in components for a, _ in terms}
+    return Parts({a: z**a * envelope for a in powers}, components)
 
 
 def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:

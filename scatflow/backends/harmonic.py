@@ -1,0 +1,263 @@
+"""Solid harmonic wavelets on volumes: separable filters, inverted axis by axis.
+
+``psi = sum_a z^a exp(-z^2 / 2) P_a(y, x)`` for the few powers a of each harmonic. So the spectrum
+is inverted along z once for every power, whatever the number of harmonics, and for each harmonic
+a few planes at a time are combined, inverted and squared while they lie in the cache. Only bins
+inside the filter's box are touched.
+
+On grids of even length the harmonics are no mirror images of themselves at the Nyquist planes,
+where the field of a real volume is complex. Those bins are kept apart: each plane of bins is a
+field of two dimensions that alternates in sign along the third.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scatflow.backends import fft, kernels
+from scatflow.backends.protocol import HarmonicFilter
+from scatflow.backends.scratch import SCRATCH
+
+Array = NDArray[Any]
+
+IN_CACHE = 2**15
+"""Complex samples of planes that are combined, inverted and squared together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Separable:
+    """A degree and scale, separated."""
+
+    filters: HarmonicFilter
+    ys: NDArray[np.int64]
+    zs: NDArray[np.int64]
+    """Bins of the box along y and z."""
+    columns: dict[int, Array]
+    components: tuple[Component, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds."""
+        return sum(c.nbytes for c in self.columns.values()) + sum(
+            component.planes.nbytes for component in self.components
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """One real harmonic."""
+
+    powers: tuple[int, ...]
+    planes: Array
+    """``(powers, len(ys), bx + 1)``."""
+    edges: Edges | None
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """One real harmonic on the Nyquist planes, 0 where a bin is on an earlier one."""
+
+    at_z: Array
+    at_y: Array
+    at_x: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Filters of a small volume that are complex harmonics, as published, for orders m >= 0."""
+
+    filters: HarmonicFilter
+    weights: tuple[Array, ...]
+    """Flat, on the whole spectrum; conjugates of all but the first are filters, too."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds."""
+        return sum(w.nbytes for w in self.weights)
+
+
+# --- preparation ---------------------------------------------------------------------------
+
+
+def prepare(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable | Stored | None:
+    """Lay out filters, or return None where they are best evaluated as they are."""
+    if filters.published:
+        return _stored(filters, dtype) if filters.l and filters.rotation_covariant else None
+    if filters.touches_nyquist and not (filters.l == 0 or filters.rotation_covariant):
+        return None
+    return _separable(filters, dtype)
+
+
+def _stored(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Stored:
+    index = np.ix_(*(_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True)))
+    weights = []
+    for number, component in enumerate(filters.components(dtype)):
+        if number and number % 2 == 0:
+            continue  # the conjugate of the one before
+        dense = np.zeros(filters.shape, component.dtype)
+        dense[index] = component
+        dense /= math.prod(filters.shape)
+        weights.append(dense.reshape(-1))
+    return Stored(filters, tuple(weights))
+
+
+def _bins(b: int, n: int) -> NDArray[np.int64]:
+    """Return the bins ``0 ... b, -b ... -1``."""
+    if 2 * b + 1 >= n:
+        return np.arange(n)
+    return np.concatenate([np.arange(b + 1), np.arange(n - b, n)])
+
+
+def _separable(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
+    nz, ny, nx = filters.shape
+    zs, ys = (_bins(b, n) for b, n in zip(filters.half_widths[:2], (nz, ny), strict=True))
+    columns, components = filters.parts()
+    touches = filters.l > 0 and filters.touches_nyquist
+    at_z, at_y = 2 * zs == nz, 2 * ys == ny
+    kept: dict[int, Array] = {}
+    for a, column in columns.items():
+        odd = touches or a % 2 == 1
+        kept[a] = (np.where(at_z & odd, 0.0, column) / math.prod(filters.shape)).astype(dtype)
+    edges = filters.edges() if touches else None
+    found = []
+    for number, terms in enumerate(components):
+        planes = np.stack([plane for _, plane in terms])
+        if touches:
+            planes[:, at_y] = 0.0
+            planes[:, :, 2 * np.arange(planes.shape[2]) == nx] = 0.0
+        elif _odd_along_y(filters, number):
+            planes[:, at_y] = 0.0
+        found.append(
+            Component(
+                tuple(a for a, _ in terms),
+                planes.astype(dtype),
+                None if edges is None else _edges(edges[number], filters.shape, dtype),
+            )
+        )
+    return Separable(filters, ys, zs, kept, tuple(found))
+
+
+def _odd_along_y(filters: HarmonicFilter, number: int) -> bool:
+    """Return whether a component, of order m = -l ... l or l, -l, is a sine."""
+    return number < filters.l if filters.rotation_covariant else number == 1
+
+
+def _edges(planes: tuple[Array, Array, Array], shape: Any, dtype: np.dtype[Any]) -> Edges:
+    z, y, x = (plane / math.prod(shape) for plane in planes)
+    nz, ny, nx = shape
+    # Each bin counts once: on the first of the planes it is on.
+    if nz % 2 == 0:
+        y[nz // 2] = 0.0
+        x[nz // 2] = 0.0
+    else:
+        z[:] = 0.0
+    if ny % 2 == 0:
+        x[:, ny // 2] = 0.0
+    else:
+        y[:] = 0.0
+    if nx % 2:
+        x[:] = 0.0
+    return Edges(z.astype(dtype), y.astype(dtype), x.astype(dtype))
+
+
+# --- moduli --------------------------------------------------------------------------------
+
+
+def modulus(u_hat: Array, stage: Separable | Stored) -> Array:
+    """Return the root of the sum over m of ``|u * psi_{l,m}|^2``, ``(batch, parents, z, y, x)``."""
+    u = np.empty((*u_hat.shape[:2], *stage.filters.shape), u_hat.real.dtype)
+    for index in np.ndindex(u_hat.shape[:2]):
+        if isinstance(stage, Stored):
+            _stored_modulus(u_hat[index], stage, u[index])
+        else:
+            _separable_modulus(u_hat[index], stage, u[index])
+    return u
+
+
+def _stored_modulus(u_hat: Array, stage: Stored, u: Array) -> None:
+    whole = _whole(u_hat, u.shape[2]).reshape(-1)
+    z = SCRATCH.take("z", u.shape, u_hat.dtype)
+    flat = u.reshape(-1)
+    for m, weights in enumerate(stage.weights):
+        for conjugate in (False, True)[: 1 + (m > 0)]:
+            kernels.multiply(whole, weights, z.reshape(-1), conjugate)
+            fft.ifft(z, 3)
+            pairs = z.view(u.dtype).reshape(-1)
+            kernels.add_squares_of_complex(pairs, flat, m == 0)
+    kernels.root(flat)
+
+
+def _whole(half: Array, nx: int) -> Array:
+    """Complete the half spectrum of a real volume or plane, along the last axis."""
+    whole = np.empty((*half.shape[:-1], nx), half.dtype)
+    kept = half.shape[-1]
+    whole[..., :kept] = half
+    mirrored = half[..., nx - kept : 0 : -1] if nx - kept else half[..., :0]
+    axes = tuple(range(half.ndim - 1))
+    mirrored = np.roll(np.flip(mirrored, axes), (1,) * len(axes), axes)
+    np.conj(mirrored, out=whole[..., kept:])
+    return whole
+
+
+def _separable_modulus(u_hat: Array, stage: Separable, u: Array) -> None:
+    """Powers of one parity at a time: at most half of the columns are in flight."""
+    nz, ny = u.shape[:2]
+    odd_degree = stage.filters.l % 2 == 1
+    planes = max(1, IN_CACHE // (ny * u_hat.shape[2]))
+    fresh = True
+    for parity in (0, 1):
+        powers = [a for a in stage.columns if a % 2 == parity]
+        components = [c for c in stage.components if c.powers[0] % 2 == parity]
+        if not components:
+            continue
+        a = _columns(u_hat, stage, powers)
+        edges = [_fields(u_hat, c.edges, odd_degree) for c in components]
+        for first in range(0, nz, planes):
+            some = u[first : first + planes]
+            for number, component in enumerate(components):
+                which = np.array([powers.index(p) for p in component.powers])
+                half = SCRATCH.take("half", (len(some), ny, u_hat.shape[2]), u_hat.dtype)
+                kernels.combine(a, which, component.planes, stage.ys, first, odd_degree, half)
+                fft.ifft_columns(half, a.shape[3])
+                real = SCRATCH.take("real", some.shape, u.dtype)
+                fft.irfft(half, real)
+                begins = fresh and number == 0
+                field = edges[number]
+                if field is None:
+                    kernels.add_squares(real.reshape(-1), some.reshape(-1), begins)
+                else:
+                    kernels.add_squares_with_planes(real, *field, first, some, begins)
+        fresh = False
+    kernels.root(u.reshape(-1))
+
+
+def _columns(u_hat: Array, stage: Separable, powers: list[int]) -> Array:
+    """Return the spectrum times each power's profile, inverted along z: ``(powers, y, nz, x)``."""
+    bx = stage.filters.half_widths[2] + 1
+    shape = (len(powers), stage.ys.size, u_hat.shape[0], bx)
+    a = np.empty(shape, u_hat.dtype)
+    for out, power in zip(a, powers, strict=True):
+        kernels.columns_of(u_hat, stage.ys, stage.zs, stage.columns[power], out)
+        fft.ifft_columns(out, bx)
+    return a
+
+
+def _fields(u_hat: Array, edges: Edges | None, turn: bool) -> tuple[Array, Array, Array] | None:
+    """Return the fields of the Nyquist planes, which alternate in sign along the third axis."""
+    if edges is None:
+        return None
+    nz, ny, nx = edges.at_x.shape[0], edges.at_z.shape[0], edges.at_z.shape[1]
+    spectra = (
+        _whole(u_hat[nz // 2], nx) * edges.at_z,
+        _whole(u_hat[:, ny // 2], nx) * edges.at_y,
+        u_hat[:, :, nx // 2] * edges.at_x,
+    )
+    a, b, c = (
+        fft.ifft(spectrum * spectrum.dtype.type(1j if turn else 1.0), 2) for spectrum in spectra
+    )
+    return a, b, c
