@@ -47,6 +47,15 @@ class Separable:
             component.planes.nbytes for component in self.components
         )
 
+    @property
+    def volumes(self) -> float:
+        """Volumes in flight: columns of one parity, and a few planes."""
+        nz, ny, nx = self.filters.shape
+        parities = [sum(a % 2 == parity for a in self.columns) for parity in (0, 1)]
+        box = self.ys.size * (self.filters.half_widths[2] + 1) * 2 / (ny * nx)
+        edges = 2 * 3 * len(self.components) * max(nz * ny, nz * nx, ny * nx) / (nz * ny * nx)
+        return box * max(parities) + edges + 6 * max(IN_CACHE / (nz * ny * nx), 1 / nz)
+
 
 @dataclass(frozen=True, eq=False)
 class Component:
@@ -79,6 +88,11 @@ class Stored:
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
         return sum(w.nbytes for w in self.weights)
+
+    @property
+    def volumes(self) -> float:
+        """Volumes in flight: a whole spectrum and a field, both complex."""
+        return 7.0
 
 
 # --- preparation ---------------------------------------------------------------------------

@@ -21,6 +21,10 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
 
+    def clear(self) -> None:
+        """Forget this thread's buffers."""
+        self._buffers.clear()
+
     def take(self, use: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array of undefined contents that the next call for `use` overwrites.
 

@@ -142,10 +142,10 @@ class Plan:
         """Bytes that making the plan takes at its peak, besides those it holds.
 
         A wide filter is evaluated on the whole grid, in float64 and complex, and the filters of
-        one layer are there in float64 before they are laid out: measured, 20 to 46 bytes a sample.
+        one layer are there in float64 before they are laid out: measured, 20 to 90 bytes a sample.
         Solid harmonics take none.
         """
-        return 0 if len(self.shape) == 3 else 64 * math.prod(self.padded)
+        return 0 if len(self.shape) == 3 else 96 * math.prod(self.padded)
 
     @property
     def held_bytes(self) -> int:
@@ -158,14 +158,17 @@ class Plan:
 
         Neither the output nor the filters (:attr:`held_bytes`) are counted.
         """
+        if self.program is not None:
+            return self.threads * self.program.working_bytes
         signals = min(max(batch, 1), self.signals_at_once)
         item: int = self.dtype.itemsize
         volume: int = signals * math.prod(self.padded) * item
         if len(self.shape) == 3:
-            # Of all volumes in flight: field and spectrum of the input and of the first order,
-            # modulus, whole spectrum, product and field (complex), and their squares. Once: the
-            # filter (complex), its coordinates and its profile.
-            return volume * 13 + math.prod(self.padded) * item * 6
+            # Of all volumes in flight: the spectra of the input and of the first order, a modulus
+            # and what is raised to a power or smoothed; spectra of small ones in double precision.
+            stages: list[Any] = [s for layer in self.tree.layers for s in layer.stages()]
+            one = math.prod(self.padded) * item
+            return volume * 9 + int(one * max(stage.volumes for stage in stages)) + 1
         deepest = max(
             _layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers
         )

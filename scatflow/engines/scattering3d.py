@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
-from scatflow.backends.protocol import Backend, Kept, Layer, PowerSums, Samples, Tree
+from scatflow.backends.protocol import Backend, Kept, Layer, PowerSums, Samples, Stage, Tree
 from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, shape_of
 from scatflow.engines.paths import PathTable, stack
 from scatflow.engines.plan import Boundary, Plan, Tail
@@ -276,6 +276,15 @@ class _Frame:
         factors = gaussian_factors(self.shape, engine.scale(engine.J))
         return Samples(factors, (2**engine.J,) * 3)
 
+    @cache  # noqa: B019 - as short-lived as the frame
+    def stage(self, l: int, j: int) -> Stage:
+        """Lay out the filters of one degree and scale, once for all layers."""
+        engine = self.engine
+        filters = SolidHarmonic(
+            l, engine.scale(j), self.shape, engine.rotation_covariant, NEGLIGIBLE[self.dtype.name]
+        )
+        return self.backend.prepare(filters, self.shape, self.dtype)
+
     def layer(
         self,
         l: int,
@@ -284,12 +293,9 @@ class _Frame:
         children: tuple[Layer, ...] = (),
     ) -> Layer:
         """Return the filters of one degree and scale."""
-        engine = self.engine
-        filters = SolidHarmonic(
-            l, engine.scale(j), self.shape, engine.rotation_covariant, NEGLIGIBLE[self.dtype.name]
+        return Layer(
+            self.stage(l, j), np.array([[row]], np.intp), self.shape, self.kept(j), children
         )
-        stage = self.backend.prepare(filters, self.shape, self.dtype)
-        return Layer(stage, np.array([[row]], np.intp), self.shape, self.kept(j), children)
 
 
 def _plan(engine: HarmonicScattering3D, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Plan:

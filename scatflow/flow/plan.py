@@ -19,7 +19,7 @@ from scatflow.flow.labels import left_out, template
 from scatflow.flow.layout import dropped
 from scatflow.flow.work import Work, absolute, from_job
 
-BASELINE_BYTES = (180 + 64) * 2**20
+BASELINE_BYTES = (180 + 64 + 64) * 2**20
 """A worker process that has computed one tiny block, and the freed memory that malloc may keep.
 
 The first, interpreter, libraries and compiled code, was measured as the peak resident size of a

@@ -18,7 +18,7 @@ from scatflow.flow.output import look
 from scatflow.flow.plan import BASELINE_BYTES, prepare
 from scatflow.flow.status import status as read_status
 
-LONG = 'kind = "scattering1d"\ndims = ["time"]\nJ = 6\nQ = [8, 1]\nboundary = "seamless"\n'
+LONG = 'kind = "scattering1d"\ndims = ["time"]\nJ = 8\nQ = [24, 3]\nboundary = "seamless"\n'
 
 
 @pytest.fixture(scope="module")
