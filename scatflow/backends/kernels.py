@@ -536,3 +536,19 @@ def multiply(u, weights, out, conjugate):
     else:
         for i in range(u.size):
             out[i] = u[i] * weights[i]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def sum_of_powers(u, out):
+    """Sum roots, values and squares of nonnegative numbers, in double precision."""
+    roots = 0.0
+    values = 0.0
+    squares = 0.0
+    for i in range(u.size):
+        v = np.float64(u[i])
+        roots += np.float64(np.sqrt(u[i]))
+        values += v
+        squares += v * v
+    out[0] = roots
+    out[1] = values
+    out[2] = squares

@@ -24,6 +24,7 @@ from scatflow.backends.protocol import (
     HarmonicFilter,
     Kept,
     Lowpass,
+    PowerSums,
     Tree,
 )
 from scatflow.backends.scratch import SCRATCH
@@ -37,6 +38,9 @@ name = "numpy"
 IN_CACHE = 2**15
 """Complex samples folded, inverted and rooted together: half a megabyte with their moduli."""
 
+
+USUAL_POWERS = (0.5, 1.0, 2.0)
+"""Powers that are summed in one pass."""
 
 PRECISE_VOXELS = 2**18
 """Size up to which spectra of volumes are computed in double precision and rounded once.
@@ -86,6 +90,8 @@ def wavelet_modulus(u_hat: Array, stage: Any, which: slice) -> Array:
 
 def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     """Reduce ``(batch, paths, *grid)`` as `how` says."""
+    if isinstance(how, PowerSums) and how.powers == USUAL_POWERS:
+        return _sums_of_usual_powers(u)
     if not isinstance(how, Lowpass):
         return plain.average(u, how, u_hat)
     ndim = len(how.target)
@@ -99,6 +105,14 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     for first, z in _folded(u_hat, stage.filters, stage, len(rows)):
         rows[first : first + len(z)] = z.real[inside]
     return out
+
+
+def _sums_of_usual_powers(u: Array) -> Array:
+    volumes = np.ascontiguousarray(u).reshape(math.prod(u.shape[:2]), -1)
+    out = np.empty((len(volumes), 3))
+    for volume, sums in zip(volumes, out, strict=True):
+        kernels.sum_of_powers(volume, sums)
+    return out.reshape(*u.shape[:2], 3).astype(u.dtype)
 
 
 def _folded(

@@ -127,6 +127,7 @@ def status_lines(told: Mapping[str, Any]) -> list[str]:
 def doctor_lines() -> list[str]:
     """Say what scatflow found on this machine."""
     import scatflow
+    from scatflow.backends.fft import library as fft_library
 
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
     extras = [f"  {name}: {_present(modules)}" for name, modules in EXTRAS.items()]
@@ -135,7 +136,7 @@ def doctor_lines() -> list[str]:
         f"python     {platform.python_version()} on {platform.platform()}",
         f"libraries  {versions}",
         "backends   numpy",
-        f"fft        scipy.fft {importlib.metadata.version('scipy')}",
+        f"fft        {fft_library()}",
         f"threads    {_processors()} processors to use, {os.cpu_count()} in all",
         f"cpu        {_cpu()}",
         f"memory     {size(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))}",

@@ -82,6 +82,7 @@ class Engine(ABC):
         shape: tuple[int, ...] | None = None,
         dtype: DTypeLike = np.float32,
         boundary: Boundary = "reflect",
+        threads: int = 1,
     ) -> Plan:
         """Return the plan for signals of `shape` (default: the engine's own), built once.
 
@@ -93,6 +94,10 @@ class Engine(ABC):
             float32 or float64.
         boundary : {"reflect", "periodic"}
             ``reflect`` pads the signal; ``periodic`` takes it as one period.
+        threads : int
+            Threads that one call of the plan may keep busy. They share the signals or, where these
+            are few, the wavelets of each; a single volume is one thread's. The results are the
+            same to the last bit.
 
         Returns
         -------
@@ -113,7 +118,8 @@ class Engine(ABC):
         one_of("boundary", boundary, ("reflect", "periodic"))
         kind = precision(dtype)
         key = (self, tuple(shape), kind.str, boundary)
-        return PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary))
+        plan = PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary))
+        return plan.on(integer("threads", threads, 1))
 
     def output_shape(self, shape: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
         """Return the output's shape for an input of `shape`, batch axes included."""

@@ -6,7 +6,8 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -74,6 +75,10 @@ class Plan:
         """The transform as one call, where the backend has one."""
         return self.backend.program(self.tree, self.shape, self.before, self.dtype)
 
+    def on(self, threads: int) -> Plan:
+        """Return the plan for calls that keep so many threads busy."""
+        return self if threads == self.threads else replace(self, threads=threads)
+
     @property
     def signals_at_once(self) -> int:
         """Signals that are taken through the cascade together."""
@@ -107,7 +112,7 @@ class Plan:
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
             out[first : first + values.shape[0], rows] = values
 
-        self._walk(signals, emit)
+        self._walk(signals, emit, self.threads)
         return out.reshape(*batch, *self.output_shape)
 
     def apply_ragged(self, x: NDArray[Any]) -> list[NDArray[Any]]:
@@ -124,18 +129,33 @@ class Plan:
                 some[...] = values[: some.shape[0], i]
 
         # Without any signal, one of zeros tells the lengths.
-        self._walk(signals if signals.size else np.zeros((1, *self.shape), self.dtype), emit)
+        some = signals if signals.size else np.zeros((1, *self.shape), self.dtype)
+        self._walk(some, emit, threads=1)
         return [paths[row].reshape(*batch, *paths[row].shape[1:]) for row in range(len(paths))]
 
-    def _walk(self, signals: NDArray[Any], emit: Callable[[int, Rows, NDArray[Any]], None]) -> None:
+    def _walk(
+        self,
+        signals: NDArray[Any],
+        emit: Callable[[int, Rows, NDArray[Any]], None],
+        threads: int,
+    ) -> None:
         """Take a few signals at a time through the cascade."""
         after = tuple(
             p - n - b for p, n, b in zip(self.padded, self.shape, self.before, strict=True)
         )
-        for first in range(0, signals.shape[0], self.signals_at_once):
+
+        def take(first: int) -> None:
             some = signals[first : first + self.signals_at_once]
             padded = self.backend.pad(some, self.before, after)
             scatter(self.backend, self.tree, padded, partial(emit, first))
+
+        firsts = range(0, signals.shape[0], self.signals_at_once)
+        if threads == 1:
+            for first in firsts:
+                take(first)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(take, firsts))
 
     @property
     def build_bytes(self) -> int:
@@ -160,7 +180,7 @@ class Plan:
         """
         if self.program is not None:
             return self.threads * self.program.working_bytes
-        signals = min(max(batch, 1), self.signals_at_once)
+        signals = min(max(batch, 1), self.threads * self.signals_at_once)
         item: int = self.dtype.itemsize
         volume: int = signals * math.prod(self.padded) * item
         if len(self.shape) == 3:
@@ -168,11 +188,12 @@ class Plan:
             # and what is raised to a power or smoothed; spectra of small ones in double precision.
             stages: list[Any] = [s for layer in self.tree.layers for s in layer.stages()]
             one = math.prod(self.padded) * item
-            return volume * 9 + int(one * max(stage.volumes for stage in stages)) + 1
+            own = max(stage.volumes for stage in stages)
+            return volume * 9 + self.threads * int(one * own) + 1
         deepest = max(
             _layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers
         )
-        return 3 * volume + deepest
+        return 3 * volume + self.threads * deepest
 
 
 def _layer_bytes(layer: Layer, parents: int, batch: int, item: int, tree: Tree) -> int:

@@ -279,3 +279,20 @@ def test_windows_of_images_lie_where_a_dirac_is_seen_best(shape):
     best = np.unravel_index(S(x)[0].argmax(), S.output_shape()[1:])
     for (start, step), k, where in zip(S.plan().windows, best, at, strict=True):
         assert abs(start + step * int(k) - where) <= step / 2
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("batch", [1, 5, 40])
+@pytest.mark.parametrize(
+    "S",
+    [
+        Scattering1D(4, (300,), Q=(3, 2)),
+        Scattering1D(4, (300,), Q=3, T="global"),
+        Scattering2D(2, (20, 24), L=3),
+        HarmonicScattering3D(1, (8, 8, 8), L=1),
+    ],
+    ids=lambda S: f"{S.kind}-{getattr(S, 'T', None)}",
+)
+def test_threads_change_no_bit(S, batch, threads, rng):
+    x = rng.standard_normal((batch, *S.shape)).astype(np.float32)
+    np.testing.assert_array_equal(S.plan(threads=threads).apply(x), S.plan().apply(x))
