@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 TEST_VENV := .venv-test
+BENCH_VENV := .venv-bench
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run relief head install test clean clean-data
+.PHONY: help run relief head install bench test clean clean-data
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -27,6 +28,9 @@ head: data/.head ## The same for a volume
 
 install: $(VENV)/.installed ## The environment of the demonstrations
 
+bench: $(BENCH_VENV)/.installed ## Engines against Kymatio: figures, picture and page in docs/benchmarks
+	$(BENCH_VENV)/bin/python benchmarks/engines.py --output docs/benchmarks
+
 test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environment of their own
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/ruff format --check .
@@ -34,7 +38,7 @@ test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environmen
 	$(TEST_VENV)/bin/pytest
 
 clean: ## Remove environments, results and caches
-	rm -rf $(VENV) $(TEST_VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TEST_VENV) $(BENCH_VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data: ## Remove the downloaded data
@@ -57,4 +61,10 @@ $(TEST_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(TEST_VENV)
 	@echo "Installing scatflow and its tests' requirements into $(TEST_VENV)."
 	$(TEST_VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[test]"
+	@touch $@
+
+$(BENCH_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@echo "Installing scatflow and its peers into $(BENCH_VENV)."
+	$(BENCH_VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[bench]"
 	@touch $@

@@ -1,19 +1,26 @@
-"""Time the engines against Kymatio's NumPy frontend, alternating in one process, one thread.
+"""Time the engines against Kymatio and against their own FFTs, alternating in one process.
 
-    python benchmarks/engines.py [1d] [2d] [3d] [--json FILE]
+    python benchmarks/engines.py [1d] [2d] [3d] [--short] [--output docs/benchmarks]
 
-Prints, for each case, the median CPU time of both, their ratio with its spread, the relative L2
-difference of the results, and the time to build the plan. Needs ``pip install "scatflow[bench]"``.
+Prints for each case the CPU time of one thread: scatflow, Kymatio's NumPy and torch frontends
+(torch where it is installed), and the bare FFTs that the case needs; then the median ratio to the
+faster frontend with its spread over the repetitions, the relative L2 error to the float64
+reference backend, the peak memory beside input and output, and the seconds to make the filters.
+With --output it writes a JSON file, a picture and a page. Needs ``pip install "scatflow[bench]"``.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import platform
 import statistics
 import time
+import tracemalloc
 import warnings
+from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -25,9 +32,21 @@ import scipy.special
 scipy.special.sph_harm = lambda m, n, az, pol: scipy.special.sph_harm_y(n, m, pol, az)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import kymatio.numpy as kymatio
+    import kymatio.numpy
+
+    try:
+        import kymatio.torch
+        import torch
+    except ImportError:
+        torch = None
+    else:
+        torch.set_num_threads(1)
 
 import scatflow
+from scatflow.backends import fft
+from scatflow.backends.scratch import SCRATCH
+from scatflow.cli.texts import cpu
+from scatflow.engines.plan import PLANS
 
 # Kymatio's own suite and the tables of its user guide, with small batches:
 # (kind, J, Q or L, shape, batch).
@@ -43,68 +62,201 @@ CASES = [
     ("3d", 2, 2, (32, 32, 32), 4),
     ("3d", 2, 2, (128, 128, 128), 1),
 ]
+NAMES = {"1d": "Scattering1D", "2d": "Scattering2D", "3d": "HarmonicScattering3D"}
+IN_CACHE = 2**15
+"""Samples that the bare FFTs transform at a time."""
 
 
-def engines(kind, J, quality, shape):
-    if kind == "1d":
-        theirs = kymatio.Scattering1D(J, shape[0], quality)
-        return theirs, scatflow.Scattering1D(J, shape, quality, scaling="kymatio-0.3")
-    name = {"2d": "Scattering2D", "3d": "HarmonicScattering3D"}[kind]
-    return getattr(kymatio, name)(J, shape, quality), getattr(scatflow, name)(J, shape, quality)
+def peers(kind, J, quality, shape, x):
+    """Return what Kymatio's frontends do with the input, and the seconds their filters took."""
+    found = {}
+    size = shape if len(shape) > 1 else shape[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        begun = time.process_time()
+        frontend = getattr(kymatio.numpy, NAMES[kind])(J, size, quality)
+        seconds = time.process_time() - begun
+        found["kymatio numpy"] = lambda: frontend(x)
+        if torch is not None:
+            module = getattr(kymatio.torch, NAMES[kind])(J, size, quality)
+            tensor = torch.from_numpy(x)
+            found["kymatio torch"] = lambda: module(tensor)
+    return found, seconds
 
 
-def cpu_seconds(function, x):
+def bare_ffts(plan, batch):
+    """Return a call of the transforms alone: inverse ones of all paths, forward ones of parents."""
+    jobs = []  # (inverse?, how many, grid)
+
+    def walk(layer, parents):
+        count = parents * layer.rows.shape[1]
+        filters = getattr(layer.stage, "filters", None)
+        jobs.append((True, count * getattr(filters, "count", 1), layer.grid))
+        if layer.children:
+            jobs.append((False, count, layer.grid))
+        for child in layer.children:
+            walk(child, layer.rows.shape[1])
+
+    jobs.append((False, 1, plan.padded))
+    for layer in plan.tree.layers:
+        walk(layer, 1)
+    volumes = len(plan.shape) == 3
+    kind = np.result_type(plan.dtype, 1j)
+    calls = []
+    for inverse, count, grid in jobs:
+        count *= batch
+        chunk = max(1, min(count, IN_CACHE // int(np.prod(grid))))
+        half = np.zeros((chunk, *grid[:-1], grid[-1] // 2 + 1), kind)
+        real = np.zeros((chunk, *grid), plan.dtype)
+        if inverse and not volumes:
+            z = np.zeros((chunk, *grid), kind)
+            calls.append((-(-count // chunk), lambda z=z: fft.ifft(z, z.ndim - 1)))
+        elif inverse:
+            calls.append((-(-count // chunk), lambda h=half, r=real: fft.irfft(h, r, r.ndim - 1)))
+        else:
+            calls.append((-(-count // chunk), lambda r=real, h=half: fft.rfft(r, h, r.ndim - 1)))
+
+    def run():
+        for times, call in calls:
+            for _ in range(times):
+                call()
+
+    return run
+
+
+def cpu_seconds(function):
     start = time.process_time()
-    function(x)
+    function()
     return time.process_time() - start
 
 
 def measure(kind, J, quality, shape, batch, repetitions):
     x = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs, ours = engines(kind, J, quality, shape)
-    build = cpu_seconds(lambda _: ours.plan(), None)
-    expected, found = theirs(x), ours(x)
-    pairs = [(cpu_seconds(theirs, x), cpu_seconds(ours, x)) for _ in range(repetitions)]
-    ratios = sorted(a / b for a, b in pairs)
+    ours = getattr(scatflow, NAMES[kind])(J, shape, quality)
+    others, their_filters = peers(kind, J, quality, shape, x)
+    ours.plan()  # compiled kernels and the path table
+    PLANS.clear()
+    filters = cpu_seconds(ours.plan)
+    plan = ours.plan()
+    reference = getattr(scatflow, NAMES[kind])(J, shape, quality, backend="plain")
+    expected, found = reference(x.astype(np.float64)), ours(x)
+    calls = {"scatflow": lambda: ours(x), **others, "bare FFTs": bare_ffts(plan, batch)}
+    seconds = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(repetitions):
+        for name, call in calls.items():
+            seconds[name].append(cpu_seconds(call))
+    best = min(others, key=lambda name: statistics.median(seconds[name]))
+    ratios = sorted(a / b for a, b in zip(seconds[best], seconds["scatflow"], strict=True))
+    SCRATCH.clear()
+    tracemalloc.start()
+    y = plan.apply(x)
+    peak = tracemalloc.get_traced_memory()[1] - y.nbytes
+    tracemalloc.stop()
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "case": f"{kind} J={J} {'Q' if kind == '1d' else 'L'}={quality} "
         f"{batch} x {'x'.join(map(str, shape))}",
-        "kymatio_seconds": statistics.median(a for a, _ in pairs),
-        "scatflow_seconds": statistics.median(b for _, b in pairs),
+        "seconds": medians,
+        "best": best,
         "ratio": statistics.median(ratios),
-        "ratio_range": (ratios[0], ratios[-1]),
-        "difference": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
-        "plan_seconds": build,
+        "ratio_range": [ratios[0], ratios[-1]],
+        "over_ffts": medians["scatflow"] / medians["bare FFTs"],
+        "error": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
+        "peak_bytes": peak,
+        "filter_seconds": filters,
+        "kymatio_filter_seconds": their_filters,
     }
+
+
+HEAD = (
+    "| case | scatflow | Kymatio NumPy | Kymatio torch | bare FFTs | ratio (range) | "
+    "over FFTs | error | peak | filters (Kymatio) |"
+)
+
+
+def row(r):
+    s = r["seconds"]
+    ms = {name: f"{value * 1e3:.1f} ms" for name, value in s.items()}
+    low, high = r["ratio_range"]
+    return (
+        f"| {r['case']} | {ms['scatflow']} | {ms['kymatio numpy']} | "
+        f"{ms.get('kymatio torch', 'not installed')} | {ms['bare FFTs']} | "
+        f"{r['ratio']:.1f} ({low:.1f} to {high:.1f}) | {r['over_ffts']:.1f} | {r['error']:.0e} | "
+        f"{r['peak_bytes'] / 2**20:.1f} MiB | "
+        f"{r['filter_seconds'] * 1e3:.0f} ms ({r['kymatio_filter_seconds']:.2f} s) |"
+    )
+
+
+def machine():
+    return (
+        f"{cpu()}, Python {platform.python_version()}, NumPy {np.__version__}, FFT by "
+        f"{fft.library()}, Kymatio {kymatio.__version__}"
+        + (f", torch {torch.__version__}" if torch else "")
+    )
+
+
+def picture(results, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    places = np.arange(len(results))
+    ratio = np.array([r["ratio"] for r in results])
+    spread = np.abs(np.array([r["ratio_range"] for r in results]).T - ratio)
+    axes.barh(places, ratio, xerr=spread, color="#4477aa", ecolor="#333333", capsize=3)
+    axes.set_yticks(places, [r["case"] for r in results])
+    axes.invert_yaxis()
+    axes.axvline(1.0, color="#333333", linewidth=1)
+    axes.set_xlabel("times as fast as Kymatio's faster CPU frontend (one thread, float32)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write(results, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"machine": machine(), "date": datetime.date.today().isoformat(), "results": results}
+    (folder / "engines.json").write_text(json.dumps(about, indent=2) + "\n")
+    picture(results, folder / "engines.png")
+    lines = [
+        "# Engines against Kymatio",
+        "",
+        f"Taken on {about['date']} by `make bench`: {about['machine']}.",
+        "",
+        "CPU time of one thread in float32, medians of alternating repetitions in one process. The "
+        "ratio is to the faster of Kymatio's frontends. The error is the relative L2 distance to "
+        "the float64 reference backend. The peak is beside input and output. Nothing here was "
+        "measured on a GPU.",
+        "",
+        "![Ratios](engines.png)",
+        "",
+        HEAD,
+        "|" + " --- |" * HEAD.count(" | ") + " --- |",
+        *map(row, results),
+    ]
+    (folder / "engines.md").write_text("\n".join(lines) + "\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", default=["1d", "2d", "3d"])
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--short", action="store_true", help="one small case of each kind")
+    parser.add_argument("--output", type=Path, help="folder for the figures, a picture and a page")
     options = parser.parse_args()
+    chosen = [case for case in CASES if case[0] in options.kinds]
+    if options.short:
+        chosen = [case for case in chosen if case in (CASES[0], CASES[6], CASES[8])]
+    print(machine(), HEAD, sep="\n")
     results = []
-    print(
-        f"{'case':36} {'kymatio':>9} {'scatflow':>9} {'ratio':>6} {'(range)':>13} "
-        f"{'difference':>10} {'plan':>8}"
-    )
-    for case in CASES:
-        if case[0] not in options.kinds:
-            continue
-        r = measure(*case, options.repetitions)
-        results.append(r)
-        spread = "({:.1f} - {:.1f})".format(*r["ratio_range"])
-        print(
-            f"{r['case']:36} {r['kymatio_seconds']:8.4f}s {r['scatflow_seconds']:8.4f}s "
-            f"{r['ratio']:6.2f} {spread:>13} {r['difference']:10.1e} {r['plan_seconds']:7.3f}s",
-            flush=True,
-        )
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(results, file, indent=2)
+    for case in chosen:
+        results.append(measure(*case, options.repetitions))
+        print(row(results[-1]), flush=True)
+    if options.output:
+        write(results, options.output)
 
 
 if __name__ == "__main__":

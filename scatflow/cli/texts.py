@@ -138,7 +138,7 @@ def doctor_lines() -> list[str]:
         "backends   numpy",
         f"fft        {fft_library()}",
         f"threads    {_processors()} processors to use, {os.cpu_count()} in all",
-        f"cpu        {_cpu()}",
+        f"cpu        {cpu()}",
         f"memory     {size(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))}",
         "extras",
         *extras,
@@ -157,7 +157,8 @@ def _present(modules: tuple[str, ...]) -> str:
     return "present" if not missing else f"not installed ({', '.join(missing)})"
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Return the processor's name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
