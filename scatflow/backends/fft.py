@@ -91,7 +91,7 @@ def library() -> str:
     return "MKL " + text.value.decode().partition("Version ")[2].partition(" for")[0]
 
 
-PRIMES = (2, 3, 5, 7, 11, 13)
+PRIMES = (2, 3, 5, 7, 11, 13, 17)
 """Factors of lengths that MKL serves. With larger ones it is no faster than SciPy, and its real
 transforms of long lengths lose digits in single precision (2e-5 at 32 * 8689)."""
 

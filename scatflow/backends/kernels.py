@@ -242,6 +242,12 @@ def _floats(group, column, like):
 
 
 @compiled
+def _bare(a, shape):
+    """Return an array without the count of its references, which each slice would go through."""
+    return numba.carray(_pointer(a.ctypes.data, a), shape)
+
+
+@compiled
 def _integers(group, column, shape):
     """Return the array of integers whose address is in a column."""
     return numba.carray(_pointer(group[column], group), shape)
@@ -380,6 +386,9 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, top, parent, z, 
     top, parent, z, small, some : ndarray
         Scratch: the spectra of input and parent, path, average, and a piece of a modulus.
     """
+    x, out, groups = _bare(x, x.shape), _bare(out, out.shape), _bare(groups, groups.shape)
+    top, parent, z = _bare(top, top.shape), _bare(parent, parent.shape), _bare(z, z.shape)
+    small, some = _bare(small, small.shape), _bare(some, some.shape)
     for s in range(x.shape[0]):
         pad(x[s], rows, columns, z)
         _spectrum(groups[0], z, top)
