@@ -237,9 +237,8 @@ def _separable_modulus(u_hat: Array, stage: Separable, u: Array) -> None:
                 which = np.array([powers.index(p) for p in component.powers])
                 half = SCRATCH.take("half", (len(some), ny, u_hat.shape[2]), u_hat.dtype)
                 kernels.combine(a, which, component.planes, stage.ys, first, odd_degree, half)
-                fft.ifft_columns(half, a.shape[3])
                 real = SCRATCH.take("real", some.shape, u.dtype)
-                fft.irfft(half, real)
+                fft.irfft(half, real, 2)
                 begins = fresh and number == 0
                 field = edges[number]
                 if field is None:
@@ -254,7 +253,7 @@ def _columns(u_hat: Array, stage: Separable, powers: list[int]) -> Array:
     """Return the spectrum times each power's profile, inverted along z: ``(powers, y, nz, x)``."""
     bx = stage.filters.half_widths[2] + 1
     shape = (len(powers), stage.ys.size, u_hat.shape[0], bx)
-    a = np.empty(shape, u_hat.dtype)
+    a = SCRATCH.take("columns", shape, u_hat.dtype)
     for out, power in zip(a, powers, strict=True):
         kernels.columns_of(u_hat, stage.ys, stage.zs, stage.columns[power], out)
         fft.ifft_columns(out, bx)

@@ -433,7 +433,8 @@ def columns_of(u_hat, ys, zs, weights, out):
     """
     m = out.shape[2]
     for j in range(ys.size):
-        out[j] = 0.0
+        if zs.size < out.shape[1]:
+            out[j] = 0.0
         for i in range(zs.size):
             source = u_hat[zs[i], ys[j]][:m]
             row = out[j, zs[i]]
@@ -465,19 +466,24 @@ def combine(a, which, planes, ys, first, turn, out):
     """
     m = a.shape[3]
     for s in range(out.shape[0]):
-        out[s] = 0.0
+        if ys.size < out.shape[1]:
+            out[s] = 0.0
         for j in range(ys.size):
             row = out[s, ys[j]]
+            row[m:] = 0.0
             for t in range(which.size):
                 source = a[which[t], j, first + s]
                 plane = planes[t, j]
-                if turn:
+                if t == 0:
                     for k in range(m):
-                        v = source[k] * plane[k]
-                        row[k] += complex(-v.imag, v.real)
+                        row[k] = source[k] * plane[k]
                 else:
                     for k in range(m):
                         row[k] += source[k] * plane[k]
+            if turn:
+                for k in range(m):
+                    v = row[k]
+                    row[k] = complex(-v.imag, v.real)
 
 
 @compiled

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-KEPT_BYTES = 2**22
+KEPT_BYTES = 2**25
 """Largest buffer that stays with its thread."""
 
 

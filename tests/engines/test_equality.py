@@ -1,0 +1,119 @@
+"""The fast backend against the plain one, over parameters, shapes, layouts and precisions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow.backends import fft
+from scatflow.engines.plan import PLANS
+from scatflow.wavelets import solid_harmonic
+
+TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+"""Relative L2 distance."""
+
+dtypes = st.sampled_from([np.float32, np.float64])
+batches = st.sampled_from([(), (1,), (3,), (2, 2), (17,)])
+layouts = st.sampled_from(["plain", "reversed", "strided", "offset"])
+
+
+def array(rng, shape, dtype, layout):
+    """Noise in memory of some layout."""
+    if layout == "strided":
+        x = rng.standard_normal((*shape[:-1], 2 * shape[-1])).astype(dtype)[..., ::2]
+    elif layout == "reversed":
+        x = rng.standard_normal(shape).astype(dtype)[..., ::-1]
+    elif layout == "offset":
+        size = int(np.prod(shape))
+        x = rng.standard_normal(size + 1).astype(dtype)[1:].reshape(shape)
+    else:
+        x = rng.standard_normal(shape).astype(dtype)
+    return x
+
+
+def distance(kind, parameters, x):
+    fast, plain = (kind(**parameters, backend=name)(x) for name in ("numpy", "plain"))
+    assert fast.dtype == plain.dtype == x.dtype
+    assert fast.shape == plain.shape
+    # The reference is computed in double precision, so that its own rounding does not count.
+    plain = kind(**parameters, backend="plain")(x.astype(np.float64))
+    return np.linalg.norm(fast - plain) / np.linalg.norm(plain)
+
+
+@given(
+    J=st.integers(1, 6),
+    Q=st.tuples(st.integers(1, 9), st.integers(1, 3)),
+    more=st.integers(0, 700),
+    order=st.sampled_from([1, 2, 2]),
+    averaging=st.sampled_from(["default", "global", "stride", "long"]),
+    batch=batches,
+    layout=layouts,
+    dtype=dtypes,
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_signals(J, Q, more, order, averaging, batch, layout, dtype, seed):
+    N = 2**J + more
+    options = {
+        "default": {},
+        "global": {"T": "global"},
+        "stride": {"stride": 1},
+        "long": {"T": min(3 * 2**J, N)},
+    }[averaging]
+    parameters = {"J": J, "shape": N, "Q": Q, "max_order": order, **options}
+    x = array(np.random.default_rng(seed), (*batch, N), dtype, layout)
+    assert distance(Scattering1D, parameters, x) <= TOLERANCE[np.dtype(dtype).name]
+
+
+@given(
+    J=st.integers(1, 3),
+    L=st.integers(1, 5),
+    more=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    order=st.sampled_from([1, 2, 2]),
+    pyramid=st.sampled_from(["scatnet", "fold"]),
+    batch=batches,
+    layout=layouts,
+    dtype=dtypes,
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_images(J, L, more, order, pyramid, batch, layout, dtype, seed):
+    shape = tuple(2**J + n for n in more)
+    parameters = {"J": J, "shape": shape, "L": L, "max_order": order, "pyramid": pyramid}
+    x = array(np.random.default_rng(seed), (*batch, *shape), dtype, layout)
+    assert distance(Scattering2D, parameters, x) <= TOLERANCE[np.dtype(dtype).name]
+
+
+@pytest.mark.parametrize("published", [True, False])
+@given(
+    J=st.integers(0, 1),
+    L=st.integers(0, 3),
+    shape=st.tuples(*[st.integers(6, 17)] * 3),
+    sigma_0=st.sampled_from([1.0, 1.3, 2.5]),
+    covariant=st.booleans(),
+    dtype=dtypes,
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_volumes(published, J, L, shape, sigma_0, covariant, dtype, seed):
+    parameters = {
+        "J": J,
+        "shape": shape,
+        "L": L,
+        "sigma_0": sigma_0,
+        "rotation_covariant": covariant,
+    }
+    x = np.random.default_rng(seed).standard_normal((2, *shape)).astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        if not published:  # as large volumes have them
+            patch.setattr(solid_harmonic, "PUBLISHED_VOXELS", 0)
+        PLANS.clear()
+        far = distance(HarmonicScattering3D, parameters, x)
+        PLANS.clear()
+    # What lies below a millionth of a filter's peak at the Nyquist planes is treated otherwise.
+    assert far <= max(TOLERANCE[np.dtype(dtype).name], 1e-9)
+
+
+@pytest.mark.skipif(not fft.by_mkl((2,)), reason="MKL is not in use: there are no such programs")
+def test_signals_and_images_are_one_call_where_mkl_serves():
+    assert Scattering1D(4, 256, Q=4).plan().program is not None
+    assert Scattering2D(2, (32, 32)).plan().program is not None
+    assert Scattering1D(4, 256, T="global").plan().program is None
