@@ -50,6 +50,10 @@ by 5e-6 on 16^3 voxels otherwise, and by 2e-6 so.
 """
 
 
+SCIPY_ROWS = 16
+"""Transforms that SciPy is given at a time, at least: it fills vectors with as many."""
+
+
 def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> Program | None:
     """Return the whole transform as one call, where there is one."""
     return compile_tree(tree, shape, before, dtype)
@@ -121,7 +125,8 @@ def _folded(
     """Yield fields of pairs (spectrum, filter), as many at a time as stay in the cache."""
     real = u_hat.real.dtype
     spectra = u_hat.reshape(math.prod(u_hat.shape[:2]), -1).view(real)
-    step = max(1, IN_CACHE // math.prod(stage.target))
+    least = 1 if fft.by_mkl(stage.target) else SCIPY_ROWS
+    step = max(least, IN_CACHE // math.prod(stage.target))
     for first in range(0, count, step):
         many = min(step, count - first)
         z = SCRATCH.take("z", (many, *stage.target), u_hat.dtype)
