@@ -104,7 +104,7 @@ def prepare(
     """Cut filters into contiguous pieces, with the decimation's mean and the FFT's 1/N inside."""
     if not isinstance(filters, Sequence):
         return HarmonicStage(filters)
-    return BandStage(tuple(tuple(pieces(band, target, dtype)) for band in filters), tuple(target))
+    return BandStage(tuple(tuple(_pieces(band, target, dtype)) for band in filters), tuple(target))
 
 
 def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice) -> Array:
@@ -157,7 +157,7 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
 # --- stored filters ------------------------------------------------------------------------
 
 
-def pieces(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> list[Piece]:
+def _pieces(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> list[Piece]:
     """Cut one filter where its bins or its targets stop being contiguous."""
     weights = (band.values / math.prod(band.shape)).astype(dtype)
     found = []

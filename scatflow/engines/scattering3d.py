@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -276,26 +276,17 @@ class _Frame:
         factors = gaussian_factors(self.shape, engine.scale(engine.J))
         return Samples(factors, (2**engine.J,) * 3)
 
-    @cache  # noqa: B019 - as short-lived as the frame
     def stage(self, l: int, j: int) -> Stage:
-        """Lay out the filters of one degree and scale, once for all layers."""
+        """Lay out the filters of one degree and scale."""
         engine = self.engine
         filters = SolidHarmonic(
             l, engine.scale(j), self.shape, engine.rotation_covariant, NEGLIGIBLE[self.dtype.name]
         )
         return self.backend.prepare(filters, self.shape, self.dtype)
 
-    def layer(
-        self,
-        l: int,
-        j: int,
-        row: int,
-        children: tuple[Layer, ...] = (),
-    ) -> Layer:
-        """Return the filters of one degree and scale."""
-        return Layer(
-            self.stage(l, j), np.array([[row]], np.intp), self.shape, self.kept(j), children
-        )
+    def layer(self, stage: Stage, j: int, row: int, children: tuple[Layer, ...] = ()) -> Layer:
+        """Return the filters of one degree and scale as what gives a path."""
+        return Layer(stage, np.array([[row]], np.intp), self.shape, self.kept(j), children)
 
 
 def _plan(engine: HarmonicScattering3D, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Plan:
@@ -305,13 +296,14 @@ def _plan(engine: HarmonicScattering3D, shape: tuple[int, int, int], dtype: np.d
     row = {key: i for i, key in enumerate(paths.keys)}
     layers = []
     for l in range(engine.L + 1):
+        stages = [frame.stage(l, j) for j in range(engine.J + 1)]
         for j1 in range(engine.J + 1):
             children = tuple(
-                frame.layer(l, j2, row[j1, j2, l])
+                frame.layer(stages[j2], j2, row[j1, j2, l])
                 for j2 in range(j1 + 1, engine.J + 1)
                 if engine.max_order == 2
             )
-            layers.append(frame.layer(l, j1, row[j1, l], children))
+            layers.append(frame.layer(stages[j1], j1, row[j1, l], children))
     tail, kept = _tail(engine, shape)
     return Plan(
         backend=frame.backend,
