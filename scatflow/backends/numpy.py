@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends import bands, fft, harmonic, kernels, plain
+from scatflow.backends import bands, fft, harmonic, kernels, lane_program, plain
 from scatflow.backends.bands import BandStage
 from scatflow.backends.plain import pad
 from scatflow.backends.program import Program, compile_tree
@@ -56,7 +56,9 @@ SCIPY_ROWS = 16
 
 def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> Program | None:
     """Return the whole transform as one call, where there is one."""
-    return compile_tree(tree, shape, before, dtype)
+    return lane_program.compile_tree(tree, shape, before, dtype) or compile_tree(
+        tree, shape, before, dtype
+    )
 
 
 def spectrum(u: Array, ndim: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,9 @@ from scatflow.backends.protocol import Grid, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
 Array = NDArray[Any]
+
+Run = Callable[[Array, Array, int, int], None]
+"""Transforms a batch into its output: one part of so many parts of the work."""
 
 AT_ONCE = 1024
 """Moduli computed before they are written over the complex numbers they are made of."""
@@ -50,26 +53,7 @@ class Program:
             return
         images = np.ascontiguousarray(x).reshape(x.shape[0], -1, x.shape[-1])
         coefficients = out.reshape(*out.shape[:2], -1)
-        if threads == 1:
-            self._run(images, coefficients, 0, 1)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            for done in [
-                pool.submit(self._run, *share)
-                for share in self._shares(images, coefficients, threads)
-            ]:
-                done.result()
-
-    def _shares(
-        self, x: Array, out: Array, threads: int
-    ) -> Iterator[tuple[Array, Array, int, int]]:
-        """Yield what one thread does at a time: some signals, or every n-th wavelet of all."""
-        if len(x) < SIGNALS_PER_THREAD * threads:
-            yield from ((x, out, part, threads) for part in range(threads))
-            return
-        step = math.ceil(len(x) / (SIGNALS_PER_THREAD * threads))
-        for first in range(0, len(x), step):
-            yield x[first : first + step], out[first : first + step], 0, 1
+        in_threads(self._run, images, coefficients, threads)
 
     def _run(self, x: Array, out: Array, part: int, parts: int) -> None:
         uses = ("top", "parent", "z", "small", "some")
@@ -80,6 +64,23 @@ class Program:
         kernels.scatter(
             x, self.rows, self.columns, out, self.groups, self.layers, part, parts, *buffers
         )
+
+
+def in_threads(run: Run, x: Array, out: Array, threads: int, at_once: int = 1) -> None:
+    """Share a batch out among threads: some signals each, or every n-th wavelet of all."""
+    if threads == 1:
+        run(x, out, 0, 1)
+        return
+    shares: list[tuple[Array, Array, int, int]]
+    if len(x) < SIGNALS_PER_THREAD * at_once * threads:
+        shares = [(x, out, part, threads) for part in range(threads)]
+    else:
+        step = math.ceil(len(x) / (SIGNALS_PER_THREAD * at_once * threads)) * at_once
+        firsts = range(0, len(x), step)
+        shares = [(x[first : first + step], out[first : first + step], 0, 1) for first in firsts]
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(run, *share) for share in shares]:
+            done.result()
 
 
 def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> Program | None:
@@ -100,7 +101,7 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
         child += len(layer.children)
     for layer in children:
         table.add(layer.grid, layer.average, layer.rows, layer.stage)
-    rows, columns = (_reflected(n, b, p) for n, b, p in _images(shape, before, tree.grid))
+    rows, columns = (reflected(n, b, p) for n, b, p in _images(shape, before, tree.grid))
     groups = np.array(table.groups, np.int64)
     return Program(
         groups=groups,
@@ -120,7 +121,7 @@ def _images(*grids: Grid) -> Iterator[tuple[int, ...]]:
     yield tuple(grid[-1] for grid in grids)
 
 
-def _reflected(n: int, before: int, padded: int) -> NDArray[np.int64]:
+def reflected(n: int, before: int, padded: int) -> NDArray[np.int64]:
     """Return which of n samples each padded one is, by whole-sample reflection."""
     period = max(2 * (n - 1), 1)
     k = (np.arange(padded) - before) % period

@@ -1,0 +1,563 @@
+"""Fourier transforms of many signals side by side, one to each lane of the vector unit.
+
+A *point* is one sample of as many complex signals as there are lanes: their real parts, then
+their imaginary parts. Every step of a fast Fourier transform then works on whole vectors, whatever
+the length's factors and wherever the points lie, so that rows and columns cost alike; and no lane
+knows of the others, so that a signal's bits do not depend on its neighbours.
+
+The small transforms that a long one consists of are written out as straight vector code, once for
+each radix: Cooley and Tukey's factorisation down to primes, for which sums and differences of
+mirrored points halve the products. Lengths are split by Stockham's method, which needs no
+permutation.
+
+References
+----------
+J. W. Cooley, J. W. Tukey, "An algorithm for the machine calculation of complex Fourier series",
+Math. Comp. 19 (1965), 10.1090/S0025-5718-1965-0178586-1. C. Van Loan, "Computational Frameworks
+for the Fast Fourier Transform" (1992), 10.1137/1.9781611970999.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+VECTOR_BYTES = 64
+"""One cache line: the widest vectors there are; processors with narrower ones take two or four."""
+
+RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
+"""Lengths of the transforms written out."""
+
+WRITTEN_OUT = max(RADICES)
+
+LARGEST_PRIME = 61
+"""Largest factor of a length; those without a radix of their own are dense products."""
+
+FLAGS = ("contract",)
+"""Products and sums may be fused, which is the same for every lane."""
+
+_WORD = ir.IntType(64)
+_INDEX = ir.IntType(32)
+
+
+def lanes(dtype: np.dtype[Any]) -> int:
+    """Return how many signals lie side by side."""
+    return VECTOR_BYTES // dtype.itemsize
+
+
+def splits(n: int) -> bool:
+    """Return whether a length can be transformed."""
+    for p in range(2, LARGEST_PRIME + 1):
+        while n % p == 0:
+            n //= p
+    return n == 1
+
+
+# --- vector code ---------------------------------------------------------------------------
+
+Number = tuple[Any, Any]
+"""Real and imaginary parts, each a vector."""
+
+
+class _Code:
+    """Writes vector instructions of one element type."""
+
+    def __init__(self, builder: Any, scalar: Any) -> None:
+        self.builder = builder
+        self.scalar = scalar
+        self.bytes = 4 if isinstance(scalar, ir.FloatType) else 8
+        self.count = VECTOR_BYTES // self.bytes
+        self.vector = ir.VectorType(scalar, self.count)
+
+    def load(self, address: Any) -> Any:
+        pointer = self.builder.inttoptr(address, self.vector.as_pointer())
+        return self.builder.load(pointer, align=self.bytes)
+
+    def store(self, value: Any, address: Any) -> None:
+        pointer = self.builder.inttoptr(address, self.vector.as_pointer())
+        self.builder.store(value, pointer, align=self.bytes)
+
+    def broadcast(self, address: Any, offset: int = 0) -> Any:
+        """Load one number into all lanes."""
+        at = self.builder.add(address, ir.Constant(_WORD, offset * self.bytes))
+        return self.spread(self.builder.load(self.builder.inttoptr(at, self.scalar.as_pointer())))
+
+    def spread(self, value: Any) -> Any:
+        """Copy a number into all lanes."""
+        none = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(none, value, ir.Constant(_INDEX, 0))
+        mask = ir.Constant(ir.VectorType(_INDEX, self.count), [0] * self.count)
+        return self.builder.shuffle_vector(first, none, mask)
+
+    def constant(self, c: float) -> Any:
+        return ir.Constant(self.vector, [c] * self.count)
+
+    def plus(self, a: Any, b: Any) -> Any:
+        return self.builder.fadd(a, b, flags=FLAGS)
+
+    def minus(self, a: Any, b: Any) -> Any:
+        return self.builder.fsub(a, b, flags=FLAGS)
+
+    def times(self, a: Any, b: Any) -> Any:
+        return self.builder.fmul(a, b, flags=FLAGS)
+
+    def load_number(self, at: Any, re: Any, im: Any) -> Number:
+        return self.load(self.builder.add(at, re)), self.load(self.builder.add(at, im))
+
+    def store_number(self, x: Number, at: Any, re: Any, im: Any) -> None:
+        self.store(x[0], self.builder.add(at, re))
+        self.store(x[1], self.builder.add(at, im))
+
+    def add(self, x: Number, y: Number) -> Number:
+        return self.plus(x[0], y[0]), self.plus(x[1], y[1])
+
+    def subtract(self, x: Number, y: Number) -> Number:
+        return self.minus(x[0], y[0]), self.minus(x[1], y[1])
+
+    def multiply(self, x: Number, w: Number) -> Number:
+        re = self.minus(self.times(x[0], w[0]), self.times(x[1], w[1]))
+        im = self.plus(self.times(x[0], w[1]), self.times(x[1], w[0]))
+        return re, im
+
+    def times_i(self, x: Number) -> Number:
+        return self.builder.fneg(x[1]), x[0]
+
+    def turn(self, x: Number, k: int, n: int) -> Number:
+        """Multiply by ``exp(2 pi i k / n)``."""
+        for _ in range(4 * k // n):
+            x = self.times_i(x)
+        w = cmath.exp(2j * math.pi * ((4 * k) % n) / (4 * n))
+        if w == 1:
+            return x
+        if 8 * k % n == 0:  # at 45 degrees
+            c = self.constant(math.sqrt(0.5))
+            re, im = self.minus(x[0], x[1]), self.plus(x[0], x[1])
+            return self.times(re, c), self.times(im, c)
+        return self.multiply(x, (self.constant(w.real), self.constant(w.imag)))
+
+    def transform(self, x: list[Number]) -> list[Number]:
+        """Return the inverse transform, without a factor."""
+        n = len(x)
+        if n == 1:
+            return x
+        if n == 2:
+            return [self.add(x[0], x[1]), self.subtract(x[0], x[1])]
+        p = next((p for p in (4, 2, 3, 5, 7) if n % p == 0 and n > p), n)
+        if n == 4:
+            p = 2
+        if p == n:
+            return self._prime(x)
+        m = n // p
+        inner = [self.transform(x[q::p]) for q in range(p)]
+        out: list[Any] = [None] * n
+        for k in range(m):
+            turned = [self.turn(inner[q][k], q * k, n) for q in range(p)]
+            out[k::m] = self.transform(turned)
+        return out
+
+    def _prime(self, x: list[Number]) -> list[Number]:
+        n = len(x)
+        js = range(1, (n + 1) // 2)
+        sums = {j: self.add(x[j], x[n - j]) for j in js}
+        differences = {j: self.subtract(x[j], x[n - j]) for j in js}
+        total = x[0]
+        for j in js:
+            total = self.add(total, sums[j])
+        out: list[Any] = [total] + [None] * (n - 1)
+        for k in js:
+            angles = {j: 2 * math.pi * (j * k % n) / n for j in js}
+            even = x[0]
+            for j in js:
+                even = self.add(even, self._scaled(sums[j], math.cos(angles[j])))
+            odd = self._scaled(differences[1], math.sin(angles[1]))
+            for j in js[1:]:
+                odd = self.add(odd, self._scaled(differences[j], math.sin(angles[j])))
+            odd = self.times_i(odd)
+            out[k], out[n - k] = self.add(even, odd), self.subtract(even, odd)
+        return out
+
+    def _scaled(self, x: Number, c: float) -> Number:
+        factor = self.constant(c)
+        return self.times(x[0], factor), self.times(x[1], factor)
+
+
+def _scalar(like: Any) -> Any:
+    """Return LLVM's type of a number."""
+    return ir.FloatType() if like == types.float32 else ir.DoubleType()
+
+
+def _loop(builder: Any, count: Any, starts: list[Any]) -> Any:
+    """Open a loop of `count` rounds, at least one, over values; see :func:`_close`."""
+    before = builder.block
+    body = builder.append_basic_block("body")
+    builder.branch(body)
+    builder.position_at_end(body)
+    values = [builder.phi(start.type) for start in starts]
+    left = builder.phi(_WORD)
+    for phi, start in zip([*values, left], [*starts, count], strict=True):
+        phi.add_incoming(start, before)
+    return body, values, left
+
+
+def _close(builder: Any, loop: Any, following: list[Any]) -> None:
+    """Close a loop, given what its values become in the next round."""
+    body, values, left = loop
+    fewer = builder.sub(left, ir.Constant(_WORD, 1))
+    for phi, value in zip([*values, left], [*following, fewer], strict=True):
+        phi.add_incoming(value, builder.block)
+    after = builder.append_basic_block("after")
+    more = builder.icmp_signed(">", fewer, ir.Constant(_WORD, 0))
+    builder.cbranch(more, body, after)
+    builder.position_at_end(after)
+
+
+@intrinsic
+def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im):  # noqa: ARG001
+    """Transform `radix` points; with 32 added, then multiply all but the first by twiddles."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        _, radix, source, step, to, leap, twiddles, re, im = args
+        code = _Code(builder, _scalar(like))
+        done = builder.append_basic_block("done")
+        switch = builder.switch(radix, done)
+        for turned in (False, True):
+            for n in RADICES:
+                case = builder.append_basic_block(f"radix{n}")
+                switch.add_case(ir.Constant(_WORD, n + 32 * turned), case)
+                builder.position_at_end(case)
+                at = source
+                x = []
+                for _ in range(n):
+                    x.append(code.load_number(at, re, im))
+                    at = builder.add(at, step)
+                at = to
+                for k, y in enumerate(code.transform(x)):
+                    if turned and k:
+                        w = (code.broadcast(twiddles, 2 * k - 2), code.broadcast(twiddles, 2 * k - 1))
+                        y = code.multiply(y, w)
+                    code.store_number(y, at, re, im)
+                    at = builder.add(at, leap)
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 8), codegen
+
+
+@intrinsic
+def _product(typingctx, like, count, source, step, weights, to, re, im):  # noqa: ARG001
+    """Store the sum of `count` points times as many complex weights."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        _, count, source, step, weights, to, re, im = args
+        code = _Code(builder, _scalar(like))
+        zero = code.constant(0.0)
+        loop = _loop(builder, count, [source, weights, zero, zero])
+        at, weight, *total = loop[1]
+        w = (code.broadcast(weight), code.broadcast(weight, 1))
+        total = code.add(tuple(total), code.multiply(code.load_number(at, re, im), w))
+        ahead = builder.add(weight, ir.Constant(_WORD, 2 * code.bytes))
+        _close(builder, loop, [builder.add(at, step), ahead, *total])
+        code.store_number(total, to, re, im)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 7), codegen
+
+
+# --- for the kernels -----------------------------------------------------------------------
+
+
+@intrinsic
+def add_multiples(typingctx, like, to, source, step, weights, count, mask, conjugate):  # noqa: ARG001
+    """Add points, or their conjugates, times real weights to points that follow one another.
+
+    The points lie `step` bytes apart. The weights count in the lanes where `mask` is one, and not
+    where it is zero.
+    """
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        _, to, source, step, weights, count, mask, conjugate = args
+        code = _Code(builder, _scalar(like))
+        ones = code.load(mask)
+        minus, plus = ir.Constant(code.scalar, -1.0), ir.Constant(code.scalar, 1.0)
+        flip = builder.icmp_signed("!=", conjugate, ir.Constant(_WORD, 0))
+        signs = code.spread(builder.select(flip, minus, plus))
+        part = ir.Constant(_WORD, VECTOR_BYTES)
+        loop = _loop(builder, count, [to, source, weights])
+        at, taken, weight = loop[1]
+        c = code.times(ones, code.broadcast(weight))
+        for offset, factor in ((None, c), (part, code.times(c, signs))):
+            here = builder.add(at, offset) if offset else at
+            value = code.load(builder.add(taken, offset) if offset else taken)
+            code.store(code.plus(code.load(here), code.times(value, factor)), here)
+        following = [
+            builder.add(at, ir.Constant(_WORD, 2 * VECTOR_BYTES)),
+            builder.add(taken, step),
+            builder.add(weight, ir.Constant(_WORD, code.bytes)),
+        ]
+        _close(builder, loop, following)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 7), codegen
+
+
+@intrinsic
+def moduli(typingctx, like, to, source):  # noqa: ARG001
+    """Store the modulus of a point, one vector of real numbers."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        _, to, source = args
+        code = _Code(builder, _scalar(like))
+        re = code.load(source)
+        im = code.load(builder.add(source, ir.Constant(_WORD, VECTOR_BYTES)))
+        kind = ir.FunctionType(code.vector, [code.vector])
+        name = f"llvm.sqrt.v{code.count}f{8 * code.bytes}"
+        root = cgutils.get_or_insert_function(builder.module, kind, name)
+        code.store(builder.call(root, [code.plus(code.times(re, re), code.times(im, im))]), to)
+        return context.get_dummy_value()
+
+    return types.void(like, types.int64, types.int64), codegen
+
+
+@intrinsic
+def untangle(typingctx, like, z, mirrored, first, second):  # noqa: ARG001
+    """Split the spectrum of two real signals, one in each part, given at k and at -k."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        _, z, mirrored, first, second = args
+        code = _Code(builder, _scalar(like))
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        half = code.constant(0.5)
+        a, b = code.load_number(z, zero, part), code.load_number(mirrored, zero, part)
+        one = code.plus(a[0], b[0]), code.minus(a[1], b[1])
+        other = code.plus(a[1], b[1]), code.minus(b[0], a[0])
+        for x, to in ((one, first), (other, second)):
+            code.store_number((code.times(x[0], half), code.times(x[1], half)), to, zero, part)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def prefetch(typingctx, address):  # noqa: ARG001
+    """Ask for a point that will soon be read or written."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _INDEX, _INDEX, _INDEX])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        how = [ir.Constant(_INDEX, k) for k in (1, 3, 1)]  # to write, to all caches, data
+        for part in range(0, 2 * VECTOR_BYTES, 64):
+            at = builder.add(args[0], ir.Constant(_WORD, part))
+            builder.call(function, [builder.inttoptr(at, pointer), *how])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
+def item_bytes(typingctx, like):  # noqa: ARG001
+    """Return the bytes of a number."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        return ir.Constant(_WORD, _Code(builder, _scalar(like)).bytes)
+
+    return types.int64(like), codegen
+
+
+@intrinsic
+def copy_vector(typingctx, like, to, source):  # noqa: ARG001
+    """Copy one vector."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        _, to, source = args
+        code = _Code(builder, _scalar(like))
+        code.store(code.load(source), to)
+        return context.get_dummy_value()
+
+    return types.void(like, types.int64, types.int64), codegen
+
+
+@intrinsic
+def clear_vector(typingctx, like, to):  # noqa: ARG001
+    """Set one vector to zero."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        code = _Code(builder, _scalar(like))
+        code.store(code.constant(0.0), args[1])
+        return context.get_dummy_value()
+
+    return types.void(like, types.int64), codegen
+
+
+@intrinsic
+def call_line(typingctx, line, source, step, to, leap, passes, buffers, conjugate):  # noqa: ARG001
+    """Call a compiled :func:`line` by its address."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        kind = ir.FunctionType(ir.VoidType(), [_WORD] * 7)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), codegen
+
+
+# --- whole lengths -------------------------------------------------------------------------
+
+POINT = 2 * VECTOR_BYTES
+"""Bytes of a point."""
+
+_SIGNATURE = types.void(*[types.int64] * 7)
+
+
+@intrinsic
+def _word(typingctx, address):  # noqa: ARG001
+    """Load an integer."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        return builder.load(builder.inttoptr(args[0], _WORD.as_pointer()))
+
+    return types.int64(types.int64), codegen
+
+
+def _line(like: Any) -> Any:
+    """Return what transforms the points of one line, from and to anywhere, for an element type."""
+    item = like.itemsize
+
+    def line(
+        source: int, step: int, to: int, leap: int, passes: int, room: int, conjugate: int
+    ) -> None:
+        count = _word(passes)
+        n = _word(passes + 8)
+        re = VECTOR_BYTES if conjugate else 0  # parts changed before and after: the forward one
+        im = VECTOR_BYTES - re
+        done = 1
+        left = n
+        for i in range(count):
+            radix = _word(passes + 16 + 16 * i)
+            table = _word(passes + 24 + 16 * i)
+            if i == count - 1:
+                y, hop = to, leap
+            else:
+                y, hop = room + i % 2 * n * POINT, POINT
+            m = left // radix
+            if radix <= WRITTEN_OUT:
+                for p in range(m):
+                    for q in range(done):
+                        _butterfly(
+                            like,
+                            radix if m == 1 else radix + 32,
+                            source + (q + done * p) * step,
+                            done * m * step,
+                            y + (q + done * radix * p) * hop,
+                            done * hop,
+                            table + p * (radix - 1) * 2 * item,
+                            re,
+                            im,
+                        )
+            else:
+                for p in range(m):
+                    for q in range(done):
+                        for k in range(radix):
+                            _product(
+                                like,
+                                radix,
+                                source + (q + done * p) * step,
+                                done * m * step,
+                                table + (p * radix + k) * radix * 2 * item,
+                                y + (q + done * (radix * p + k)) * hop,
+                                re,
+                                im,
+                            )
+            source, step = y, hop
+            done *= radix
+            left = m
+
+    return line
+
+
+@cache
+def line(dtype: str) -> Any:
+    """Return the compiled transform of one line; keep it as long as its address is in use.
+
+    It takes, all as integers: the first point's address, the bytes between points, both also for
+    where they go (the same place is allowed), the address of a :class:`Passes` table, that of
+    ``2 n`` points of room, and whether the transform is the forward one; neither has a factor.
+    """
+    return numba.cfunc(_SIGNATURE, cache=True)(_line(np.dtype(dtype).type(0)))
+
+
+class Passes:
+    """How a length is transformed.
+
+    Parameters
+    ----------
+    n : int
+        The length, for which :func:`splits`.
+    dtype : str
+        float32 or float64.
+    """
+
+    def __init__(self, n: int, dtype: str) -> None:
+        self.radices = _radices(n)
+        words = [len(self.radices), n]
+        self._tables = []
+        left = n
+        for radix in self.radices:
+            m = left // radix
+            p, k, j = np.ogrid[:m, : max(radix, 2), :radix]
+            if radix <= WRITTEN_OUT:
+                angles = (p * k)[:, 1:, 0] / left
+            else:
+                angles = (p * k + m * (j * k % radix)) / left
+            turns = np.exp(2j * np.pi * angles)
+            table = turns.astype(np.result_type(dtype, np.complex64))
+            words += [radix, table.ctypes.data]
+            self._tables.append(table)
+            left = m
+        self._words = np.array(words, np.int64)
+
+    @property
+    def address(self) -> int:
+        """Where compiled code finds them."""
+        return int(self._words.ctypes.data)
+
+
+@lru_cache(maxsize=1024)
+def passes(n: int, dtype: str) -> Passes:
+    """Return the passes of a length."""
+    return Passes(n, dtype)
+
+
+def _radices(n: int) -> list[int]:
+    """Return the fewest radices whose product is a length, the largest first."""
+    if n > WRITTEN_OUT and _prime(n):
+        return [1, n]  # a dense product does not work in place: copy first
+    best = min(_factorizations(n, LARGEST_PRIME), key=lambda radices: (len(radices), sum(radices)))
+    return best or [1]
+
+
+def _factorizations(n: int, most: int) -> Iterator[list[int]]:
+    """Yield the ways to write n as a product of radices in falling order."""
+    if n == 1:
+        yield []
+    for radix in range(min(n, most), 1, -1):
+        if n % radix == 0 and (radix in RADICES or (radix > WRITTEN_OUT and _prime(radix))):
+            for rest in _factorizations(n // radix, radix):
+                yield [radix, *rest]
+
+
+def _prime(n: int) -> bool:
+    return all(n % p for p in range(2, n))

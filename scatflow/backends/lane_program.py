@@ -1,0 +1,213 @@
+"""Transforms of images laid out for :mod:`lanes`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scatflow.backends import codelets, lanes
+from scatflow.backends.bands import BandStage
+from scatflow.backends.codelets import POINT, VECTOR_BYTES
+from scatflow.backends.program import in_threads, reflected
+from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
+from scatflow.backends.scratch import SCRATCH
+
+Array = NDArray[Any]
+
+@dataclass(frozen=True, eq=False)
+class LaneProgram:
+    """A tree of filters laid out for :func:`lanes.scatter`."""
+
+    groups: Array
+    layers: int
+    rows: Array
+    columns: Array
+    dtype: np.dtype[Any]
+    scratch: dict[str, int]
+    """Bytes of each piece of scratch."""
+    kept: tuple[Any, ...]
+    """What the addresses in `groups` point to."""
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes in flight in one thread, the input and output aside."""
+        return sum(self.scratch.values())
+
+    @property
+    def at_once(self) -> int:
+        """Images that one thread transforms side by side."""
+        return codelets.lanes(self.dtype)
+
+    def __call__(self, x: Array, out: Array, threads: int) -> None:
+        """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
+        if not x.size:
+            return
+        images = np.ascontiguousarray(x).reshape(x.shape[0], -1, x.shape[-1])
+        coefficients = out.reshape(*out.shape[:2], -1)
+        in_threads(self._run, images, coefficients, threads, self.at_once)
+
+    def _run(self, x: Array, out: Array, part: int, parts: int) -> None:
+        take = {
+            use: SCRATCH.take(use, (size // self.dtype.itemsize,), self.dtype)
+            for use, size in self.scratch.items()
+        }
+        uses = ("room", "row", "short", "averages", "z", "top", "parent")
+        lanes.scatter(
+            x,
+            self.rows,
+            self.columns,
+            out,
+            self.groups,
+            self.layers,
+            part,
+            parts,
+            codelets.line(self.dtype.name).address,
+            take["masks"].reshape(-1, self.at_once),
+            take["u"],
+            take["small"],
+            tuple(take[use].ctypes.data for use in uses),
+        )
+
+
+def compile_tree(
+    tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]
+) -> LaneProgram | None:
+    """Return a tree as a program, or None where it is not one of images that suit lanes."""
+    layers = list(tree.layers)
+    children = [child for layer in layers for child in layer.children]
+    averages = [tree.average, *(layer.average for layer in (*layers, *children))]
+    grids = [tree.grid, *(layer.grid for layer in (*layers, *children))]
+    if len(tree.grid) != 2 or not all(isinstance(average, Lowpass) for average in averages):
+        return None
+    if not all(codelets.splits(n) for grid in grids for n in grid):
+        return None
+    table = _Table(dtype)
+    table.add(tree.grid, tree.average)
+    child = 1 + len(layers)
+    for layer in layers:
+        table.add(layer.grid, layer.average, layer, tree.grid, child, len(layer.children))
+        child += len(layer.children)
+    for layer in layers:
+        for below in layer.children:
+            table.add(below.grid, below.average, below, layer.grid)
+    rows, columns = (reflected(n, b, p) for n, b, p in zip(shape, before, tree.grid, strict=True))
+    groups = np.array(table.groups, np.int64)
+    return LaneProgram(
+        groups=groups,
+        layers=len(layers),
+        rows=rows,
+        columns=columns,
+        dtype=dtype,
+        scratch=_scratch(groups, len(layers), dtype.itemsize),
+        kept=tuple(table.kept),
+    )
+
+
+def _pitch(n: int) -> int:
+    """Return the points from one column of n to the next, see :mod:`lanes`."""
+    return n | 1
+
+
+class _Table:
+    """The kernel's table, row by row."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.groups: list[list[int]] = []
+        self.kept: list[Any] = []
+
+    def add(
+        self,
+        grid: Grid,
+        average: Any,
+        layer: Layer | None = None,
+        parent: Grid | None = None,
+        child: int = 0,
+        children: int = 0,
+    ) -> None:
+        """Append the row of one group, whose wavelets are applied to half spectra of `parent`."""
+        row = [0] * lanes.FIELDS
+        row[lanes.ROWS], row[lanes.COLUMNS] = grid
+        row[lanes.PITCH] = _pitch(grid[0])
+        for column, n in ((lanes.COLUMN_PASSES, grid[0]), (lanes.ROW_PASSES, grid[1])):
+            passes = codelets.passes(n, self.dtype.name)
+            self.kept.append(passes)
+            row[column] = passes.address
+        paths: Rows = np.zeros((1, 1), np.intp) if layer is None else layer.rows
+        row[lanes.PATHS] = self._address(np.ascontiguousarray(paths, np.int64))
+        if layer is not None and parent is not None:
+            self._filters(row, layer.stage, grid, parent)
+        row[lanes.CHILD], row[lanes.CHILDREN_END] = child, child + children
+        for axis, how in enumerate((lanes.COLUMN_AVERAGE, lanes.ROW_AVERAGE)):
+            row[how : how + 7] = self._lowpass(average, axis, grid[axis])
+        self.groups.append(row)
+
+    def _filters(self, row: list[int], stage: Any, grid: Grid, parent: Grid) -> None:
+        assert isinstance(stage, BandStage)
+        starts, found, weights = lanes.cut_columns(
+            stage.filters, stage.pieces, stage.weights, parent, grid
+        )
+        runs = np.ascontiguousarray(found[:, 1:])
+        runs[:, 0] += found[:, 0] * _pitch(parent[0])
+        row[lanes.COUNT], row[lanes.STARTS] = len(stage.filters) - 1, self._address(starts)
+        row[lanes.RUNS], row[lanes.RUN_COUNT] = self._address(runs), len(runs)
+        row[lanes.WEIGHTS] = self._address(weights)
+
+    def _lowpass(self, average: Lowpass, axis: int, n: int) -> list[int]:
+        factor, target = average.factors[axis], average.target[axis]
+        reach = factor.size - 1
+        negative = factor[reach - (2 * reach == n) : 0 : -1]  # bin n/2 is its own mirror image
+        weights = np.concatenate([factor, negative]) / n  # bins 0 ... W, -W ... -1
+        runs = []
+        for first, bins in ((0, factor.size), (n - negative.size, negative.size)):
+            done = 0
+            while done < bins:
+                source = first + done
+                length = min(bins - done, target - source % target)
+                offset = done + (factor.size if first else 0)
+                runs.append((source, source % target, length, offset, 0))
+                done += length
+        passes = codelets.passes(target, self.dtype.name)
+        self.kept.append(passes)
+        windows = range(*average.crop[axis].indices(target))
+        return [
+            self._address(np.array(runs, np.int64)),
+            len(runs),
+            self._address(weights.astype(self.dtype)),
+            passes.address,
+            target,
+            windows.start,
+            len(windows),
+        ]
+
+    def _address(self, array: Array) -> int:
+        self.kept.append(array)
+        return int(array.ctypes.data)
+
+
+def _scratch(groups: Array, layers: int, item: int) -> dict[str, int]:
+    """Return the bytes of each piece of scratch."""
+    rows, columns = groups[:, lanes.ROWS], groups[:, lanes.COLUMNS]
+    width = groups[:, lanes.ROW_AVERAGE + lanes.AVERAGE_WINDOWS]
+    windows = width * groups[:, lanes.COLUMN_AVERAGE + lanes.AVERAGE_WINDOWS]
+    short = groups[:, [how + lanes.AVERAGE_LENGTH for how in (lanes.ROW_AVERAGE, lanes.COLUMN_AVERAGE)]]
+    grid = columns * groups[:, lanes.PITCH]
+    half = (columns // 2 + 1) * groups[:, lanes.PITCH] + 1  # the last column's second of two rows
+    parents = np.where(groups[:, lanes.CHILD] < groups[:, lanes.CHILDREN_END], half, 0)
+    longest = int(max(rows.max(), columns.max()))
+    return {
+        "masks": (VECTOR_BYTES // item + 1) * VECTOR_BYTES,
+        "u": int(columns.max()) * POINT,
+        "small": int(windows.max()) * VECTOR_BYTES,
+        "room": 2 * longest * POINT,
+        "row": longest * POINT,
+        "short": int(short.max()) * POINT,
+        "averages": int((rows * ((width + 1) // 2)).max()) * POINT,
+        "z": int(grid[1:].max(initial=0)) * POINT,
+        "top": int(half[0]) * POINT,
+        "parent": int(parents[1 : 1 + layers].max(initial=0)) * POINT,
+    }

@@ -1,0 +1,351 @@
+"""Transforms of images as one compiled call, many side by side in the lanes of vectors.
+
+The lanes of one round hold paths of equal grid: of a few images and, at the first order, of the
+wavelets of one scale. Below them, every wavelet of the second order is one filter for all lanes at
+once. Bins are multiplied and folded as whole vectors, however short the runs, and rows are
+averaged while they are in the nearest cache.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from scatflow.backends import codelets
+from scatflow.backends.codelets import POINT, VECTOR_BYTES, call_line
+from scatflow.backends.kernels import _pointer, compiled
+
+# What the loops need of each group of wavelets (one layer, one set of parents, one decimation) is
+# one row of a table of integers, some of which are addresses of arrays.
+#
+# Spectra lie column by column, (kx, ky), of real images those with kx = 0 ... n/2. A grid is made
+# in two sweeps: each column is folded and inverted along y in the nearest cache, then each row is
+# gathered, inverted along x, and all that it is for is taken from it there. The columns' pitch is
+# odd, so that a row's points do not share the cache's sets.
+
+(
+    ROWS,
+    COLUMNS,
+    PITCH,  # points from one column to the next
+    ROW_PASSES,  # addresses of the passes that transform a row, a column
+    COLUMN_PASSES,
+    COUNT,  # wavelets
+    STARTS,  # address of (wavelets * columns + 1,): where the runs of each column begin
+    RUNS,  # address and number of runs, see `cut_columns`
+    RUN_COUNT,
+    WEIGHTS,  # address
+    PATHS,  # address of (parents, filters): the row of the output
+    CHILD,  # the groups whose parents are this group's paths
+    CHILDREN_END,
+    ROW_AVERAGE,  # first of the fields that say how rows are averaged, and columns
+) = range(14)
+
+COLUMN_AVERAGE = ROW_AVERAGE + 7
+FIELDS = COLUMN_AVERAGE + 7
+
+(
+    AVERAGE_RUNS,  # address and number of the low-pass's runs, address of its weights
+    AVERAGE_RUN_COUNT,
+    AVERAGE_WEIGHTS,
+    AVERAGE_PASSES,  # address of the passes that transform a decimated line, and its length
+    AVERAGE_LENGTH,
+    AVERAGE_FIRST,  # the windows kept
+    AVERAGE_WINDOWS,
+) = range(7)
+
+
+@compiled
+def _integers(group, column, shape):
+    """Return the array of integers whose address is in a column."""
+    return numba.carray(_pointer(group[column], group), shape)
+
+
+@compiled
+def _smooth(like, line, group, how, spectrum, short, room, ones):
+    """Low-pass and decimate the line whose spectrum this is; return where the windows begin."""
+    average = group[how : how + 7]
+    runs = _integers(average, AVERAGE_RUNS, (average[AVERAGE_RUN_COUNT], 5))
+    for k in range(average[AVERAGE_LENGTH]):
+        codelets.clear_vector(like, short + k * POINT)
+        codelets.clear_vector(like, short + k * POINT + VECTOR_BYTES)
+    for k in range(runs.shape[0]):
+        codelets.add_multiples(
+            like, short + runs[k, 1] * POINT, spectrum + runs[k, 0] * POINT, POINT,
+            average[AVERAGE_WEIGHTS] + runs[k, 3] * codelets.item_bytes(like), runs[k, 2], ones, 0,
+        )  # fmt: skip
+    call_line(line, short, POINT, short, POINT, average[AVERAGE_PASSES], room, 0)
+    return short + average[AVERAGE_FIRST] * POINT
+
+
+@compiled
+def _two_rows(like, line, group, y, half, places):
+    """Average rows y and y + 1, real and imaginary parts of `pair`; write them to `half`, if any.
+
+    Without a row y + 1, the second one is zero.
+    """
+    room, row, pair, short, averages, small, ones = places
+    rows, n = group[ROWS], group[COLUMNS]
+    both = y + 1 < rows
+    if not both:
+        for x in range(n):
+            codelets.clear_vector(like, pair + x * POINT + VECTOR_BYTES)
+    call_line(line, pair, POINT, row, POINT, group[ROW_PASSES], room, 1)
+    source = _smooth(like, line, group, ROW_AVERAGE, row, short, room, ones)
+    # Averages lie column by column, two columns being the parts of points.
+    for x in range(group[ROW_AVERAGE + AVERAGE_WINDOWS]):
+        to = averages + (x // 2 * rows + y) * POINT + x % 2 * VECTOR_BYTES
+        codelets.copy_vector(like, to, source + x * POINT)
+        if both:
+            codelets.copy_vector(like, to + POINT, source + x * POINT + VECTOR_BYTES)
+    if half:
+        pitch = group[PITCH] * POINT
+        for k in range(n // 2 + 1):
+            # A row that is not there goes where the column's pitch leaves room.
+            to = half + k * pitch + y * POINT
+            codelets.untangle(like, row + k * POINT, row + (n - k) % n * POINT, to, to + POINT)
+
+
+@compiled
+def _finish(like, line, group, half, places):
+    """Average the averaged rows down the columns; transform the columns of the half spectrum."""
+    room, row, pair, short, averages, small, ones = places
+    windows, width = group[COLUMN_AVERAGE + AVERAGE_WINDOWS], group[ROW_AVERAGE + AVERAGE_WINDOWS]
+    for x in range(0, width, 2):
+        source = averages + x // 2 * group[ROWS] * POINT
+        if x + 1 == width:
+            for y in range(group[ROWS]):
+                codelets.clear_vector(like, source + y * POINT + VECTOR_BYTES)
+        call_line(line, source, POINT, row, POINT, group[COLUMN_PASSES], room, 1)
+        source = _smooth(like, line, group, COLUMN_AVERAGE, row, short, room, ones)
+        for y in range(windows):
+            to = small + (y * width + x) * VECTOR_BYTES
+            codelets.copy_vector(like, to, source + y * POINT)
+            if x + 1 < width:
+                codelets.copy_vector(like, to + VECTOR_BYTES, source + y * POINT + VECTOR_BYTES)
+    if half:
+        for k in range(group[COLUMNS] // 2 + 1):
+            at = half + k * group[PITCH] * POINT
+            call_line(line, at, POINT, at, POINT, group[COLUMN_PASSES], room, 1)
+
+
+@compiled
+def _columns(like, line, group, spectrum, first, count, mask, z, column, room):
+    """Fold and invert columns of `count` wavelets, each in the lanes of its mask."""
+    starts = _integers(group, STARTS, (group[COUNT] * group[COLUMNS] + 1,))
+    runs = _integers(group, RUNS, (group[RUN_COUNT], 5))
+    for x in range(group[COLUMNS]):
+        to = z + x * group[PITCH] * POINT
+        for y in range(group[ROWS]):
+            codelets.clear_vector(like, column + y * POINT)
+            codelets.clear_vector(like, column + y * POINT + VECTOR_BYTES)
+            codelets.prefetch(to + y * POINT)
+        for f in range(first, first + count):
+            here = f * group[COLUMNS] + x
+            for k in range(starts[here], starts[here + 1]):
+                length = runs[k, 2]
+                source = spectrum + runs[k, 0] * POINT
+                step = POINT
+                if runs[k, 4]:
+                    source += (length - 1) * POINT
+                    step = -POINT
+                codelets.add_multiples(
+                    like, column + runs[k, 1] * POINT, source, step,
+                    group[WEIGHTS] + runs[k, 3] * codelets.item_bytes(like), length,
+                    mask + (f - first) * VECTOR_BYTES, runs[k, 4],
+                )  # fmt: skip
+        call_line(line, column, POINT, to, POINT, group[COLUMN_PASSES], room, 0)
+
+
+@compiled
+def _rows(like, line, group, z, half, places):
+    """Invert rows, take moduli, average them, and where `half` is not 0, transform them."""
+    room, row, pair = places[:3]
+    rows, n = group[ROWS], group[COLUMNS]
+    for y in range(rows):
+        source = z + y * POINT
+        call_line(line, source, group[PITCH] * POINT, row, POINT, group[ROW_PASSES], room, 0)
+        for x in range(n):
+            to = pair + x * POINT + y % 2 * VECTOR_BYTES
+            codelets.moduli(like, to, row + x * POINT)
+            codelets.prefetch(source + x * group[PITCH] * POINT + POINT)
+        if y % 2 or y + 1 == rows:
+            _two_rows(like, line, group, y - y % 2, half, places)
+    _finish(like, line, group, half, places)
+
+
+@compiled
+def _input(like, line, group, x, rows, columns, s, some, u, top, places):
+    """Pad images s, s + 1, ..., `some` of them in turn through the lanes; average, transform."""
+    lanes = VECTOR_BYTES // codelets.item_bytes(like)
+    for y in range(rows.size):
+        for l in range(lanes):
+            samples = x[s + l % some, rows[y]]
+            for k in range(columns.size):
+                u[(2 * k + y % 2) * lanes + l] = samples[columns[k]]
+        if y % 2 or y + 1 == rows.size:
+            _two_rows(like, line, group, y - y % 2, top, places)
+    _finish(like, line, group, top, places)
+
+
+@compiled
+def _keep(group, small, paths, f, first, some, s, out):
+    """Write the averages of all lanes, which hold paths `first`, `first` + 1, ... of the images."""
+    lanes = VECTOR_BYTES // codelets.item_bytes(small[0])
+    windows = group[ROW_AVERAGE + AVERAGE_WINDOWS] * group[COLUMN_AVERAGE + AVERAGE_WINDOWS]
+    for l in range(min(lanes, paths.shape[0] * some - first)):
+        which, image = divmod(first + l, some)
+        row = out[s + image, paths[which, f]]
+        for k in range(windows):
+            row[k] = small[k * lanes + l]
+
+
+@compiled
+def _masks(masks, some):
+    """Make mask i select the lanes of path i, where each has `some` lanes; the last, all."""
+    lanes = masks.shape[1]
+    for i in range(lanes):
+        for l in range(lanes):
+            masks[i, l] = 1.0 if l // some == i else 0.0
+    masks[lanes] = 1.0
+
+
+@compiled
+def scatter(x, rows, columns, out, groups, layers, part, parts, line, masks, u, small, places):
+    """Transform images, as many at a time as there are lanes, or a smaller power of two.
+
+    Parameters
+    ----------
+    x : ndarray
+        ``(batch, m, n)``; signals have one row.
+    rows, columns : ndarray
+        Which sample of the image each sample of the padded grid is.
+    out : ndarray
+        ``(batch, paths, windows)``.
+    groups : ndarray
+        ``(groups, FIELDS)``; group 0 is the input itself, whose children are the first layer.
+    layers : int
+        How many groups the first layer has: groups ``1 ... layers``.
+    part, parts : int
+        Do every parts-th round of lanes of the first layer and what is below; part 0 does order 0.
+    line : int
+        Address of :func:`codelets.line`.
+    masks, u, small : ndarray
+        Scratch: ``(lanes + 1, lanes)``, two real rows, the windows.
+    places : tuple of int
+        Addresses of more scratch: room of a line, a row or column, a decimated one, averaged rows,
+        a grid, and the half spectra of input and parent.
+    """
+    lanes = masks.shape[1]
+    like = masks[0, 0]
+    one_by_one = masks.ctypes.data
+    together = one_by_one + lanes * VECTOR_BYTES
+    room, row, short, averages, z, top, parent = places
+    spots = (room, row, u.ctypes.data, short, averages, small.ctypes.data, together)
+    s = 0
+    some = lanes
+    while s < x.shape[0]:
+        while some > x.shape[0] - s:
+            some //= 2
+        _masks(masks, some)
+        _input(like, line, groups[0], x, rows, columns, s, some, u, top, spots)
+        if part == 0:
+            zero = _integers(groups[0], PATHS, (1, 1))
+            _keep(groups[0], small, zero, 0, 0, some, s, out)
+        turn = 0
+        for g in range(1, 1 + layers):
+            group = groups[g]
+            paths = _integers(group, PATHS, (group[COUNT], 1))
+            half = parent if group[CHILD] < group[CHILDREN_END] else 0
+            for first in range(0, group[COUNT] * some, lanes):
+                turn += 1
+                if turn % parts != part:
+                    continue
+                f = first // some
+                count = min(lanes // some, group[COUNT] - f)
+                _columns(like, line, group, top, f, count, one_by_one, z, row, room)
+                _rows(like, line, group, z, half, spots)
+                _keep(group, small, paths, 0, first, some, s, out)
+                for c in range(group[CHILD], group[CHILDREN_END]):
+                    child = groups[c]
+                    below = _integers(child, PATHS, (group[COUNT], child[COUNT]))
+                    for f in range(child[COUNT]):
+                        _columns(like, line, child, parent, f, 1, together, z, row, room)
+                        _rows(like, line, child, z, 0, spots)
+                        _keep(child, small, below, f, first, some, s, out)
+        s += some
+
+
+@numba.njit(cache=True)
+def cut_columns(filters, pieces, weights, grid, target):
+    """Cut filters, given as runs along rows of half spectra, into runs down their columns.
+
+    Parameters
+    ----------
+    filters, pieces, weights : ndarray
+        As in :func:`kernels.fold`.
+    grid, target : tuple of int
+        ``(rows, columns)`` of the images and of the decimated ones.
+
+    Returns
+    -------
+    starts : ndarray
+        ``(filters * columns + 1,)``: runs of a filter and a column written are
+        ``starts[f * columns + x] ... starts[f * columns + x + 1] - 1``.
+    runs : ndarray
+        ``(runs, 5)``: column and row of the first bin read, row of the first bin written, length,
+        offset of the weights, and whether they are read backwards and conjugate.
+    weights : ndarray
+        In the order of the runs.
+    """
+    (m, n), (m_out, n_out) = grid, target
+    kept = n // 2 + 1
+    count = filters.size - 1
+    values = np.zeros((n, m), weights.dtype)
+    used = np.zeros((n, m), np.bool_)
+    starts = np.zeros(count * n_out + 1, np.int64)
+    runs = np.empty((max(16, pieces.shape[0]), 6), np.int64)
+    out = np.empty_like(weights)
+    made = 0
+    written = 0
+    for f in range(count):
+        for k in range(filters[f], filters[f + 1]):
+            ky, kx = divmod(pieces[k, 0], kept)
+            for i in range(pieces[k, 2]):
+                if pieces[k, 4]:
+                    y, x = -ky % m, n - (kx + pieces[k, 2] - 1 - i)
+                else:
+                    y, x = ky, kx + i
+                values[x, y] = weights[pieces[k, 3] + i]
+                used[x, y] = True
+        for x_out in range(n_out):
+            for x in range(x_out, n, n_out):
+                y = 0
+                while y < m:
+                    if not used[x, y]:
+                        y += 1
+                        continue
+                    end = y
+                    mirrored = x >= kept
+                    # A run ends where the column written wraps around and, read backwards, at 0.
+                    while end < m and used[x, end] and end // m_out == y // m_out:
+                        end += 1
+                        if mirrored and end == 1:
+                            break
+                    if made == runs.shape[0]:
+                        more = np.empty((2 * made, 6), np.int64)
+                        more[:made] = runs
+                        runs = more
+                    runs[made, 0] = n - x if mirrored else x
+                    runs[made, 1] = -(end - 1) % m if mirrored else y
+                    runs[made, 2] = y % m_out
+                    runs[made, 3] = end - y
+                    runs[made, 4] = written
+                    runs[made, 5] = mirrored
+                    made += 1
+                    for i in range(y, end):
+                        out[written] = values[x, i]
+                        written += 1
+                        used[x, i] = False
+                    y = end
+            starts[f * n_out + x_out + 1] = made
+    return starts, runs[:made].copy(), out[:written].copy()
