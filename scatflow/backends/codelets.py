@@ -74,11 +74,11 @@ Number = tuple[Any, Any]
 class _Code:
     """Writes vector instructions of one element type."""
 
-    def __init__(self, builder: Any, scalar: Any) -> None:
+    def __init__(self, builder: Any, scalar: Any, count: int | None = None) -> None:
         self.builder = builder
         self.scalar = scalar
         self.bytes = 4 if isinstance(scalar, ir.FloatType) else 8
-        self.count = VECTOR_BYTES // self.bytes
+        self.count = count or VECTOR_BYTES // self.bytes
         self.vector = ir.VectorType(scalar, self.count)
 
     def load(self, address: Any) -> Any:
@@ -280,37 +280,51 @@ def _product(typingctx, like, count, source, step, weights, to, re, im):  # noqa
 
 
 @intrinsic
-def add_multiples(typingctx, like, to, source, step, weights, count, mask, conjugate):  # noqa: ARG001
-    """Add points, or their conjugates, times real weights to points that follow one another.
+def add_multiples(typingctx, like, lanes, to, source, part, step, weights, count, conjugate):  # noqa: ARG001
+    """Add some lanes of points, or of their conjugates, times real weights, to points.
 
-    The points lie `step` bytes apart. The weights count in the lanes where `mask` is one, and not
-    where it is zero.
+    Points read lie `step` bytes apart, with `part` bytes between their parts; those written follow
+    one another. `lanes` is a power of two.
     """
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
-        _, to, source, step, weights, count, mask, conjugate = args
-        code = _Code(builder, _scalar(like))
-        ones = code.load(mask)
-        minus, plus = ir.Constant(code.scalar, -1.0), ir.Constant(code.scalar, 1.0)
+        _, lanes, to, source, part, step, weights, count, conjugate = args
+        scalar = _scalar(like)
+        minus, plus = ir.Constant(scalar, -1.0), ir.Constant(scalar, 1.0)
         flip = builder.icmp_signed("!=", conjugate, ir.Constant(_WORD, 0))
-        signs = code.spread(builder.select(flip, minus, plus))
-        part = ir.Constant(_WORD, VECTOR_BYTES)
-        loop = _loop(builder, count, [to, source, weights])
-        at, taken, weight = loop[1]
-        c = code.times(ones, code.broadcast(weight))
-        for offset, factor in ((None, c), (part, code.times(c, signs))):
-            here = builder.add(at, offset) if offset else at
-            value = code.load(builder.add(taken, offset) if offset else taken)
-            code.store(code.plus(code.load(here), code.times(value, factor)), here)
-        following = [
-            builder.add(at, ir.Constant(_WORD, 2 * VECTOR_BYTES)),
-            builder.add(taken, step),
-            builder.add(weight, ir.Constant(_WORD, code.bytes)),
-        ]
-        _close(builder, loop, following)
+        sign = builder.select(flip, minus, plus)
+        done = builder.append_basic_block("done")
+        switch = builder.switch(lanes, done)
+        width = _Code(builder, scalar).count
+        while width:
+            case = builder.append_basic_block(f"lanes{width}")
+            switch.add_case(ir.Constant(_WORD, width), case)
+            builder.position_at_end(case)
+            code = _Code(builder, scalar, width)
+            signs = code.spread(sign)
+            loop = _loop(builder, count, [to, source, weights])
+            at, taken, weight = loop[1]
+            c = code.broadcast(weight)
+            signed = code.times(c, signs)
+            behind = builder.add(at, ir.Constant(_WORD, VECTOR_BYTES))
+            for here, there, factor in (
+                (at, taken, c),
+                (behind, builder.add(taken, part), signed),
+            ):
+                product = code.times(code.load(there), factor)
+                code.store(code.plus(code.load(here), product), here)
+            following = [
+                builder.add(at, ir.Constant(_WORD, 2 * VECTOR_BYTES)),
+                builder.add(taken, step),
+                builder.add(weight, ir.Constant(_WORD, code.bytes)),
+            ]
+            _close(builder, loop, following)
+            builder.branch(done)
+            width //= 2
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 7), codegen
+    return types.void(like, *[types.int64] * 8), codegen
 
 
 @intrinsic

@@ -116,6 +116,16 @@ def modulus(z, u):
 
 
 @numba.njit(cache=True)
+def twice(table):
+    """Return a table with room for as many rows again."""
+    more = np.empty((2 * table.shape[0], table.shape[1]), table.dtype)
+    for i in range(table.shape[0]):  # a slice's assignment would compile for seconds
+        for j in range(table.shape[1]):
+            more[i, j] = table[i, j]
+    return more
+
+
+@numba.njit(cache=True)
 def cut_rows(values, starts, shape, target, eps, kept):
     """Cut a filter into runs along the rows of a spectrum, which `fold` multiplies.
 
@@ -165,9 +175,7 @@ def cut_rows(values, starts, shape, target, eps, kept):
                 room = (n if conjugate else kept) - bin_v
                 length = min(high - a, room, n_out - bin_v % n_out)
                 if count == pieces.shape[0]:
-                    more = np.empty((2 * count, 5), np.int64)
-                    more[:count] = pieces
-                    pieces = more
+                    pieces = twice(pieces)
                 if conjugate:
                     pieces[count, 0] = (-bin_u) % m * kept + n - (bin_v + length - 1)
                 else:

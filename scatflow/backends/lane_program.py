@@ -55,7 +55,7 @@ class LaneProgram:
             use: SCRATCH.take(use, (size // self.dtype.itemsize,), self.dtype)
             for use, size in self.scratch.items()
         }
-        uses = ("room", "row", "short", "averages", "z", "top", "parent")
+        uses = ("room", "row", "short", "averages", "z", "parent")
         lanes.scatter(
             x,
             self.rows,
@@ -66,9 +66,9 @@ class LaneProgram:
             part,
             parts,
             codelets.line(self.dtype.name).address,
-            take["masks"].reshape(-1, self.at_once),
             take["u"],
             take["small"],
+            take["top"],
             tuple(take[use].ctypes.data for use in uses),
         )
 
@@ -102,7 +102,7 @@ def compile_tree(
         rows=rows,
         columns=columns,
         dtype=dtype,
-        scratch=_scratch(groups, len(layers), dtype.itemsize),
+        scratch=_scratch(groups, len(layers)),
         kept=tuple(table.kept),
     )
 
@@ -189,7 +189,7 @@ class _Table:
         return int(array.ctypes.data)
 
 
-def _scratch(groups: Array, layers: int, item: int) -> dict[str, int]:
+def _scratch(groups: Array, layers: int) -> dict[str, int]:
     """Return the bytes of each piece of scratch."""
     rows, columns = groups[:, lanes.ROWS], groups[:, lanes.COLUMNS]
     width = groups[:, lanes.ROW_AVERAGE + lanes.AVERAGE_WINDOWS]
@@ -200,7 +200,6 @@ def _scratch(groups: Array, layers: int, item: int) -> dict[str, int]:
     parents = np.where(groups[:, lanes.CHILD] < groups[:, lanes.CHILDREN_END], half, 0)
     longest = int(max(rows.max(), columns.max()))
     return {
-        "masks": (VECTOR_BYTES // item + 1) * VECTOR_BYTES,
         "u": int(columns.max()) * POINT,
         "small": int(windows.max()) * VECTOR_BYTES,
         "room": 2 * longest * POINT,

@@ -13,7 +13,7 @@ import numpy as np
 
 from scatflow.backends import codelets
 from scatflow.backends.codelets import POINT, VECTOR_BYTES, call_line
-from scatflow.backends.kernels import _pointer, compiled
+from scatflow.backends.kernels import _pointer, compiled, twice
 
 # What the loops need of each group of wavelets (one layer, one set of parents, one decimation) is
 # one row of a table of integers, some of which are addresses of arrays.
@@ -61,8 +61,9 @@ def _integers(group, column, shape):
 
 
 @compiled
-def _smooth(like, line, group, how, spectrum, short, room, ones):
+def _smooth(like, line, group, how, spectrum, short, room):
     """Low-pass and decimate the line whose spectrum this is; return where the windows begin."""
+    item = codelets.item_bytes(like)
     average = group[how : how + 7]
     runs = _integers(average, AVERAGE_RUNS, (average[AVERAGE_RUN_COUNT], 5))
     for k in range(average[AVERAGE_LENGTH]):
@@ -70,8 +71,9 @@ def _smooth(like, line, group, how, spectrum, short, room, ones):
         codelets.clear_vector(like, short + k * POINT + VECTOR_BYTES)
     for k in range(runs.shape[0]):
         codelets.add_multiples(
-            like, short + runs[k, 1] * POINT, spectrum + runs[k, 0] * POINT, POINT,
-            average[AVERAGE_WEIGHTS] + runs[k, 3] * codelets.item_bytes(like), runs[k, 2], ones, 0,
+            like, VECTOR_BYTES // item, short + runs[k, 1] * POINT,
+            spectrum + runs[k, 0] * POINT, VECTOR_BYTES, POINT,
+            average[AVERAGE_WEIGHTS] + runs[k, 3] * item, runs[k, 2], 0,
         )  # fmt: skip
     call_line(line, short, POINT, short, POINT, average[AVERAGE_PASSES], room, 0)
     return short + average[AVERAGE_FIRST] * POINT
@@ -83,14 +85,14 @@ def _two_rows(like, line, group, y, half, places):
 
     Without a row y + 1, the second one is zero.
     """
-    room, row, pair, short, averages, small, ones = places
+    room, row, pair, short, averages, small = places
     rows, n = group[ROWS], group[COLUMNS]
     both = y + 1 < rows
     if not both:
         for x in range(n):
             codelets.clear_vector(like, pair + x * POINT + VECTOR_BYTES)
     call_line(line, pair, POINT, row, POINT, group[ROW_PASSES], room, 1)
-    source = _smooth(like, line, group, ROW_AVERAGE, row, short, room, ones)
+    source = _smooth(like, line, group, ROW_AVERAGE, row, short, room)
     # Averages lie column by column, two columns being the parts of points.
     for x in range(group[ROW_AVERAGE + AVERAGE_WINDOWS]):
         to = averages + (x // 2 * rows + y) * POINT + x % 2 * VECTOR_BYTES
@@ -108,7 +110,7 @@ def _two_rows(like, line, group, y, half, places):
 @compiled
 def _finish(like, line, group, half, places):
     """Average the averaged rows down the columns; transform the columns of the half spectrum."""
-    room, row, pair, short, averages, small, ones = places
+    room, row, pair, short, averages, small = places
     windows, width = group[COLUMN_AVERAGE + AVERAGE_WINDOWS], group[ROW_AVERAGE + AVERAGE_WINDOWS]
     for x in range(0, width, 2):
         source = averages + x // 2 * group[ROWS] * POINT
@@ -116,7 +118,7 @@ def _finish(like, line, group, half, places):
             for y in range(group[ROWS]):
                 codelets.clear_vector(like, source + y * POINT + VECTOR_BYTES)
         call_line(line, source, POINT, row, POINT, group[COLUMN_PASSES], room, 1)
-        source = _smooth(like, line, group, COLUMN_AVERAGE, row, short, room, ones)
+        source = _smooth(like, line, group, COLUMN_AVERAGE, row, short, room)
         for y in range(windows):
             to = small + (y * width + x) * VECTOR_BYTES
             codelets.copy_vector(like, to, source + y * POINT)
@@ -129,8 +131,13 @@ def _finish(like, line, group, half, places):
 
 
 @compiled
-def _columns(like, line, group, spectrum, first, count, mask, z, column, room):
-    """Fold and invert columns of `count` wavelets, each in the lanes of its mask."""
+def _columns(like, line, group, spectra, f, count, width, z, column, room):
+    """Fold and invert columns of wavelets f ... f + count - 1, each in `width` lanes of its own.
+
+    The spectra are an address, the bytes from one bin to the next, and those between its parts.
+    """
+    item = codelets.item_bytes(like)
+    spectrum, bin_bytes, part = spectra
     starts = _integers(group, STARTS, (group[COUNT] * group[COLUMNS] + 1,))
     runs = _integers(group, RUNS, (group[RUN_COUNT], 5))
     for x in range(group[COLUMNS]):
@@ -139,19 +146,15 @@ def _columns(like, line, group, spectrum, first, count, mask, z, column, room):
             codelets.clear_vector(like, column + y * POINT)
             codelets.clear_vector(like, column + y * POINT + VECTOR_BYTES)
             codelets.prefetch(to + y * POINT)
-        for f in range(first, first + count):
-            here = f * group[COLUMNS] + x
+        for q in range(count):
+            here = (f + q) * group[COLUMNS] + x
             for k in range(starts[here], starts[here + 1]):
-                length = runs[k, 2]
-                source = spectrum + runs[k, 0] * POINT
-                step = POINT
-                if runs[k, 4]:
-                    source += (length - 1) * POINT
-                    step = -POINT
+                length, backwards = runs[k, 2], runs[k, 4]
+                first = runs[k, 0] + (length - 1) * backwards
                 codelets.add_multiples(
-                    like, column + runs[k, 1] * POINT, source, step,
-                    group[WEIGHTS] + runs[k, 3] * codelets.item_bytes(like), length,
-                    mask + (f - first) * VECTOR_BYTES, runs[k, 4],
+                    like, width, column + runs[k, 1] * POINT + q * width * item,
+                    spectrum + first * bin_bytes, part, bin_bytes * (1 - 2 * backwards),
+                    group[WEIGHTS] + runs[k, 3] * item, length, backwards,
                 )  # fmt: skip
         call_line(line, column, POINT, to, POINT, group[COLUMN_PASSES], room, 0)
 
@@ -174,49 +177,47 @@ def _rows(like, line, group, z, half, places):
 
 
 @compiled
-def _input(like, line, group, x, rows, columns, s, some, u, top, places):
-    """Pad images s, s + 1, ..., `some` of them in turn through the lanes; average, transform."""
+def _input(like, line, group, x, rows, columns, s, some, u, top, half, places):
+    """Pad images s ... s + some - 1; average and transform them, to as many lanes."""
     lanes = VECTOR_BYTES // codelets.item_bytes(like)
     for y in range(rows.size):
-        for l in range(lanes):
-            samples = x[s + l % some, rows[y]]
+        for l in range(some):
+            samples = x[s + l, rows[y]]
             for k in range(columns.size):
                 u[(2 * k + y % 2) * lanes + l] = samples[columns[k]]
         if y % 2 or y + 1 == rows.size:
-            _two_rows(like, line, group, y - y % 2, top, places)
-    _finish(like, line, group, top, places)
+            _two_rows(like, line, group, y - y % 2, half, places)
+    _finish(like, line, group, half, places)
+    if some < lanes:
+        for k in range(top.size // lanes):
+            for l in range(some):
+                top[k * some + l] = top[k * lanes + l]
 
 
 @compiled
-def _keep(group, small, paths, f, first, some, s, out):
-    """Write the averages of all lanes, which hold paths `first`, `first` + 1, ... of the images."""
+def _keep(group, small, paths, f, count, width, slots, first, some, s, out):
+    """Write the averages of `count` wavelets, each in `width` lanes, of which `slots` are used.
+
+    The lanes hold paths of the images in turn, from `first` on.
+    """
     lanes = VECTOR_BYTES // codelets.item_bytes(small[0])
     windows = group[ROW_AVERAGE + AVERAGE_WINDOWS] * group[COLUMN_AVERAGE + AVERAGE_WINDOWS]
-    for l in range(min(lanes, paths.shape[0] * some - first)):
-        which, image = divmod(first + l, some)
-        row = out[s + image, paths[which, f]]
-        for k in range(windows):
-            row[k] = small[k * lanes + l]
+    for q in range(count):
+        for l in range(slots):
+            which, image = divmod(first + l, some)
+            row = out[s + image, paths[which, f + q]]
+            for k in range(windows):
+                row[k] = small[k * lanes + q * width + l]
 
 
 @compiled
-def _masks(masks, some):
-    """Make mask i select the lanes of path i, where each has `some` lanes; the last, all."""
-    lanes = masks.shape[1]
-    for i in range(lanes):
-        for l in range(lanes):
-            masks[i, l] = 1.0 if l // some == i else 0.0
-    masks[lanes] = 1.0
-
-
-@compiled
-def scatter(x, rows, columns, out, groups, layers, part, parts, line, masks, u, small, places):
+def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, top, places):
     """Transform images, as many at a time as there are lanes, or a smaller power of two.
 
     Parameters
     ----------
     x : ndarray
-        ``(batch, m, n)``; signals have one row.
+        ``(batch, m, n)``.
     rows, columns : ndarray
         Which sample of the image each sample of the padded grid is.
     out : ndarray
@@ -229,49 +230,61 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, masks, u, 
         Do every parts-th round of lanes of the first layer and what is below; part 0 does order 0.
     line : int
         Address of :func:`codelets.line`.
-    masks, u, small : ndarray
-        Scratch: ``(lanes + 1, lanes)``, two real rows, the windows.
+    u, small, top : ndarray
+        Scratch: two real rows, the windows, and the half spectra of the input.
     places : tuple of int
         Addresses of more scratch: room of a line, a row or column, a decimated one, averaged rows,
-        a grid, and the half spectra of input and parent.
+        a grid, and the half spectra of parents.
     """
-    lanes = masks.shape[1]
-    like = masks[0, 0]
-    one_by_one = masks.ctypes.data
-    together = one_by_one + lanes * VECTOR_BYTES
-    room, row, short, averages, z, top, parent = places
-    spots = (room, row, u.ctypes.data, short, averages, small.ctypes.data, together)
-    s = 0
+    item = codelets.item_bytes(small[0])
+    lanes = VECTOR_BYTES // item
+    like = small[0]
+    room, row, short, averages, z, parent = places
+    spots = (
+        room, row, np.int64(u.ctypes.data), short, averages, np.int64(small.ctypes.data),
+    )  # fmt: skip
+    whole = np.int64(top.ctypes.data)
+    # Of one type wherever they stand, or each function would be compiled for each.
+    none, one = np.int64(0), np.int64(1)
+    s = none
     some = lanes
+    u[:] = 0.0
     while s < x.shape[0]:
         while some > x.shape[0] - s:
             some //= 2
-        _masks(masks, some)
-        _input(like, line, groups[0], x, rows, columns, s, some, u, top, spots)
+        _input(like, line, groups[0], x, rows, columns, s, some, u, top, whole, spots)
+        images = (whole, 2 * some * item, some * item)
         if part == 0:
             zero = _integers(groups[0], PATHS, (1, 1))
-            _keep(groups[0], small, zero, 0, 0, some, s, out)
+            _keep(groups[0], small, zero, none, one, some, some, none, some, s, out)
         turn = 0
         for g in range(1, 1 + layers):
             group = groups[g]
             paths = _integers(group, PATHS, (group[COUNT], 1))
-            half = parent if group[CHILD] < group[CHILDREN_END] else 0
+            half = parent if group[CHILD] < group[CHILDREN_END] else none
             for first in range(0, group[COUNT] * some, lanes):
                 turn += 1
                 if turn % parts != part:
                     continue
                 f = first // some
-                count = min(lanes // some, group[COUNT] - f)
-                _columns(like, line, group, top, f, count, one_by_one, z, row, room)
+                slots = min(lanes, group[COUNT] * some - first)
+                count = slots // some
+                _columns(like, line, group, images, f, count, some, z, row, room)
                 _rows(like, line, group, z, half, spots)
-                _keep(group, small, paths, 0, first, some, s, out)
+                _keep(group, small, paths, none, one, slots, slots, first, some, s, out)
+                # Where paths leave lanes empty, several wavelets of the next order go side by side.
+                width = one
+                while width < slots:
+                    width *= 2
                 for c in range(group[CHILD], group[CHILDREN_END]):
                     child = groups[c]
                     below = _integers(child, PATHS, (group[COUNT], child[COUNT]))
-                    for f in range(child[COUNT]):
-                        _columns(like, line, child, parent, f, 1, together, z, row, room)
-                        _rows(like, line, child, z, 0, spots)
-                        _keep(child, small, below, f, first, some, s, out)
+                    for f in range(0, child[COUNT], lanes // width):
+                        count = min(lanes // width, child[COUNT] - f)
+                        spectra = (parent, POINT, VECTOR_BYTES)
+                        _columns(like, line, child, spectra, f, count, width, z, row, room)
+                        _rows(like, line, child, z, none, spots)
+                        _keep(child, small, below, f, count, width, slots, first, some, s, out)
         s += some
 
 
@@ -332,9 +345,7 @@ def cut_columns(filters, pieces, weights, grid, target):
                         if mirrored and end == 1:
                             break
                     if made == runs.shape[0]:
-                        more = np.empty((2 * made, 6), np.int64)
-                        more[:made] = runs
-                        runs = more
+                        runs = twice(runs)
                     runs[made, 0] = n - x if mirrored else x
                     runs[made, 1] = -(end - 1) % m if mirrored else y
                     runs[made, 2] = y % m_out
