@@ -131,10 +131,26 @@ def _finish(like, line, group, half, places):
 
 
 @compiled
-def _columns(like, line, group, spectra, f, count, width, z, column, room):
-    """Fold and invert columns of wavelets f ... f + count - 1, each in `width` lanes of its own.
+def _lay(share, count, f, source, lane, lanes):
+    """Append to a round's shares: lanes of the spectra through wavelet f to lanes of the round."""
+    width = VECTOR_BYTES
+    while lanes:
+        while width > lanes:
+            width //= 2
+        share[count, 0], share[count, 1], share[count, 2], share[count, 3] = f, source, lane, width
+        count += 1
+        source += width
+        lane += width
+        lanes -= width
+    return count
+
+
+@compiled
+def _columns(like, line, group, spectra, shares, z, column, room):
+    """Fold and invert columns of the wavelets of a round.
 
     The spectra are an address, the bytes from one bin to the next, and those between its parts.
+    Shares are wavelet, first lane of the spectra, first lane of the round, number of lanes.
     """
     item = codelets.item_bytes(like)
     spectrum, bin_bytes, part = spectra
@@ -146,14 +162,15 @@ def _columns(like, line, group, spectra, f, count, width, z, column, room):
             codelets.clear_vector(like, column + y * POINT)
             codelets.clear_vector(like, column + y * POINT + VECTOR_BYTES)
             codelets.prefetch(to + y * POINT)
-        for q in range(count):
-            here = (f + q) * group[COLUMNS] + x
+        for i in range(shares.shape[0]):
+            here = shares[i, 0] * group[COLUMNS] + x
+            source = spectrum + shares[i, 1] * item
             for k in range(starts[here], starts[here + 1]):
                 length, backwards = runs[k, 2], runs[k, 4]
                 first = runs[k, 0] + (length - 1) * backwards
                 codelets.add_multiples(
-                    like, width, column + runs[k, 1] * POINT + q * width * item,
-                    spectrum + first * bin_bytes, part, bin_bytes * (1 - 2 * backwards),
+                    like, shares[i, 3], column + runs[k, 1] * POINT + shares[i, 2] * item,
+                    source + first * bin_bytes, part, bin_bytes * (1 - 2 * backwards),
                     group[WEIGHTS] + runs[k, 3] * item, length, backwards,
                 )  # fmt: skip
         call_line(line, column, POINT, to, POINT, group[COLUMN_PASSES], room, 0)
@@ -212,7 +229,7 @@ def _keep(group, small, paths, f, count, width, slots, first, some, s, out):
 
 @compiled
 def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, top, places):
-    """Transform images, as many at a time as there are lanes, or a smaller power of two.
+    """Transform images, at most as many at a time as there are lanes.
 
     Parameters
     ----------
@@ -247,11 +264,10 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
     # Of one type wherever they stand, or each function would be compiled for each.
     none, one = np.int64(0), np.int64(1)
     s = none
-    some = lanes
     u[:] = 0.0
+    shares = np.empty((4 * lanes, 4), np.int64)
     while s < x.shape[0]:
-        while some > x.shape[0] - s:
-            some //= 2
+        some = min(lanes, x.shape[0] - s)
         _input(like, line, groups[0], x, rows, columns, s, some, u, top, whole, spots)
         images = (whole, 2 * some * item, some * item)
         if part == 0:
@@ -266,10 +282,15 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                 turn += 1
                 if turn % parts != part:
                     continue
-                f = first // some
                 slots = min(lanes, group[COUNT] * some - first)
-                count = slots // some
-                _columns(like, line, group, images, f, count, some, z, row, room)
+                count = none
+                lane = none
+                while lane < slots:
+                    f, image = divmod(first + lane, some)
+                    width = min(some - image, slots - lane)
+                    count = _lay(shares, count, f, image, lane, width)
+                    lane += width
+                _columns(like, line, group, images, shares[:count], z, row, room)
                 _rows(like, line, group, z, half, spots)
                 _keep(group, small, paths, none, one, slots, slots, first, some, s, out)
                 # Where paths leave lanes empty, several wavelets of the next order go side by side.
@@ -281,8 +302,11 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                     below = _integers(child, PATHS, (group[COUNT], child[COUNT]))
                     for f in range(0, child[COUNT], lanes // width):
                         count = min(lanes // width, child[COUNT] - f)
+                        used = none
+                        for q in range(count):
+                            used = _lay(shares, used, f + q, none, q * width, width)
                         spectra = (parent, POINT, VECTOR_BYTES)
-                        _columns(like, line, child, spectra, f, count, width, z, row, room)
+                        _columns(like, line, child, spectra, shares[:used], z, row, room)
                         _rows(like, line, child, z, none, spots)
                         _keep(child, small, below, f, count, width, slots, first, some, s, out)
         s += some
