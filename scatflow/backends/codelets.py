@@ -37,6 +37,9 @@ from numpy.typing import NDArray
 VECTOR_BYTES = 32
 """Of one part of a point. Wider vectors transform faster, but halve the grids that fit a cache."""
 
+POINT = 2 * VECTOR_BYTES
+"""Bytes of a point: one cache line."""
+
 RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 """Lengths of the transforms written out."""
 
@@ -78,6 +81,7 @@ class _Code:
         self.builder = builder
         self.scalar = scalar
         self.bytes = 4 if isinstance(scalar, ir.FloatType) else 8
+        self.size = ir.Constant(_WORD, self.bytes)
         self.count = count or VECTOR_BYTES // self.bytes
         self.vector = ir.VectorType(scalar, self.count)
 
@@ -100,6 +104,11 @@ class _Code:
         first = self.builder.insert_element(none, value, ir.Constant(_INDEX, 0))
         mask = ir.Constant(ir.VectorType(_INDEX, self.count), [0] * self.count)
         return self.builder.shuffle_vector(first, none, mask)
+
+    def word(self, address: Any, k: int) -> Any:
+        """Load the k-th integer behind an address."""
+        at = self.builder.add(address, ir.Constant(_WORD, 8 * k))
+        return self.builder.load(self.builder.inttoptr(at, _WORD.as_pointer()))
 
     def constant(self, c: float) -> Any:
         return ir.Constant(self.vector, [c] * self.count)
@@ -198,29 +207,35 @@ def _scalar(like: Any) -> Any:
     return ir.FloatType() if like == types.float32 else ir.DoubleType()
 
 
-def _loop(builder: Any, count: Any, starts: list[Any]) -> Any:
-    """Open a loop of `count` rounds, at least one, over values; see :func:`_close`."""
-    before = builder.block
-    body = builder.append_basic_block("body")
-    builder.branch(body)
-    builder.position_at_end(body)
-    values = [builder.phi(start.type) for start in starts]
-    left = builder.phi(_WORD)
-    for phi, start in zip([*values, left], [*starts, count], strict=True):
-        phi.add_incoming(start, before)
-    return body, values, left
+class _Loop:
+    """A loop of `count` rounds over values, which :meth:`close` tells the next round's of.
 
+    After it, `values` are what the last round left.
+    """
 
-def _close(builder: Any, loop: Any, following: list[Any]) -> None:
-    """Close a loop, given what its values become in the next round."""
-    body, values, left = loop
-    fewer = builder.sub(left, ir.Constant(_WORD, 1))
-    for phi, value in zip([*values, left], [*following, fewer], strict=True):
-        phi.add_incoming(value, builder.block)
-    after = builder.append_basic_block("after")
-    more = builder.icmp_signed(">", fewer, ir.Constant(_WORD, 0))
-    builder.cbranch(more, body, after)
-    builder.position_at_end(after)
+    def __init__(self, builder: Any, count: Any, starts: list[Any]) -> None:
+        self.builder = builder
+        before = builder.block
+        self.head = builder.append_basic_block("head")
+        body = builder.append_basic_block("body")
+        self.after = builder.append_basic_block("after")
+        builder.branch(self.head)
+        builder.position_at_end(self.head)
+        self._phis = [builder.phi(start.type) for start in [count, *starts]]
+        for phi, start in zip(self._phis, [count, *starts], strict=True):
+            phi.add_incoming(start, before)
+        self.values = self._phis[1:]
+        more = builder.icmp_signed(">", self._phis[0], ir.Constant(_WORD, 0))
+        builder.cbranch(more, body, self.after)
+        builder.position_at_end(body)
+
+    def close(self, values: list[Any]) -> None:
+        """End the round."""
+        left = self.builder.sub(self._phis[0], ir.Constant(_WORD, 1))
+        for phi, value in zip(self._phis, [left, *values], strict=True):
+            phi.add_incoming(value, self.builder.block)
+        self.builder.branch(self.head)
+        self.builder.position_at_end(self.after)
 
 
 @intrinsic
@@ -264,12 +279,13 @@ def _product(typingctx, like, count, source, step, weights, to, re, im):  # noqa
         _, count, source, step, weights, to, re, im = args
         code = _Code(builder, _scalar(like))
         zero = code.constant(0.0)
-        loop = _loop(builder, count, [source, weights, zero, zero])
-        at, weight, *total = loop[1]
+        loop = _Loop(builder, count, [source, weights, zero, zero])
+        at, weight, *total = loop.values
         w = (code.broadcast(weight), code.broadcast(weight, 1))
-        total = code.add(tuple(total), code.multiply(code.load_number(at, re, im), w))
+        re_sum, im_sum = code.add(tuple(total), code.multiply(code.load_number(at, re, im), w))
         ahead = builder.add(weight, ir.Constant(_WORD, 2 * code.bytes))
-        _close(builder, loop, [builder.add(at, step), ahead, *total])
+        loop.close([builder.add(at, step), ahead, re_sum, im_sum])
+        total = tuple(loop.values[2:])
         code.store_number(total, to, re, im)
         return context.get_dummy_value()
 
@@ -280,51 +296,51 @@ def _product(typingctx, like, count, source, step, weights, to, re, im):  # noqa
 
 
 @intrinsic
-def add_multiples(typingctx, like, lanes, to, source, part, step, weights, count, conjugate):  # noqa: ARG001
-    """Add some lanes of points, or of their conjugates, times real weights, to points.
+def sum_bins(typingctx, like, lanes, to, count, spectrum, bin_bytes, part, weights, taps, straight, mirrored):  # noqa: ARG001, E501
+    """Write `count` points that follow one another: sums of some lanes of bins times real weights.
 
-    Points read lie `step` bytes apart, with `part` bytes between their parts; those written follow
-    one another. `lanes` is a power of two.
+    Each row of `taps` is the first bin and the first weight of one term. The bins of `straight`
+    rows go up; those of the `mirrored` ones that follow go down and are conjugate. Bins lie
+    `bin_bytes` apart, with `part` bytes between their parts. `lanes` is a power of two.
     """
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
-        _, lanes, to, source, part, step, weights, count, conjugate = args
+        _, lanes, to, count, spectrum, bin_bytes, part, weights, taps, straight, mirrored = args
         scalar = _scalar(like)
-        minus, plus = ir.Constant(scalar, -1.0), ir.Constant(scalar, 1.0)
-        flip = builder.icmp_signed("!=", conjugate, ir.Constant(_WORD, 0))
-        sign = builder.select(flip, minus, plus)
         done = builder.append_basic_block("done")
         switch = builder.switch(lanes, done)
         width = _Code(builder, scalar).count
+        zero, one = ir.Constant(_WORD, 0), ir.Constant(_WORD, 1)
         while width:
             case = builder.append_basic_block(f"lanes{width}")
             switch.add_case(ir.Constant(_WORD, width), case)
             builder.position_at_end(case)
             code = _Code(builder, scalar, width)
-            signs = code.spread(sign)
-            loop = _loop(builder, count, [to, source, weights])
-            at, taken, weight = loop[1]
-            c = code.broadcast(weight)
-            signed = code.times(c, signs)
-            behind = builder.add(at, ir.Constant(_WORD, VECTOR_BYTES))
-            for here, there, factor in (
-                (at, taken, c),
-                (behind, builder.add(taken, part), signed),
+            points = _Loop(builder, count, [to, zero])
+            at, k = points.values
+            x: list[Any] = [taps, code.constant(0.0), code.constant(0.0)]
+            for rows, move, take in (
+                (straight, builder.add, code.plus),
+                (mirrored, builder.sub, code.minus),
             ):
-                product = code.times(code.load(there), factor)
-                code.store(code.plus(code.load(here), product), here)
-            following = [
-                builder.add(at, ir.Constant(_WORD, 2 * VECTOR_BYTES)),
-                builder.add(taken, step),
-                builder.add(weight, ir.Constant(_WORD, code.bytes)),
-            ]
-            _close(builder, loop, following)
+                terms = _Loop(builder, rows, x)
+                row, re, im = terms.values
+                bin_ = builder.mul(move(code.word(row, 0), k), bin_bytes)
+                weight = builder.mul(builder.add(code.word(row, 1), k), code.size)
+                c = code.broadcast(builder.add(weights, weight))
+                value = code.load_number(builder.add(spectrum, bin_), zero, part)
+                re = code.plus(re, code.times(value[0], c))
+                im = take(im, code.times(value[1], c))
+                terms.close([builder.add(row, ir.Constant(_WORD, 16)), re, im])
+                x = terms.values
+            code.store_number((x[1], x[2]), at, zero, ir.Constant(_WORD, VECTOR_BYTES))
+            points.close([builder.add(at, ir.Constant(_WORD, POINT)), builder.add(k, one)])
             builder.branch(done)
             width //= 2
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 8), codegen
+    return types.void(like, *[types.int64] * 10), codegen
 
 
 @intrinsic
@@ -427,9 +443,6 @@ def call_line(typingctx, line, source, step, to, leap, passes, buffers, conjugat
 
 
 # --- whole lengths -------------------------------------------------------------------------
-
-POINT = 2 * VECTOR_BYTES
-"""Bytes of a point: one cache line."""
 
 _SIGNATURE = types.void(*[types.int64] * 7)
 

@@ -143,21 +143,20 @@ class _Table:
             self._filters(row, layer.stage, grid, parent)
         row[lanes.CHILD], row[lanes.CHILDREN_END] = child, child + children
         for axis, how in enumerate((lanes.COLUMN_AVERAGE, lanes.ROW_AVERAGE)):
-            row[how : how + 7] = self._lowpass(average, axis, grid[axis])
+            self._lowpass(row, how, average, axis, grid[axis])
         self.groups.append(row)
 
     def _filters(self, row: list[int], stage: Any, grid: Grid, parent: Grid) -> None:
         assert isinstance(stage, BandStage)
-        starts, found, weights = lanes.cut_columns(
+        found, weights = lanes.cut_columns(
             stage.filters, stage.pieces, stage.weights, parent, grid
         )
-        runs = np.ascontiguousarray(found[:, 1:])
-        runs[:, 0] += found[:, 0] * _pitch(parent[0])
-        row[lanes.COUNT], row[lanes.STARTS] = len(stage.filters) - 1, self._address(starts)
-        row[lanes.RUNS], row[lanes.RUN_COUNT] = self._address(runs), len(runs)
-        row[lanes.WEIGHTS] = self._address(weights)
+        runs = np.ascontiguousarray(found[:, [0, 1, 2, 4, 5, 6]])
+        runs[:, 3] += found[:, 3] * _pitch(parent[0])
+        row[lanes.COUNT] = len(stage.filters) - 1
+        self._fold(row, lanes.FOLD, runs, weights, row[lanes.COUNT] * grid[1], grid[0])
 
-    def _lowpass(self, average: Lowpass, axis: int, n: int) -> list[int]:
+    def _lowpass(self, row: list[int], how: int, average: Lowpass, axis: int, n: int) -> None:
         factor, target = average.factors[axis], average.target[axis]
         reach = factor.size - 1
         negative = factor[reach - (2 * reach == n) : 0 : -1]  # bin n/2 is its own mirror image
@@ -169,20 +168,25 @@ class _Table:
                 source = first + done
                 length = min(bins - done, target - source % target)
                 offset = done + (factor.size if first else 0)
-                runs.append((source, source % target, length, offset, 0))
+                runs.append((0, source % target, length, source, 0, offset))
                 done += length
+        self._fold(row, how, np.array(runs, np.int64), weights, 1, target)
         passes = codelets.passes(target, self.dtype.name)
         self.kept.append(passes)
         windows = range(*average.crop[axis].indices(target))
-        return [
-            self._address(np.array(runs, np.int64)),
-            len(runs),
-            self._address(weights.astype(self.dtype)),
-            passes.address,
-            target,
-            windows.start,
-            len(windows),
-        ]
+        row[how + lanes.AVERAGE_PASSES] = passes.address
+        row[how + lanes.AVERAGE_LENGTH] = target
+        row[how + lanes.AVERAGE_FIRST] = windows.start
+        row[how + lanes.AVERAGE_WINDOWS] = len(windows)
+
+    def _fold(
+        self, row: list[int], how: int, runs: Array, weights: Array, lines: int, length: int
+    ) -> None:
+        """Say how lines are folded."""
+        found = lanes.stretch(runs, lines, length)
+        for field, array in zip((lanes.STARTS, lanes.STRETCHES, lanes.TAPS), found, strict=True):
+            row[how + field] = self._address(array)
+        row[how + lanes.WEIGHTS] = self._address(weights.astype(self.dtype, copy=False))
 
     def _address(self, array: Array) -> int:
         self.kept.append(array)

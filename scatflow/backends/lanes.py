@@ -30,28 +30,27 @@ from scatflow.backends.kernels import _pointer, compiled, twice
     ROW_PASSES,  # addresses of the passes that transform a row, a column
     COLUMN_PASSES,
     COUNT,  # wavelets
-    STARTS,  # address of (wavelets * columns + 1,): where the runs of each column begin
-    RUNS,  # address and number of runs, see `cut_columns`
-    RUN_COUNT,
-    WEIGHTS,  # address
     PATHS,  # address of (parents, filters): the row of the output
     CHILD,  # the groups whose parents are this group's paths
     CHILDREN_END,
-    ROW_AVERAGE,  # first of the fields that say how rows are averaged, and columns
-) = range(14)
-
-COLUMN_AVERAGE = ROW_AVERAGE + 7
-FIELDS = COLUMN_AVERAGE + 7
+    FOLD,  # first of the fields that say how columns are folded, rows are averaged, and columns
+) = range(10)
 
 (
-    AVERAGE_RUNS,  # address and number of the low-pass's runs, address of its weights
-    AVERAGE_RUN_COUNT,
-    AVERAGE_WEIGHTS,
+    STARTS,  # addresses of what `stretch` returns
+    STRETCHES,
+    TAPS,
+    WEIGHTS,  # address of the weights
     AVERAGE_PASSES,  # address of the passes that transform a decimated line, and its length
     AVERAGE_LENGTH,
     AVERAGE_FIRST,  # the windows kept
     AVERAGE_WINDOWS,
-) = range(7)
+    HOW_FIELDS,
+) = range(9)
+
+ROW_AVERAGE = FOLD + HOW_FIELDS
+COLUMN_AVERAGE = ROW_AVERAGE + HOW_FIELDS
+FIELDS = COLUMN_AVERAGE + HOW_FIELDS
 
 
 @compiled
@@ -61,22 +60,28 @@ def _integers(group, column, shape):
 
 
 @compiled
+def _fold(like, lanes, group, how, line, spectra, to):
+    """Write one folded line, in some lanes: that of a wavelet's column or of a low-pass.
+
+    The spectra are an address, the bytes from one bin to the next, and those between its parts.
+    """
+    starts = _integers(group, how + STARTS, (line + 2,))
+    stretches = _integers(group, how + STRETCHES, (starts[line + 1], 5))
+    for k in range(starts[line], starts[line + 1]):
+        stretch = stretches[k]
+        codelets.sum_bins(
+            like, lanes, to + stretch[0] * POINT, stretch[1], spectra[0], spectra[1], spectra[2],
+            group[how + WEIGHTS], group[how + TAPS] + 16 * stretch[2], stretch[3], stretch[4],
+        )  # fmt: skip
+
+
+@compiled
 def _smooth(like, line, group, how, spectrum, short, room):
     """Low-pass and decimate the line whose spectrum this is; return where the windows begin."""
-    item = codelets.item_bytes(like)
-    average = group[how : how + 7]
-    runs = _integers(average, AVERAGE_RUNS, (average[AVERAGE_RUN_COUNT], 5))
-    for k in range(average[AVERAGE_LENGTH]):
-        codelets.clear_vector(like, short + k * POINT)
-        codelets.clear_vector(like, short + k * POINT + VECTOR_BYTES)
-    for k in range(runs.shape[0]):
-        codelets.add_multiples(
-            like, VECTOR_BYTES // item, short + runs[k, 1] * POINT,
-            spectrum + runs[k, 0] * POINT, VECTOR_BYTES, POINT,
-            average[AVERAGE_WEIGHTS] + runs[k, 3] * item, runs[k, 2], 0,
-        )  # fmt: skip
-    call_line(line, short, POINT, short, POINT, average[AVERAGE_PASSES], room, 0)
-    return short + average[AVERAGE_FIRST] * POINT
+    lanes = VECTOR_BYTES // codelets.item_bytes(like)
+    _fold(like, lanes, group, how, 0, (spectrum, POINT, VECTOR_BYTES), short)
+    call_line(line, short, POINT, short, POINT, group[how + AVERAGE_PASSES], room, 0)
+    return short + group[how + AVERAGE_FIRST] * POINT
 
 
 @compiled
@@ -149,30 +154,17 @@ def _lay(share, count, f, source, lane, lanes):
 def _columns(like, line, group, spectra, shares, z, column, room):
     """Fold and invert columns of the wavelets of a round.
 
-    The spectra are an address, the bytes from one bin to the next, and those between its parts.
     Shares are wavelet, first lane of the spectra, first lane of the round, number of lanes.
     """
     item = codelets.item_bytes(like)
-    spectrum, bin_bytes, part = spectra
-    starts = _integers(group, STARTS, (group[COUNT] * group[COLUMNS] + 1,))
-    runs = _integers(group, RUNS, (group[RUN_COUNT], 5))
     for x in range(group[COLUMNS]):
         to = z + x * group[PITCH] * POINT
         for y in range(group[ROWS]):
-            codelets.clear_vector(like, column + y * POINT)
-            codelets.clear_vector(like, column + y * POINT + VECTOR_BYTES)
             codelets.prefetch(to + y * POINT)
         for i in range(shares.shape[0]):
+            source = (spectra[0] + shares[i, 1] * item, spectra[1], spectra[2])
             here = shares[i, 0] * group[COLUMNS] + x
-            source = spectrum + shares[i, 1] * item
-            for k in range(starts[here], starts[here + 1]):
-                length, backwards = runs[k, 2], runs[k, 4]
-                first = runs[k, 0] + (length - 1) * backwards
-                codelets.add_multiples(
-                    like, shares[i, 3], column + runs[k, 1] * POINT + shares[i, 2] * item,
-                    source + first * bin_bytes, part, bin_bytes * (1 - 2 * backwards),
-                    group[WEIGHTS] + runs[k, 3] * item, length, backwards,
-                )  # fmt: skip
+            _fold(like, shares[i, 3], group, FOLD, here, source, column + shares[i, 2] * item)
         call_line(line, column, POINT, to, POINT, group[COLUMN_PASSES], room, 0)
 
 
@@ -325,26 +317,22 @@ def cut_columns(filters, pieces, weights, grid, target):
 
     Returns
     -------
-    starts : ndarray
-        ``(filters * columns + 1,)``: runs of a filter and a column written are
-        ``starts[f * columns + x] ... starts[f * columns + x + 1] - 1``.
     runs : ndarray
-        ``(runs, 5)``: column and row of the first bin read, row of the first bin written, length,
-        offset of the weights, and whether they are read backwards and conjugate.
+        ``(runs, 7)``: filter times columns plus column written, first row written, length, column
+        and row of the bin read for it, whether those that follow go up and are conjugate, and
+        first weight. They are sorted by the first number.
     weights : ndarray
-        In the order of the runs.
+        In the order of the rows written.
     """
     (m, n), (m_out, n_out) = grid, target
     kept = n // 2 + 1
-    count = filters.size - 1
     values = np.zeros((n, m), weights.dtype)
     used = np.zeros((n, m), np.bool_)
-    starts = np.zeros(count * n_out + 1, np.int64)
-    runs = np.empty((max(16, pieces.shape[0]), 6), np.int64)
+    runs = np.empty((max(16, pieces.shape[0]), 7), np.int64)
     out = np.empty_like(weights)
     made = 0
     written = 0
-    for f in range(count):
+    for f in range(filters.size - 1):
         for k in range(filters[f], filters[f + 1]):
             ky, kx = divmod(pieces[k, 0], kept)
             for i in range(pieces[k, 2]):
@@ -356,31 +344,92 @@ def cut_columns(filters, pieces, weights, grid, target):
                 used[x, y] = True
         for x_out in range(n_out):
             for x in range(x_out, n, n_out):
+                mirrored = x >= kept
                 y = 0
                 while y < m:
                     if not used[x, y]:
                         y += 1
                         continue
                     end = y
-                    mirrored = x >= kept
                     # A run ends where the column written wraps around and, read backwards, at 0.
                     while end < m and used[x, end] and end // m_out == y // m_out:
+                        used[x, end] = False
                         end += 1
                         if mirrored and end == 1:
                             break
                     if made == runs.shape[0]:
                         runs = twice(runs)
-                    runs[made, 0] = n - x if mirrored else x
-                    runs[made, 1] = -(end - 1) % m if mirrored else y
-                    runs[made, 2] = y % m_out
-                    runs[made, 3] = end - y
-                    runs[made, 4] = written
+                    runs[made, 0] = f * n_out + x_out
+                    runs[made, 1] = y % m_out
+                    runs[made, 2] = end - y
+                    runs[made, 3] = n - x if mirrored else x
+                    runs[made, 4] = -y % m if mirrored else y
                     runs[made, 5] = mirrored
+                    runs[made, 6] = written
                     made += 1
                     for i in range(y, end):
                         out[written] = values[x, i]
                         written += 1
-                        used[x, i] = False
                     y = end
-            starts[f * n_out + x_out + 1] = made
-    return starts, runs[:made].copy(), out[:written].copy()
+    return runs[:made].copy(), out[:written].copy()
+
+
+@numba.njit(cache=True)
+def stretch(runs, lines, length):
+    """Cut folded lines where the runs that add up change.
+
+    Parameters
+    ----------
+    runs : ndarray
+        ``(runs, 6)``: line, first sample written, length, bin read for it, whether those that
+        follow go down and are conjugate, and first weight; sorted by line.
+    lines, length : int
+        How many lines there are, and samples of each.
+
+    Returns
+    -------
+    starts : ndarray
+        ``(lines + 1,)``: the stretches of a line are ``starts[line] ... starts[line + 1] - 1``.
+    stretches : ndarray
+        ``(stretches, 5)``: first sample, samples, first tap, straight and mirrored ones.
+    taps : ndarray
+        ``(taps, 2)``: bin and weight of a stretch's first sample.
+    """
+    starts = np.zeros(lines + 1, np.int64)
+    stretches = np.empty((max(16, runs.shape[0]), 5), np.int64)
+    taps = np.empty((max(16, runs.shape[0]), 2), np.int64)
+    cuts = np.zeros(length + 1, np.bool_)
+    made = 0
+    tapped = 0
+    end = 0
+    for line in range(lines):
+        begin = end
+        cuts[:] = False
+        while end < runs.shape[0] and runs[end, 0] == line:
+            cuts[runs[end, 1]] = True
+            cuts[runs[end, 1] + runs[end, 2]] = True
+            end += 1
+        first = 0
+        for after in range(1, length + 1):
+            if after < length and not cuts[after]:
+                continue
+            if made == stretches.shape[0]:
+                stretches = twice(stretches)
+            stretches[made, 0], stretches[made, 1] = first, after - first
+            stretches[made, 2] = tapped
+            for mirrored in range(2):
+                before = tapped
+                for k in range(begin, end):
+                    ahead = first - runs[k, 1]
+                    if runs[k, 4] != mirrored or ahead < 0 or ahead >= runs[k, 2]:
+                        continue
+                    if tapped == taps.shape[0]:
+                        taps = twice(taps)
+                    taps[tapped, 0] = runs[k, 3] + ahead * (1 - 2 * mirrored)
+                    taps[tapped, 1] = runs[k, 5] + ahead
+                    tapped += 1
+                stretches[made, 3 + mirrored] = tapped - before
+            made += 1
+            first = after
+        starts[line + 1] = made
+    return starts, stretches[:made].copy(), taps[:tapped].copy()
