@@ -34,11 +34,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-VECTOR_BYTES = 32
-"""Of one part of a point. Wider vectors transform faster, but halve the grids that fit a cache."""
+VECTOR_BYTES = 64
+"""Of one part of a point: the widest vectors there are; other processors take several."""
 
 POINT = 2 * VECTOR_BYTES
-"""Bytes of a point: one cache line."""
+"""Bytes of a point."""
+
+CHUNK = VECTOR_BYTES // 2
+"""Bytes of a part's half."""
 
 RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 """Lengths of the transforms written out."""
@@ -56,8 +59,8 @@ _INDEX = ir.IntType(32)
 
 
 def lanes(dtype: np.dtype[Any]) -> int:
-    """Return how many signals lie side by side."""
-    return VECTOR_BYTES // dtype.itemsize
+    """Return how many numbers a chunk has."""
+    return CHUNK // dtype.itemsize
 
 
 def splits(n: int) -> bool:
@@ -109,6 +112,14 @@ class _Code:
         """Load the k-th integer behind an address."""
         at = self.builder.add(address, ir.Constant(_WORD, 8 * k))
         return self.builder.load(self.builder.inttoptr(at, _WORD.as_pointer()))
+
+    def chunk(self, value: Any, which: int) -> Any:
+        """Return one half of a vector."""
+        half = self.count // 2
+        mask = [which * half + k for k in range(half)]
+        none = ir.Constant(self.vector, ir.Undefined)
+        mask = ir.Constant(ir.VectorType(_INDEX, half), mask)
+        return self.builder.shuffle_vector(value, none, mask)
 
     def constant(self, c: float) -> Any:
         return ir.Constant(self.vector, [c] * self.count)
@@ -296,16 +307,17 @@ def _product(typingctx, like, count, source, step, weights, to, re, im):  # noqa
 
 
 @intrinsic
-def sum_bins(typingctx, like, lanes, to, count, spectrum, bin_bytes, part, weights, taps, straight, mirrored):  # noqa: ARG001, E501
+def sum_bins(typingctx, like, lanes, to, count, spectrum, unit, weights, taps, straight, mirrored):  # noqa: ARG001
     """Write `count` points that follow one another: sums of some lanes of bins times real weights.
 
     Each row of `taps` is the first bin and the first weight of one term. The bins of `straight`
-    rows go up; those of the `mirrored` ones that follow go down and are conjugate. Bins lie
-    `bin_bytes` apart, with `part` bytes between their parts. `lanes` is a power of two.
+    rows go up; those of the `mirrored` ones that follow go down and are conjugate. Bins count in
+    fourths of a point, of `unit` bytes. `lanes` is a power of two.
     """
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
-        _, lanes, to, count, spectrum, bin_bytes, part, weights, taps, straight, mirrored = args
+        _, lanes, to, count, spectrum, unit, weights, taps, straight, mirrored = args
+        part = builder.mul(unit, ir.Constant(_WORD, 2))
         scalar = _scalar(like)
         done = builder.append_basic_block("done")
         switch = builder.switch(lanes, done)
@@ -325,10 +337,11 @@ def sum_bins(typingctx, like, lanes, to, count, spectrum, bin_bytes, part, weigh
             ):
                 terms = _Loop(builder, rows, x)
                 row, re, im = terms.values
-                bin_ = builder.mul(move(code.word(row, 0), k), bin_bytes)
+                bins = move(code.word(row, 0), builder.mul(k, ir.Constant(_WORD, 4)))
                 weight = builder.mul(builder.add(code.word(row, 1), k), code.size)
                 c = code.broadcast(builder.add(weights, weight))
-                value = code.load_number(builder.add(spectrum, bin_), zero, part)
+                at_bin = builder.add(spectrum, builder.mul(bins, unit))
+                value = code.load_number(at_bin, zero, part)
                 re = code.plus(re, code.times(value[0], c))
                 im = take(im, code.times(value[1], c))
                 terms.close([builder.add(row, ir.Constant(_WORD, 16)), re, im])
@@ -340,7 +353,7 @@ def sum_bins(typingctx, like, lanes, to, count, spectrum, bin_bytes, part, weigh
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 10), codegen
+    return types.void(like, *[types.int64] * 9), codegen
 
 
 @intrinsic
@@ -362,37 +375,47 @@ def moduli(typingctx, like, to, source):  # noqa: ARG001
 
 
 @intrinsic
-def untangle(typingctx, like, z, mirrored, first, second):  # noqa: ARG001
-    """Split the spectrum of two real signals, one in each part, given at k and at -k."""
+def untangle(typingctx, like, z, mirrored, first, second, third, fourth):  # noqa: ARG001
+    """Split the spectra of two pairs of real signals, given at k and at -k, into their chunks.
+
+    The real parts are of the first and third signal, the imaginary ones of the others.
+    """
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
-        _, z, mirrored, first, second = args
+        _, z, mirrored, *places = args
         code = _Code(builder, _scalar(like))
         zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
         half = code.constant(0.5)
         a, b = code.load_number(z, zero, part), code.load_number(mirrored, zero, part)
         one = code.plus(a[0], b[0]), code.minus(a[1], b[1])
         other = code.plus(a[1], b[1]), code.minus(b[0], a[0])
-        for x, to in ((one, first), (other, second)):
-            code.store_number((code.times(x[0], half), code.times(x[1], half)), to, zero, part)
+        narrow = _Code(builder, code.scalar, code.count // 2)
+        for x, (low, high) in ((one, places[::2]), (other, places[1::2])):
+            for value, offset in zip(x, (zero, part), strict=True):
+                value = code.times(value, half)
+                narrow.store(code.chunk(value, 0), builder.add(low, offset))
+                narrow.store(code.chunk(value, 1), builder.add(high, offset))
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 4), codegen
+    return types.void(like, *[types.int64] * 6), codegen
 
 
 @intrinsic
-def prefetch(typingctx, address):  # noqa: ARG001
-    """Ask for a point that will soon be read or written."""
+def gather(typingctx, like, to, low, high):  # noqa: ARG001
+    """Make a point of two chunks of each part."""
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
-        pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, _INDEX, _INDEX, _INDEX])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        how = [ir.Constant(_INDEX, k) for k in (1, 3, 1)]  # to write, to all caches, data
-        builder.call(function, [builder.inttoptr(args[0], pointer), *how])
+        _, to, low, high = args
+        code = _Code(builder, _scalar(like))
+        narrow = _Code(builder, code.scalar, code.count // 2)
+        mask = ir.Constant(ir.VectorType(_INDEX, code.count), list(range(code.count)))
+        for offset in (0, VECTOR_BYTES):
+            at = ir.Constant(_WORD, offset)
+            chunks = [narrow.load(builder.add(chunk, at)) for chunk in (low, high)]
+            code.store(builder.shuffle_vector(*chunks, mask), builder.add(to, at))
         return context.get_dummy_value()
 
-    return types.void(types.int64), codegen
+    return types.void(like, *[types.int64] * 3), codegen
 
 
 @intrinsic
@@ -406,25 +429,42 @@ def item_bytes(typingctx, like):  # noqa: ARG001
 
 
 @intrinsic
-def copy_vector(typingctx, like, to, source):  # noqa: ARG001
-    """Copy one vector."""
+def prefetch(typingctx, address):  # noqa: ARG001
+    """Ask for a cache line that will soon be read."""
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _INDEX, _INDEX, _INDEX])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        how = [ir.Constant(_INDEX, k) for k in (0, 3, 1)]  # to read, into all caches, data
+        builder.call(function, [builder.inttoptr(args[0], pointer), *how])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
+def copy_chunk(typingctx, like, to, source):  # noqa: ARG001
+    """Copy half a part of a point."""
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
         _, to, source = args
         code = _Code(builder, _scalar(like))
-        code.store(code.load(source), to)
+        narrow = _Code(builder, code.scalar, code.count // 2)
+        narrow.store(narrow.load(source), to)
         return context.get_dummy_value()
 
     return types.void(like, types.int64, types.int64), codegen
 
 
 @intrinsic
-def clear_vector(typingctx, like, to):  # noqa: ARG001
-    """Set one vector to zero."""
+def clear_chunk(typingctx, like, to):  # noqa: ARG001
+    """Set half a part of a point to zero."""
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
         code = _Code(builder, _scalar(like))
-        code.store(code.constant(0.0), args[1])
+        narrow = _Code(builder, code.scalar, code.count // 2)
+        narrow.store(narrow.constant(0.0), args[1])
         return context.get_dummy_value()
 
     return types.void(like, types.int64), codegen

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scatflow.backends import codelets, lanes
 from scatflow.backends.bands import BandStage
-from scatflow.backends.codelets import POINT, VECTOR_BYTES
+from scatflow.backends.codelets import CHUNK, POINT
 from scatflow.backends.program import in_threads, reflected
 from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
@@ -108,7 +108,7 @@ def compile_tree(
 
 
 def _pitch(n: int) -> int:
-    """Return the points from one column of n to the next, see :mod:`lanes`."""
+    """Return the points from one pair of columns of n to the next, see :mod:`lanes`."""
     return n | 1
 
 
@@ -152,7 +152,8 @@ class _Table:
             stage.filters, stage.pieces, stage.weights, parent, grid
         )
         runs = np.ascontiguousarray(found[:, [0, 1, 2, 4, 5, 6]])
-        runs[:, 3] += found[:, 3] * _pitch(parent[0])
+        pairs, which = np.divmod(found[:, 3], 2)
+        runs[:, 3] = 4 * (runs[:, 3] + pairs * _pitch(parent[0])) + which
         row[lanes.COUNT] = len(stage.filters) - 1
         self._fold(row, lanes.FOLD, runs, weights, row[lanes.COUNT] * grid[1], grid[0])
 
@@ -168,7 +169,7 @@ class _Table:
                 source = first + done
                 length = min(bins - done, target - source % target)
                 offset = done + (factor.size if first else 0)
-                runs.append((0, source % target, length, source, 0, offset))
+                runs.append((0, source % target, length, 4 * source, 0, offset))
                 done += length
         self._fold(row, how, np.array(runs, np.int64), weights, 1, target)
         passes = codelets.passes(target, self.dtype.name)
@@ -199,17 +200,17 @@ def _scratch(groups: Array, layers: int) -> dict[str, int]:
     width = groups[:, lanes.ROW_AVERAGE + lanes.AVERAGE_WINDOWS]
     windows = width * groups[:, lanes.COLUMN_AVERAGE + lanes.AVERAGE_WINDOWS]
     short = groups[:, [how + lanes.AVERAGE_LENGTH for how in (lanes.ROW_AVERAGE, lanes.COLUMN_AVERAGE)]]
-    grid = columns * groups[:, lanes.PITCH]
-    half = (columns // 2 + 1) * groups[:, lanes.PITCH] + 1  # the last column's second of two rows
+    grid = (columns + 1) // 2 * groups[:, lanes.PITCH]
+    half = (columns // 2 + 2) // 2 * groups[:, lanes.PITCH]
     parents = np.where(groups[:, lanes.CHILD] < groups[:, lanes.CHILDREN_END], half, 0)
     longest = int(max(rows.max(), columns.max()))
     return {
         "u": int(columns.max()) * POINT,
-        "small": int(windows.max()) * VECTOR_BYTES,
+        "small": int(windows.max()) * CHUNK,
         "room": 2 * longest * POINT,
         "row": longest * POINT,
         "short": int(short.max()) * POINT,
-        "averages": int((rows * ((width + 1) // 2)).max()) * POINT,
+        "averages": int((rows * ((width + 3) // 4)).max()) * POINT,
         "z": int(grid[1:].max(initial=0)) * POINT,
         "top": int(half[0]) * POINT,
         "parent": int(parents[1 : 1 + layers].max(initial=0)) * POINT,

@@ -4,6 +4,9 @@ The lanes of one round hold paths of equal grid: of a few images and, at the fir
 wavelets of one scale. Below them, every wavelet of the second order is one filter for all lanes at
 once. Bins are multiplied and folded as whole vectors, however short the runs, and rows are
 averaged while they are in the nearest cache.
+
+A round fills half a vector, a chunk, and lines are transformed two or four at a time: wider rounds
+would not be faster, but would need twice the memory.
 """
 
 from __future__ import annotations
@@ -12,21 +15,23 @@ import numba
 import numpy as np
 
 from scatflow.backends import codelets
-from scatflow.backends.codelets import POINT, VECTOR_BYTES, call_line
+from scatflow.backends.codelets import CHUNK, POINT, VECTOR_BYTES, call_line
 from scatflow.backends.kernels import _pointer, compiled, twice
 
 # What the loops need of each group of wavelets (one layer, one set of parents, one decimation) is
 # one row of a table of integers, some of which are addresses of arrays.
 #
-# Spectra lie column by column, (kx, ky), of real images those with kx = 0 ... n/2. A grid is made
-# in two sweeps: each column is folded and inverted along y in the nearest cache, then each row is
-# gathered, inverted along x, and all that it is for is taken from it there. The columns' pitch is
-# odd, so that a row's points do not share the cache's sets.
+# Spectra lie column by column, (kx, ky), two columns being the chunks of points; of real images
+# those with kx = 0 ... n/2. A grid is made in two sweeps: columns are folded and inverted along y in
+# the nearest cache, then rows are gathered, inverted along x, and all that they are for is taken
+# from them there, four at a time: their moduli are two pairs of complex rows, and so are the
+# averaged rows four columns. The columns' pitch is odd, so that a row's points do not share the
+# cache's sets.
 
 (
     ROWS,
     COLUMNS,
-    PITCH,  # points from one column to the next
+    PITCH,  # points from one pair of columns to the next
     ROW_PASSES,  # addresses of the passes that transform a row, a column
     COLUMN_PASSES,
     COUNT,  # wavelets
@@ -60,85 +65,87 @@ def _integers(group, column, shape):
 
 
 @compiled
-def _fold(like, lanes, group, how, line, spectra, to):
+def _chunk(k):
+    """Return where the k-th line of four is in a point: two are real parts, two imaginary ones."""
+    return k % 2 * VECTOR_BYTES + k // 2 % 2 * CHUNK
+
+
+@compiled
+def _fold(like, lanes, group, how, line, spectrum, unit, to):
     """Write one folded line, in some lanes: that of a wavelet's column or of a low-pass.
 
-    The spectra are an address, the bytes from one bin to the next, and those between its parts.
+    A point of the spectrum has four units of bytes.
     """
     starts = _integers(group, how + STARTS, (line + 2,))
     stretches = _integers(group, how + STRETCHES, (starts[line + 1], 5))
     for k in range(starts[line], starts[line + 1]):
         stretch = stretches[k]
         codelets.sum_bins(
-            like, lanes, to + stretch[0] * POINT, stretch[1], spectra[0], spectra[1], spectra[2],
+            like, lanes, to + stretch[0] * POINT, stretch[1], spectrum, unit,
             group[how + WEIGHTS], group[how + TAPS] + 16 * stretch[2], stretch[3], stretch[4],
         )  # fmt: skip
 
 
 @compiled
 def _smooth(like, line, group, how, spectrum, short, room):
-    """Low-pass and decimate the line whose spectrum this is; return where the windows begin."""
+    """Low-pass and decimate lines whose spectra these are; return where the windows begin."""
     lanes = VECTOR_BYTES // codelets.item_bytes(like)
-    _fold(like, lanes, group, how, 0, (spectrum, POINT, VECTOR_BYTES), short)
+    _fold(like, lanes, group, how, 0, spectrum, CHUNK, short)
     call_line(line, short, POINT, short, POINT, group[how + AVERAGE_PASSES], room, 0)
     return short + group[how + AVERAGE_FIRST] * POINT
 
 
 @compiled
-def _two_rows(like, line, group, y, half, places):
-    """Average rows y and y + 1, real and imaginary parts of `pair`; write them to `half`, if any.
+def _four_rows(like, line, group, y, half, places):
+    """Average rows y ... y + 3, the chunks of `u`, and write them to `half`, if any.
 
-    Without a row y + 1, the second one is zero.
+    Rows that are not there are copies of the last one.
     """
-    room, row, pair, short, averages, small = places
+    room, row, u, short, averages, small = places
     rows, n = group[ROWS], group[COLUMNS]
-    both = y + 1 < rows
-    if not both:
-        for x in range(n):
-            codelets.clear_vector(like, pair + x * POINT + VECTOR_BYTES)
-    call_line(line, pair, POINT, row, POINT, group[ROW_PASSES], room, 1)
+    call_line(line, u, POINT, row, POINT, group[ROW_PASSES], room, 1)
     source = _smooth(like, line, group, ROW_AVERAGE, row, short, room)
-    # Averages lie column by column, two columns being the parts of points.
     for x in range(group[ROW_AVERAGE + AVERAGE_WINDOWS]):
-        to = averages + (x // 2 * rows + y) * POINT + x % 2 * VECTOR_BYTES
-        codelets.copy_vector(like, to, source + x * POINT)
-        if both:
-            codelets.copy_vector(like, to + POINT, source + x * POINT + VECTOR_BYTES)
+        to = averages + (x // 4 * rows + y) * POINT + _chunk(x)
+        for k in range(min(4, rows - y)):
+            codelets.copy_chunk(like, to + k * POINT, source + x * POINT + _chunk(k))
     if half:
-        pitch = group[PITCH] * POINT
+        last = rows - 1 - y
         for k in range(n // 2 + 1):
-            # A row that is not there goes where the column's pitch leaves room.
-            to = half + k * pitch + y * POINT
-            codelets.untangle(like, row + k * POINT, row + (n - k) % n * POINT, to, to + POINT)
+            to = half + (k // 2 * group[PITCH] + y) * POINT + k % 2 * CHUNK
+            codelets.untangle(
+                like, row + k * POINT, row + (n - k) % n * POINT, to, to + min(1, last) * POINT,
+                to + min(2, last) * POINT, to + min(3, last) * POINT,
+            )  # fmt: skip
 
 
 @compiled
 def _finish(like, line, group, half, places):
     """Average the averaged rows down the columns; transform the columns of the half spectrum."""
-    room, row, pair, short, averages, small = places
+    room, row, u, short, averages, small = places
+    rows = group[ROWS]
     windows, width = group[COLUMN_AVERAGE + AVERAGE_WINDOWS], group[ROW_AVERAGE + AVERAGE_WINDOWS]
-    for x in range(0, width, 2):
-        source = averages + x // 2 * group[ROWS] * POINT
-        if x + 1 == width:
-            for y in range(group[ROWS]):
-                codelets.clear_vector(like, source + y * POINT + VECTOR_BYTES)
+    for x in range(width, (width + 3) // 4 * 4):
+        for y in range(rows):
+            codelets.clear_chunk(like, averages + (x // 4 * rows + y) * POINT + _chunk(x))
+    for first in range(0, width, 4):
+        source = averages + first // 4 * rows * POINT
         call_line(line, source, POINT, row, POINT, group[COLUMN_PASSES], room, 1)
         source = _smooth(like, line, group, COLUMN_AVERAGE, row, short, room)
-        for y in range(windows):
-            to = small + (y * width + x) * VECTOR_BYTES
-            codelets.copy_vector(like, to, source + y * POINT)
-            if x + 1 < width:
-                codelets.copy_vector(like, to + VECTOR_BYTES, source + y * POINT + VECTOR_BYTES)
+        for x in range(first, min(first + 4, width)):
+            for y in range(windows):
+                to = small + (y * width + x) * CHUNK
+                codelets.copy_chunk(like, to, source + y * POINT + _chunk(x))
     if half:
-        for k in range(group[COLUMNS] // 2 + 1):
-            at = half + k * group[PITCH] * POINT
+        for k in range(0, group[COLUMNS] // 2 + 1, 2):
+            at = half + k // 2 * group[PITCH] * POINT
             call_line(line, at, POINT, at, POINT, group[COLUMN_PASSES], room, 1)
 
 
 @compiled
 def _lay(share, count, f, source, lane, lanes):
     """Append to a round's shares: lanes of the spectra through wavelet f to lanes of the round."""
-    width = VECTOR_BYTES
+    width = CHUNK
     while lanes:
         while width > lanes:
             width //= 2
@@ -151,51 +158,54 @@ def _lay(share, count, f, source, lane, lanes):
 
 
 @compiled
-def _columns(like, line, group, spectra, shares, z, column, room):
+def _columns(like, line, group, spectrum, unit, shares, z, column, room):
     """Fold and invert columns of the wavelets of a round.
 
     Shares are wavelet, first lane of the spectra, first lane of the round, number of lanes.
     """
     item = codelets.item_bytes(like)
-    for x in range(group[COLUMNS]):
-        to = z + x * group[PITCH] * POINT
-        for y in range(group[ROWS]):
-            codelets.prefetch(to + y * POINT)
-        for i in range(shares.shape[0]):
-            source = (spectra[0] + shares[i, 1] * item, spectra[1], spectra[2])
-            here = shares[i, 0] * group[COLUMNS] + x
-            _fold(like, shares[i, 3], group, FOLD, here, source, column + shares[i, 2] * item)
+    n = group[COLUMNS]
+    for first in range(0, n, 2):
+        for x in range(first, min(first + 2, n)):
+            chunk = column + (x - first) * CHUNK
+            for i in range(shares.shape[0]):
+                source, to = spectrum + shares[i, 1] * item, chunk + shares[i, 2] * item
+                _fold(like, shares[i, 3], group, FOLD, shares[i, 0] * n + x, source, unit, to)
+        to = z + first // 2 * group[PITCH] * POINT
         call_line(line, column, POINT, to, POINT, group[COLUMN_PASSES], room, 0)
 
 
 @compiled
 def _rows(like, line, group, z, half, places):
     """Invert rows, take moduli, average them, and where `half` is not 0, transform them."""
-    room, row, pair = places[:3]
+    room, row, u = places[:3]
     rows, n = group[ROWS], group[COLUMNS]
-    for y in range(rows):
-        source = z + y * POINT
-        call_line(line, source, group[PITCH] * POINT, row, POINT, group[ROW_PASSES], room, 0)
-        for x in range(n):
-            to = pair + x * POINT + y % 2 * VECTOR_BYTES
-            codelets.moduli(like, to, row + x * POINT)
-            codelets.prefetch(source + x * group[PITCH] * POINT + POINT)
-        if y % 2 or y + 1 == rows:
-            _two_rows(like, line, group, y - y % 2, half, places)
+    for first in range(0, rows, 4):
+        for y in range(first, first + 2):
+            low, high = min(y, rows - 1) * POINT, min(y + 2, rows - 1) * POINT
+            for x in range(n):
+                source = z + x // 2 * group[PITCH] * POINT + x % 2 * CHUNK
+                codelets.gather(like, row + x * POINT, source + low, source + high)
+            call_line(line, row, POINT, row, POINT, group[ROW_PASSES], room, 0)
+            for x in range(n):
+                codelets.moduli(like, u + x * POINT + y % 2 * VECTOR_BYTES, row + x * POINT)
+        _four_rows(like, line, group, first, half, places)
     _finish(like, line, group, half, places)
 
 
 @compiled
 def _input(like, line, group, x, rows, columns, s, some, u, top, half, places):
     """Pad images s ... s + some - 1; average and transform them, to as many lanes."""
-    lanes = VECTOR_BYTES // codelets.item_bytes(like)
-    for y in range(rows.size):
-        for l in range(some):
-            samples = x[s + l, rows[y]]
-            for k in range(columns.size):
-                u[(2 * k + y % 2) * lanes + l] = samples[columns[k]]
-        if y % 2 or y + 1 == rows.size:
-            _two_rows(like, line, group, y - y % 2, half, places)
+    lanes = CHUNK // codelets.item_bytes(like)
+    last = rows.size - 1
+    for first in range(0, rows.size, 4):
+        for y in range(first, first + 4):
+            chunk = _chunk(y) // codelets.item_bytes(like)
+            for l in range(some):
+                samples = x[s + l, rows[min(y, last)]]
+                for k in range(columns.size):
+                    u[4 * lanes * k + chunk + l] = samples[columns[k]]
+        _four_rows(like, line, group, first, half, places)
     _finish(like, line, group, half, places)
     if some < lanes:
         for k in range(top.size // lanes):
@@ -209,7 +219,7 @@ def _keep(group, small, paths, f, count, width, slots, first, some, s, out):
 
     The lanes hold paths of the images in turn, from `first` on.
     """
-    lanes = VECTOR_BYTES // codelets.item_bytes(small[0])
+    lanes = CHUNK // codelets.item_bytes(small[0])
     windows = group[ROW_AVERAGE + AVERAGE_WINDOWS] * group[COLUMN_AVERAGE + AVERAGE_WINDOWS]
     for q in range(count):
         for l in range(slots):
@@ -240,13 +250,13 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
     line : int
         Address of :func:`codelets.line`.
     u, small, top : ndarray
-        Scratch: two real rows, the windows, and the half spectra of the input.
+        Scratch: four real rows, the windows, and the half spectra of the input.
     places : tuple of int
         Addresses of more scratch: room of a line, a row or column, a decimated one, averaged rows,
         a grid, and the half spectra of parents.
     """
     item = codelets.item_bytes(small[0])
-    lanes = VECTOR_BYTES // item
+    lanes = CHUNK // item
     like = small[0]
     room, row, short, averages, z, parent = places
     spots = (
@@ -254,14 +264,13 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
     )  # fmt: skip
     whole = np.int64(top.ctypes.data)
     # Of one type wherever they stand, or each function would be compiled for each.
-    none, one = np.int64(0), np.int64(1)
+    none, one, chunk = np.int64(0), np.int64(1), np.int64(CHUNK)
     s = none
     u[:] = 0.0
     shares = np.empty((4 * lanes, 4), np.int64)
     while s < x.shape[0]:
         some = min(lanes, x.shape[0] - s)
         _input(like, line, groups[0], x, rows, columns, s, some, u, top, whole, spots)
-        images = (whole, 2 * some * item, some * item)
         if part == 0:
             zero = _integers(groups[0], PATHS, (1, 1))
             _keep(groups[0], small, zero, none, one, some, some, none, some, s, out)
@@ -282,7 +291,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                     width = min(some - image, slots - lane)
                     count = _lay(shares, count, f, image, lane, width)
                     lane += width
-                _columns(like, line, group, images, shares[:count], z, row, room)
+                _columns(like, line, group, whole, some * item, shares[:count], z, row, room)
                 _rows(like, line, group, z, half, spots)
                 _keep(group, small, paths, none, one, slots, slots, first, some, s, out)
                 # Where paths leave lanes empty, several wavelets of the next order go side by side.
@@ -297,8 +306,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                         used = none
                         for q in range(count):
                             used = _lay(shares, used, f + q, none, q * width, width)
-                        spectra = (parent, POINT, VECTOR_BYTES)
-                        _columns(like, line, child, spectra, shares[:used], z, row, room)
+                        _columns(like, line, child, parent, chunk, shares[:used], z, row, room)
                         _rows(like, line, child, z, none, spots)
                         _keep(child, small, below, f, count, width, slots, first, some, s, out)
         s += some
@@ -425,7 +433,7 @@ def stretch(runs, lines, length):
                         continue
                     if tapped == taps.shape[0]:
                         taps = twice(taps)
-                    taps[tapped, 0] = runs[k, 3] + ahead * (1 - 2 * mirrored)
+                    taps[tapped, 0] = runs[k, 3] + 4 * ahead * (1 - 2 * mirrored)
                     taps[tapped, 1] = runs[k, 5] + ahead
                     tapped += 1
                 stretches[made, 3 + mirrored] = tapped - before
