@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends import codelets, lanes
+from scatflow.backends import codelets, fft, lanes
 from scatflow.backends.bands import BandStage
 from scatflow.backends.codelets import CHUNK, POINT
 from scatflow.backends.program import in_threads, reflected
@@ -17,6 +17,13 @@ from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
 Array = NDArray[Any]
+
+SMALL = 2**17
+"""Pixels of a grid that lanes serve best: 16 MiB in flight in float32."""
+
+LARGEST = 2**19
+"""Pixels up to which they do if MKL is missing or slow: 64 MiB in flight."""
+
 
 @dataclass(frozen=True, eq=False)
 class LaneProgram:
@@ -82,6 +89,9 @@ def compile_tree(
     averages = [tree.average, *(layer.average for layer in (*layers, *children))]
     grids = [tree.grid, *(layer.grid for layer in (*layers, *children))]
     if len(tree.grid) != 2 or not all(isinstance(average, Lowpass) for average in averages):
+        return None
+    size = math.prod(tree.grid)
+    if size > LARGEST or (size > SMALL and all(map(fft.fast_by_mkl, grids))):
         return None
     if not all(codelets.splits(n) for grid in grids for n in grid):
         return None
