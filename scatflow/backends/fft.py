@@ -119,10 +119,15 @@ def real_is_slow(grid: Grid) -> bool:
     return grid[-1] <= 48 and grid[-1] % 16 != 0
 
 
+def real_by_mkl(grid: Grid) -> bool:
+    """Return whether real transforms of a grid are MKL's."""
+    return by_mkl(grid) and not real_is_slow(grid)
+
+
 # --- MKL's descriptors ---------------------------------------------------------------------
 
 # From mkl_dfti.h, whose values are part of MKL's binary interface.
-_COMPLEX, _REAL, _SINGLE_LETTER = 32, 33, {"float32": "s", "float64": "d"}
+_COMPLEX, _REAL, _LETTER = 32, 33, {4: "s", 8: "d"}
 _COMPLEX_STORAGE, _COMPLEX_COMPLEX = 10, 39
 _PLACEMENT, _NOT_IN_PLACE = 11, 44
 _INPUT_STRIDES, _OUTPUT_STRIDES = 12, 13
@@ -139,7 +144,7 @@ class Descriptor:
     ----------
     grid : tuple of int
         Shape of one transform.
-    dtype : str
+    dtype : dtype
         float32 or float64.
     kind : {"complex", "forward", "inverse"}
         The latter two are real.
@@ -148,13 +153,13 @@ class Descriptor:
     """
 
     def __init__(
-        self, grid: Grid, dtype: str, kind: str, columns: int = 0, stride: int = 0
+        self, grid: Grid, dtype: np.dtype[Any], kind: str, columns: int = 0, stride: int = 0
     ) -> None:
         if _mkl is None:
             raise BackendError("MKL is not in use.")
         self._handle = ctypes.c_void_p()
         real = kind != "complex"
-        create = f"DftiCreateDescriptor_{_SINGLE_LETTER[dtype]}_{'1d' if len(grid) == 1 else 'md'}"
+        create = f"DftiCreateDescriptor_{_LETTER[dtype.itemsize]}_{'1d' if len(grid) == 1 else 'md'}"
         lengths: list[Any] = [ctypes.c_long(grid[0])]
         if len(grid) > 1:
             lengths = [ctypes.c_long(len(grid)), (ctypes.c_long * len(grid))(*grid)]
@@ -203,13 +208,13 @@ def _strides(shape: Grid) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def descriptor(grid: Grid, dtype: str, kind: str) -> Descriptor:
+def descriptor(grid: Grid, dtype: np.dtype[Any], kind: str) -> Descriptor:
     """Return MKL's descriptor; `kind` is "complex", "forward" or "inverse" (both real)."""
     return Descriptor(grid, dtype, kind)
 
 
 @lru_cache(maxsize=1024)
-def columns_descriptor(n: int, columns: int, stride: int, dtype: str) -> Descriptor:
+def columns_descriptor(n: int, columns: int, stride: int, dtype: np.dtype[Any]) -> Descriptor:
     """Return MKL's descriptor of complex transforms along the columns of ``(n, stride)``."""
     return Descriptor((n,), dtype, "complex", columns, stride)
 
@@ -231,30 +236,33 @@ def ifft(z: Array, ndim: int = 1) -> Array:
         if not np.shares_memory(done, z):
             z[...] = done
         return z
-    plan = descriptor(grid, z.real.dtype.name, "complex")
+    plan = descriptor(grid, z.real.dtype, "complex")
     kernels.backward(plan.handle, _stack(z, ndim))
     return z
 
 
-def ifft_columns(z: Array, columns: int) -> Array:
-    """Invert the first columns of complex grids ``(grids, n, stride)``, without the factor 1/n."""
-    n, stride = z.shape[-2:]
-    if not by_mkl((n,)):
-        some = z[..., :columns]
+def invert_columns(u_hat: Array, ys: Array, zs: Array, weights: Array, out: Array) -> None:
+    """Gather columns, see :func:`kernels.columns_of`, and invert them along z, without 1/n.
+
+    `weights` and `out` have a further axis before the others.
+    """
+    n, columns = out.shape[-2:]
+    if by_mkl((n,)):
+        plan = columns_descriptor(n, columns, columns, u_hat.real.dtype)
+        kernels.invert_columns(plan.handle, u_hat, ys, zs, weights, out)
+        return
+    for some, weight in zip(out, weights, strict=True):
+        kernels.columns_of(u_hat, ys, zs, weight, some)
         some[...] = scipy.fft.ifft(some, axis=-2, norm="forward")
-        return z
-    plan = columns_descriptor(n, columns, stride, z.real.dtype.name)
-    kernels.backward(plan.handle, _stack(z, 2))
-    return z
 
 
 def rfft(u: Array, out: Array, ndim: int = 1) -> Array:
     """Transform real grids over the last axes to half spectra, into `out`."""
     grid = u.shape[-ndim:]
-    if real_is_slow(grid) or not by_mkl(grid):
+    if not real_by_mkl(grid):
         out[...] = scipy.fft.rfftn(u, axes=tuple(range(-ndim, 0)))
         return out
-    plan = descriptor(grid, u.dtype.name, "forward")
+    plan = descriptor(grid, u.dtype, "forward")
     kernels.forward_real(plan.handle, _stack(u, ndim), _stack(out, ndim))
     return out
 
@@ -262,10 +270,10 @@ def rfft(u: Array, out: Array, ndim: int = 1) -> Array:
 def irfft(half: Array, out: Array, ndim: int = 1) -> Array:
     """Invert half spectra to real grids, into `out`, without the factor 1/N; `half` is lost."""
     grid = out.shape[-ndim:]
-    if real_is_slow(grid) or not by_mkl(grid):
+    if not real_by_mkl(grid):
         axes = tuple(range(-ndim, 0))
         out[...] = scipy.fft.irfftn(half, grid, axes=axes, norm="forward", overwrite_x=True)
         return out
-    plan = descriptor(grid, out.dtype.name, "inverse")
+    plan = descriptor(grid, out.dtype, "inverse")
     kernels.backward_real(plan.handle, _stack(half, ndim), _stack(out, ndim))
     return out

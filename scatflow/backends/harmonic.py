@@ -29,6 +29,12 @@ IN_CACHE = 2**15
 """Complex samples of planes that are combined, inverted and squared together."""
 
 
+_NONE = {
+    np.dtype(kind): np.empty((0, 0), kind) for kind in (np.complex64, np.complex128)
+}
+"""Fields of Nyquist planes that a filter does not reach."""
+
+
 @dataclass(frozen=True, eq=False)
 class Separable:
     """A degree and scale, separated."""
@@ -37,33 +43,45 @@ class Separable:
     ys: NDArray[np.int64]
     zs: NDArray[np.int64]
     """Bins of the box along y and z."""
-    columns: dict[int, Array]
-    components: tuple[Component, ...]
+    width: int
+    """Bins of the box along x, of the half spectrum."""
+    parts: tuple[Part, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(c.nbytes for c in self.columns.values()) + sum(
-            component.planes.nbytes for component in self.components
+        return sum(
+            part.profiles.nbytes + sum(component.planes.nbytes for component in part.components)
+            for part in self.parts
         )
 
     @property
     def volumes(self) -> float:
-        """Volumes in flight: columns of one parity, and a few planes."""
+        """Volumes in flight: columns of one parity, the Nyquist fields, and a few planes."""
         nz, ny, nx = self.filters.shape
-        parities = [sum(a % 2 == parity for a in self.columns) for parity in (0, 1)]
-        box = self.ys.size * (self.filters.half_widths[2] + 1) * 2 / (ny * nx)
-        edges = 2 * 3 * len(self.components) * max(nz * ny, nz * nx, ny * nx) / (nz * ny * nx)
-        return box * max(parities) + edges + 6 * max(IN_CACHE / (nz * ny * nx), 1 / nz)
+        box = self.ys.size * self.width * 2 / (ny * nx)
+        columns = max(len(part.profiles) for part in self.parts)
+        edges = 2 * 3 * max(nz * ny, nz * nx, ny * nx) / (nz * ny * nx)
+        return box * columns + edges + 6 * max(IN_CACHE / (nz * ny * nx), 1 / nz)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The harmonics whose powers of z have one parity."""
+
+    profiles: Array
+    """``(powers, len(zs))``."""
+    components: tuple[Component, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Component:
     """One real harmonic."""
 
-    powers: tuple[int, ...]
+    which: Array
+    """The profile of each term."""
     planes: Array
-    """``(powers, len(ys), bx + 1)``."""
+    """``(terms, len(ys), width)``."""
     edges: Edges | None
 
 
@@ -78,11 +96,14 @@ class Edges:
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Filters of a small volume that are complex harmonics, as published, for orders m >= 0."""
+    """Filters of a small volume as published, complex harmonics of orders m >= 0.
+
+    Those of real fields are on the half spectrum, others on the whole one.
+    """
 
     filters: HarmonicFilter
     weights: tuple[Array, ...]
-    """Flat, on the whole spectrum; conjugates of all but the first are filters, too."""
+    """Flat; conjugates of all but the first are filters, too."""
 
     @property
     def nbytes(self) -> int:
@@ -101,20 +122,23 @@ class Stored:
 def prepare(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable | Stored | None:
     """Lay out filters, or return None where they are best evaluated as they are."""
     if filters.published:
-        return _stored(filters, dtype) if filters.l and filters.rotation_covariant else None
+        return _stored(filters, dtype) if filters.rotation_covariant else None
     if filters.touches_nyquist and not (filters.l == 0 or filters.rotation_covariant):
         return None
     return _separable(filters, dtype)
 
 
 def _stored(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Stored:
-    index = np.ix_(*(_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True)))
+    nz, ny, nx = filters.shape
+    z, y, x = (_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True))
+    if filters.real:
+        nx, x = nx // 2 + 1, np.arange(filters.half_widths[2] + 1)
     weights = []
     for number, component in enumerate(filters.components(dtype)):
         if number and number % 2 == 0:
             continue  # the conjugate of the one before
-        dense = np.zeros(filters.shape, component.dtype)
-        dense[index] = component
+        dense = np.zeros((nz, ny, nx), component.dtype)
+        dense[np.ix_(z, y, x)] = component
         dense /= math.prod(filters.shape)
         weights.append(dense.reshape(-1))
     return Stored(filters, tuple(weights))
@@ -133,27 +157,29 @@ def _separable(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
     columns, components = filters.parts()
     touches = filters.l > 0 and filters.touches_nyquist
     at_z, at_y = 2 * zs == nz, 2 * ys == ny
-    kept: dict[int, Array] = {}
-    for a, column in columns.items():
-        odd = touches or a % 2 == 1
-        kept[a] = (np.where(at_z & odd, 0.0, column) / math.prod(filters.shape)).astype(dtype)
     edges = filters.edges() if touches else None
-    found = []
-    for number, terms in enumerate(components):
-        planes = np.stack([plane for _, plane in terms])
-        if touches:
-            planes[:, at_y] = 0.0
-            planes[:, :, 2 * np.arange(planes.shape[2]) == nx] = 0.0
-        elif _odd_along_y(filters, number):
-            planes[:, at_y] = 0.0
-        found.append(
-            Component(
-                tuple(a for a, _ in terms),
-                planes.astype(dtype),
-                None if edges is None else _edges(edges[number], filters.shape, dtype),
-            )
-        )
-    return Separable(filters, ys, zs, kept, tuple(found))
+    parts = []
+    for parity in (0, 1):
+        powers = [a for a in columns if a % 2 == parity]
+        found = []
+        for number, terms in enumerate(components):
+            if terms[0][0] % 2 != parity:
+                continue
+            planes = np.stack([plane for _, plane in terms])
+            if touches:
+                planes[:, at_y] = 0.0
+                planes[:, :, 2 * np.arange(planes.shape[2]) == nx] = 0.0
+            elif _odd_along_y(filters, number):
+                planes[:, at_y] = 0.0
+            which = np.array([powers.index(a) for a, _ in terms])
+            outer = None if edges is None else _edges(edges[number], filters.shape, dtype)
+            found.append(Component(which, planes.astype(dtype), outer))
+        if found:
+            profiles = np.stack([columns[a] for a in powers]) / math.prod(filters.shape)
+            if touches or parity:
+                profiles[:, at_z] = 0.0
+            parts.append(Part(profiles.astype(dtype), tuple(found)))
+    return Separable(filters, ys, zs, filters.half_widths[2] + 1, tuple(parts))
 
 
 def _odd_along_y(filters: HarmonicFilter, number: int) -> bool:
@@ -194,6 +220,11 @@ def modulus(u_hat: Array, stage: Separable | Stored) -> Array:
 
 
 def _stored_modulus(u_hat: Array, stage: Stored, u: Array) -> None:
+    if stage.filters.real:
+        half = SCRATCH.take("z", u_hat.shape, u_hat.dtype)
+        kernels.multiply(u_hat.reshape(-1), stage.weights[0], half.reshape(-1), False)
+        np.abs(fft.irfft(half, u, 3), out=u)
+        return
     whole = _whole(u_hat, u.shape[2]).reshape(-1)
     z = SCRATCH.take("z", u.shape, u_hat.dtype)
     flat = u.reshape(-1)
@@ -220,44 +251,44 @@ def _whole(half: Array, nx: int) -> Array:
 
 def _separable_modulus(u_hat: Array, stage: Separable, u: Array) -> None:
     """Powers of one parity at a time: at most half of the columns are in flight."""
-    nz, ny = u.shape[:2]
-    odd_degree = stage.filters.l % 2 == 1
-    planes = max(1, IN_CACHE // (ny * u_hat.shape[2]))
     fresh = True
-    for parity in (0, 1):
-        powers = [a for a in stage.columns if a % 2 == parity]
-        components = [c for c in stage.components if c.powers[0] % 2 == parity]
-        if not components:
-            continue
-        a = _columns(u_hat, stage, powers)
-        edges = [_fields(u_hat, c.edges, odd_degree) for c in components]
-        for first in range(0, nz, planes):
-            some = u[first : first + planes]
-            for number, component in enumerate(components):
-                which = np.array([powers.index(p) for p in component.powers])
-                half = SCRATCH.take("half", (len(some), ny, u_hat.shape[2]), u_hat.dtype)
-                kernels.combine(a, which, component.planes, stage.ys, first, odd_degree, half)
-                real = SCRATCH.take("real", some.shape, u.dtype)
-                fft.irfft(half, real, 2)
-                begins = fresh and number == 0
-                field = edges[number]
-                if field is None:
-                    kernels.add_squares(real.reshape(-1), some.reshape(-1), begins)
-                else:
-                    kernels.add_squares_with_planes(real, *field, first, some, begins)
-        fresh = False
+    for part in stage.parts:
+        shape = (len(part.profiles), stage.ys.size, u_hat.shape[0], stage.width)
+        a = SCRATCH.take("columns", shape, u_hat.dtype)
+        fft.invert_columns(u_hat, stage.ys, stage.zs, part.profiles, a)
+        for component in part.components:
+            _add_component(u_hat, stage, component, a, u, fresh)
+            fresh = False
     kernels.root(u.reshape(-1))
 
 
-def _columns(u_hat: Array, stage: Separable, powers: list[int]) -> Array:
-    """Return the spectrum times each power's profile, inverted along z: ``(powers, y, nz, x)``."""
-    bx = stage.filters.half_widths[2] + 1
-    shape = (len(powers), stage.ys.size, u_hat.shape[0], bx)
-    a = SCRATCH.take("columns", shape, u_hat.dtype)
-    for out, power in zip(a, powers, strict=True):
-        kernels.columns_of(u_hat, stage.ys, stage.zs, stage.columns[power], out)
-        fft.ifft_columns(out, bx)
-    return a
+def _add_component(
+    u_hat: Array, stage: Separable, component: Component, a: Array, u: Array, fresh: bool
+) -> None:
+    odd_degree = stage.filters.l % 2 == 1
+    edges = _fields(u_hat, component.edges, odd_degree)
+    nz, ny, nx = u.shape
+    by_mkl = fft.real_by_mkl((ny, nx))
+    planes = 1 if by_mkl else max(1, IN_CACHE // (ny * nx))
+    half = SCRATCH.take("half", (planes, ny, u_hat.shape[2]), u_hat.dtype)
+    real = SCRATCH.take("real", (planes, ny, nx), u.dtype)
+    how = (a, component.which, component.planes, stage.ys)
+    if by_mkl:
+        plan = fft.descriptor((ny, nx), u.dtype, "inverse")
+        none = _NONE[u_hat.dtype]
+        kernels.add_component(
+            plan.handle, *how, odd_degree, half, real, edges or (none, none, none), u, fresh
+        )
+        return
+    for first in range(0, nz, planes):
+        some = u[first : first + planes]
+        field = real[: len(some)]
+        kernels.combine(*how, first, odd_degree, half[: len(some)])
+        fft.irfft(half[: len(some)], field, 2)
+        if edges is None:
+            kernels.add_squares(field.reshape(-1), some.reshape(-1), fresh)
+        else:
+            kernels.add_squares_with_planes(field, *edges, first, some, fresh)
 
 
 def _fields(u_hat: Array, edges: Edges | None, turn: bool) -> tuple[Array, Array, Array] | None:

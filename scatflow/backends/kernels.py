@@ -544,6 +544,45 @@ def add_squares_with_planes(u, at_z, at_y, at_x, first, total, fresh):
 
 
 @compiled
+def invert_columns(handle, u_hat, ys, zs, weights, out):
+    """Gather what column profiles let through, see :func:`columns_of`, and invert it along z.
+
+    `weights` and `out` have a further axis of profiles before the others.
+    """
+    for p in range(out.shape[0]):
+        columns_of(u_hat, ys, zs, weights[p], out[p])
+        for j in range(out.shape[1]):
+            _dfti_backward(handle, out[p, j].ctypes.data, 0)
+
+
+@compiled
+def add_component(handle, a, which, planes, ys, turn, half, real, edges, total, fresh):
+    """Add the squared moduli of one harmonic's field, plane by plane while it is in the cache.
+
+    Parameters
+    ----------
+    handle : int
+        Real inverse transforms of planes.
+    a, which, planes, ys, turn
+        As in :func:`combine`.
+    half, real : ndarray
+        Scratch, ``(1, ny, kx)`` and ``(1, ny, nx)``.
+    edges : tuple of ndarray
+        As in :func:`add_squares_with_planes`, or empty arrays.
+    total : ndarray
+        ``(nz, ny, nx)``.
+    """
+    for z in range(total.shape[0]):
+        combine(a, which, planes, ys, z, turn, half)
+        _dfti_backward(handle, half.ctypes.data, real.ctypes.data)
+        some = total[z : z + 1]
+        if edges[0].size:
+            add_squares_with_planes(real, edges[0], edges[1], edges[2], z, some, fresh)
+        else:
+            add_squares(real.reshape(-1), some.reshape(-1), fresh)
+
+
+@compiled
 def root(u):
     """Replace squares by their roots."""
     for i in range(u.size):

@@ -147,10 +147,10 @@ class _Table:
     ) -> None:
         """Append the row of one group."""
         row = [0] * kernels.COLUMNS
-        complex_plan = fft.descriptor(grid, self.dtype.name, "complex")
+        complex_plan = fft.descriptor(grid, self.dtype, "complex")
         real_plan = None
         if not fft.real_is_slow(grid) and (stage is None or children):
-            real_plan = fft.descriptor(grid, self.dtype.name, "forward")
+            real_plan = fft.descriptor(grid, self.dtype, "forward")
             row[kernels.REAL] = real_plan.handle
         row[kernels.SIZE] = math.prod(grid)
         row[kernels.ROW] = grid[-1]
@@ -162,7 +162,7 @@ class _Table:
         self._address(row, kernels.PATHS, np.ascontiguousarray(rows, np.int64))
         row[kernels.CHILD], row[kernels.CHILDREN_END] = child, child + children
         smooth = bands.lowpass(average, grid, self.dtype, half=stage is None or children > 0)
-        inverse = fft.descriptor(average.target, self.dtype.name, "complex")
+        inverse = fft.descriptor(average.target, self.dtype, "complex")
         self.kept.append(inverse)
         self._filter(row, kernels.AVERAGE_PIECES, kernels.AVERAGE_WEIGHTS, smooth)
         row[kernels.AVERAGE_HANDLE] = inverse.handle
