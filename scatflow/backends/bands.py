@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +21,45 @@ SPAN_EPS = {"float32": 1e-7, "float64": 1e-16}
 """Height, relative to a filter's peak, below which the ends of its rows count as zero."""
 
 
-@dataclass(frozen=True, eq=False)
-class BandStage:
-    """A stack of stored filters (see :func:`kernels.fold`)."""
+class Runs(NamedTuple):
+    """Filters cut into runs (see :func:`kernels.fold`)."""
 
     filters: Array
     pieces: Array
     weights: Array
+
+
+@dataclass(frozen=True, eq=False)
+class BandStage:
+    """A stack of stored filters, with the decimation's mean and the FFT's 1/N inside.
+
+    They are for half spectra, or else for whole ones, and cut when they are needed.
+    """
+
+    boxes: tuple[_Box, ...]
     target: Grid
+    half: bool = True
+
+    @cached_property
+    def rows(self) -> Runs:
+        """Runs along the rows of spectra whose last axis is half of the whole one."""
+        boxes = [_towards_the_half(box) if self.half else box for box in self.boxes]
+        n = boxes[0].shape[-1]
+        kept = (math.prod(boxes[0].shape[:-1]), n // 2 + 1 if self.half else n)
+        return _cut(boxes, self.target, kept)
+
+    @cached_property
+    def columns(self) -> Runs:
+        """Runs along the columns of the same spectra, transposed."""
+        boxes = [_Box(box.starts[::-1], box.values.T, box.shape[::-1]) for box in self.boxes]
+        n, m = boxes[0].shape
+        return _cut(boxes, self.target[::-1], (n // 2 + 1, m))
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(a.nbytes for a in (self.filters, self.pieces, self.weights))
+        cuts = (self.__dict__.get(name, ()) for name in ("rows", "columns"))
+        return sum(a.nbytes for a in itertools.chain(*cuts, (box.values for box in self.boxes)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,41 +67,39 @@ class _Box:
     """A filter inside a cyclic box."""
 
     starts: Grid
-    values: NDArray[np.float64]
+    values: Array
     shape: Grid
 
 
 def lay_out(
     filters: Sequence[BandFilter], target: Grid, dtype: np.dtype[Any], half: bool = True
 ) -> BandStage:
-    """Cut filters into rows' spans, with the decimation's mean and the FFT's 1/N inside.
+    """Take filters over, of the type they are applied in."""
+    boxes = (
+        _Box(band.starts, (band.values / math.prod(band.shape)).astype(dtype), band.shape)
+        for band in filters
+    )
+    return BandStage(tuple(boxes), target, half)
 
-    They are for half spectra, or else for whole ones.
-    """
+
+def _cut(boxes: Sequence[_Box], target: Grid, kept: tuple[int, int]) -> Runs:
+    """Cut filters into rows' spans."""
     ends, pieces, weights, used = [0], [], [], 0
-    for band in filters:
-        some, w = _cut(_towards_the_half(band) if half else band, target, dtype, half)
+    for box in boxes:
+        values, starts, shape, goal = box.values, box.starts, box.shape, target
+        if len(shape) == 1:
+            values, starts, shape, goal = values[None], (0, *starts), (1, *shape), (1, *goal)
+        eps = SPAN_EPS[values.dtype.name]
+        some, w = kernels.cut_rows(np.ascontiguousarray(values), starts, shape, goal, eps, kept)
         some[:, 3] += used
         used += w.size
         pieces.append(some)
         weights.append(w)
         ends.append(ends[-1] + len(some))
-    return BandStage(
-        np.array(ends, np.int64), np.concatenate(pieces), np.concatenate(weights), target
-    )
+    return Runs(np.array(ends, np.int64), np.concatenate(pieces), np.concatenate(weights))
 
 
-def _cut(band: BandFilter, target: Grid, dtype: np.dtype[Any], half: bool) -> tuple[Array, Array]:
-    values = band.values / math.prod(band.shape)
-    starts, shape = band.starts, band.shape
-    if len(target) == 1:
-        values, starts, shape, target = values[None], (0, *starts), (1, *shape), (1, *target)
-    kept = shape[1] // 2 + 1 if half else shape[1]
-    pieces, weights = kernels.cut_rows(values, starts, shape, target, SPAN_EPS[dtype.name], kept)
-    return pieces, weights.astype(dtype)
-
-
-def _towards_the_half(band: BandFilter) -> BandFilter:
+def _towards_the_half(band: _Box) -> _Box:
     """Return a filter or its mirror image, whichever lies more in the half spectrum.
 
     The mirror image gives the conjugate field of a real signal, hence the same modulus, and the

@@ -142,15 +142,15 @@ def cut_rows(values, starts, shape, target, eps, kept):
         The grid and the decimated one; signals have one row.
     eps : float
         Height, relative to the peak.
-    kept : int
-        Columns of the spectrum: n, or ``n // 2 + 1`` of a half spectrum.
+    kept : tuple of int
+        Rows and columns of the spectrum: of one axis, a half spectrum has ``n // 2 + 1``.
 
     Returns
     -------
     pieces, weights : ndarray
         As in :func:`fold`, sorted by row written.
     """
-    (m, n), (m_out, n_out) = shape, target
+    (m, n), (m_out, n_out), (rows, columns) = shape, target, kept
     floor = eps * np.abs(values).max()
     pieces = np.empty((16, 5), np.int64)
     weights = np.empty(values.size)
@@ -169,17 +169,20 @@ def cut_rows(values, starts, shape, target, eps, kept):
                 high -= 1
             a = low
             while a < high:
-                # A run ends where the half read changes and where the grid written wraps around.
+                # A run ends where the half read changes, where the grid written wraps around, and
+                # read backwards also where the grid read does.
                 bin_v = (starts[1] + a) % n
-                conjugate = bin_v >= kept
-                room = (n if conjugate else kept) - bin_v
+                conjugate = bin_u >= rows or bin_v >= columns
+                room = (n if conjugate else columns) - bin_v
+                if conjugate and bin_v == 0:
+                    room = 1
                 length = min(high - a, room, n_out - bin_v % n_out)
                 if count == pieces.shape[0]:
                     pieces = twice(pieces)
                 if conjugate:
-                    pieces[count, 0] = (-bin_u) % m * kept + n - (bin_v + length - 1)
+                    pieces[count, 0] = -bin_u % m * columns + -(bin_v + length - 1) % n
                 else:
-                    pieces[count, 0] = bin_u * kept + bin_v
+                    pieces[count, 0] = bin_u * columns + bin_v
                 pieces[count, 1] = row * n_out + bin_v % n_out
                 pieces[count, 2] = length
                 pieces[count, 3] = used

@@ -158,13 +158,18 @@ class _Table:
 
     def _filters(self, row: list[int], stage: Any, grid: Grid, parent: Grid) -> None:
         assert isinstance(stage, BandStage)
-        found, weights = lanes.cut_columns(
-            stage.filters, stage.pieces, stage.weights, parent, grid
-        )
-        runs = np.ascontiguousarray(found[:, [0, 1, 2, 4, 5, 6]])
-        pairs, which = np.divmod(found[:, 3], 2)
-        runs[:, 3] = 4 * (runs[:, 3] + pairs * _pitch(parent[0])) + which
-        row[lanes.COUNT] = len(stage.filters) - 1
+        filters, pieces, weights = stage.columns
+        column, y = np.divmod(pieces[:, 0], parent[0])
+        pairs, which = np.divmod(column, 2)
+        x, begin = np.divmod(pieces[:, 1], grid[0])
+        f = np.repeat(np.arange(len(filters) - 1), np.diff(filters))
+        runs = np.empty((len(pieces), 6), np.int64)
+        runs[:, 0] = f * grid[1] + x
+        runs[:, 1], runs[:, 2] = begin, pieces[:, 2]
+        last = (pieces[:, 2] - 1) * pieces[:, 4]  # pieces begin with the lowest bin
+        runs[:, 3] = 4 * (y + last + pairs * _pitch(parent[0])) + which
+        runs[:, 4], runs[:, 5] = pieces[:, 4], pieces[:, 3]
+        row[lanes.COUNT] = len(filters) - 1
         self._fold(row, lanes.FOLD, runs, weights, row[lanes.COUNT] * grid[1], grid[0])
 
     def _lowpass(self, row: list[int], how: int, average: Lowpass, axis: int, n: int) -> None:

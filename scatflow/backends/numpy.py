@@ -86,7 +86,7 @@ def wavelet_modulus(u_hat: Array, stage: Any, which: slice) -> Array:
     if not isinstance(stage, BandStage):
         return harmonic.modulus(u_hat, stage)[:, :, None]
     real = u_hat.real.dtype
-    filters = stage.filters[which.start : which.stop + 1]
+    filters = stage.rows.filters[which.start : which.stop + 1]
     u = np.empty((*u_hat.shape[:2], filters.size - 1, *stage.target), real)
     moduli = u.reshape(-1, math.prod(stage.target))
     for first, z in _folded(u_hat, filters, stage, len(moduli)):
@@ -108,7 +108,7 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     out = np.empty((*u.shape[:-ndim], *map(len, kept)), u.dtype)
     rows = out.reshape(math.prod(out.shape[:-ndim]), *out.shape[-ndim:])
     inside: Any = (Ellipsis, *how.crop)
-    for first, z in _folded(u_hat, stage.filters, stage, len(rows)):
+    for first, z in _folded(u_hat, stage.rows.filters, stage, len(rows)):
         rows[first : first + len(z)] = z.real[inside]
     return out
 
@@ -133,5 +133,5 @@ def _folded(
         many = min(step, count - first)
         z = SCRATCH.take("z", (many, *stage.target), u_hat.dtype)
         pairs = z.view(real).reshape(many, -1)
-        kernels.fold(spectra, pairs, first, filters, stage.pieces, stage.weights)
+        kernels.fold(spectra, pairs, first, filters, stage.rows.pieces, stage.rows.weights)
         yield first, fft.ifft(z, len(stage.target))

@@ -157,7 +157,8 @@ class _Table:
         row[kernels.HANDLE] = complex_plan.handle
         self.kept += [complex_plan, real_plan]
         if stage is not None:
-            self._address(row, kernels.FILTERS, stage.filters, len(stage.filters) - 1)
+            filters = stage.rows.filters
+            self._address(row, kernels.FILTERS, filters, len(filters) - 1)
             self._filter(row, kernels.PIECES, kernels.WEIGHTS, stage)
         self._address(row, kernels.PATHS, np.ascontiguousarray(rows, np.int64))
         row[kernels.CHILD], row[kernels.CHILDREN_END] = child, child + children
@@ -175,8 +176,9 @@ class _Table:
         self.groups.append(row)
 
     def _filter(self, row: list[int], pieces: int, weights: int, stage: BandStage) -> None:
-        self._address(row, pieces, stage.pieces, len(stage.pieces))
-        self._address(row, weights, stage.weights, stage.weights.size)
+        runs = stage.rows
+        self._address(row, pieces, runs.pieces, len(runs.pieces))
+        self._address(row, weights, runs.weights, runs.weights.size)
 
     def _address(self, row: list[int], column: int, array: Array, length: int = 0) -> None:
         self.kept.append(array)

@@ -266,6 +266,8 @@ class _Frame:
 
     def fold(self, psi: Array, level: int) -> Array:
         """Return a filter as an image decimated by ``2**level`` sees it."""
+        if level == 0:
+            return psi
         masked = psi * self.keep(0, level)[:, None] * self.keep(1, level)
         m, n = self.padded
         r = 2**level
@@ -294,8 +296,13 @@ class _Frame:
         engine, grid = self.engine, tuple(n // 2**j for n in self.padded)
         levels = max(j, 1) if engine.max_order == 2 else 1
         bands: list[list[Band]] = [[] for _ in range(levels)]
+        mirrored: dict[float, Array] = {}
         for theta in range(engine.L):
-            psi = wavelet(engine, self.padded, j, theta)
+            angle = engine.angle(theta)
+            if -angle in mirrored:
+                psi = np.roll(mirrored.pop(-angle)[:, ::-1], 1, axis=1)
+            else:
+                psi = mirrored[angle] = wavelet(engine, self.padded, j, theta)
             for level, found in enumerate(bands):
                 found.append(band_of(self.fold(psi, level), EPS[self.dtype.name]))
         return [self.backend.prepare(found, grid, self.dtype) for found in bands]

@@ -177,10 +177,15 @@ def morlet_2d(shape: tuple[int, int], sigma: float, theta: float, xi: float, sla
     wave_v = np.exp(1j * xi * math.sin(theta) * v)
     gabor = envelope * (wave_u[:, None] * wave_v)
     psi = gabor - (gabor.sum() / envelope.sum()) * envelope
-    first = (int(u[0]), int(v[0]))
-    folded = _fold_window(psi, first, shape)
-    dft = scipy.fft.fft2(folded, overwrite_x=True)
-    return np.ascontiguousarray(dft.real) * gabor_norm(sigma, slant)
+    folded = _fold_window(psi, (int(u[0]), int(v[0])), shape)
+    if u[0] == -u[-1] and v[0] == -v[-1]:
+        # The window is Hermitian, so its DFT is real: half of it says all.
+        half = np.conj(folded[:, : shape[1] // 2 + 1])
+        dft = scipy.fft.irfft2(half, shape, norm="forward", overwrite_x=True)
+    else:
+        dft = np.ascontiguousarray(scipy.fft.fft2(folded, overwrite_x=True).real)
+    dft *= gabor_norm(sigma, slant)
+    return np.asarray(dft)
 
 
 def lowpass_2d(shape: tuple[int, int], sigma: float) -> tuple[Array, Array]:
