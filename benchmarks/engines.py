@@ -42,105 +42,55 @@ with warnings.catch_warnings():
     else:
         torch.set_num_threads(1)
 
-import scatflow
 from scatflow.backends import fft
 from scatflow.backends.scratch import SCRATCH
+from scatflow.cli.speed import ENGINES, Case, bare_ffts, cpu_seconds, relative_error
 from scatflow.cli.texts import cpu
 from scatflow.engines.plan import PLANS
 
-# Kymatio's own suite and the tables of its user guide, with small batches:
-# (kind, J, Q or L, shape, batch).
+# Kymatio's own suite and the tables of its user guide, with small batches.
 CASES = [
-    ("1d", 8, 1, (1024,), 32),
-    ("1d", 8, 8, (4096,), 32),
-    ("1d", 13, 12, (65536,), 4),
-    ("1d", 10, 8, (65536,), 4),
-    ("2d", 2, 8, (32, 32), 96),
-    ("2d", 3, 8, (224, 224), 6),
-    ("2d", 6, 2, (64, 64), 12),
-    ("2d", 3, 8, (256, 256), 6),
-    ("3d", 2, 2, (32, 32, 32), 4),
-    ("3d", 2, 2, (128, 128, 128), 1),
+    Case("1d", 8, 1, (1024,), 32),
+    Case("1d", 8, 8, (4096,), 32),
+    Case("1d", 13, 12, (65536,), 4),
+    Case("1d", 10, 8, (65536,), 4),
+    Case("2d", 2, 8, (32, 32), 96),
+    Case("2d", 3, 8, (224, 224), 6),
+    Case("2d", 6, 2, (64, 64), 12),
+    Case("2d", 3, 8, (256, 256), 6),
+    Case("3d", 2, 2, (32, 32, 32), 4),
+    Case("3d", 2, 2, (128, 128, 128), 1),
 ]
-NAMES = {"1d": "Scattering1D", "2d": "Scattering2D", "3d": "HarmonicScattering3D"}
-IN_CACHE = 2**15
-"""Samples that the bare FFTs transform at a time."""
 
 
-def peers(kind, J, quality, shape, x):
+def peers(case, x):
     """Return what Kymatio's frontends do with the input, and the seconds their filters took."""
     found = {}
-    size = shape if len(shape) > 1 else shape[0]
+    name = ENGINES[case.kind].__name__
+    size = case.shape if len(case.shape) > 1 else case.shape[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         begun = time.process_time()
-        frontend = getattr(kymatio.numpy, NAMES[kind])(J, size, quality)
+        frontend = getattr(kymatio.numpy, name)(case.J, size, case.quality)
         seconds = time.process_time() - begun
         found["kymatio numpy"] = lambda: frontend(x)
         if torch is not None:
-            module = getattr(kymatio.torch, NAMES[kind])(J, size, quality)
+            module = getattr(kymatio.torch, name)(case.J, size, case.quality)
             tensor = torch.from_numpy(x)
             found["kymatio torch"] = lambda: module(tensor)
     return found, seconds
 
 
-def bare_ffts(plan, batch):
-    """Return a call of the transforms alone: inverse ones of all paths, forward ones of parents."""
-    jobs = []  # (inverse?, how many, grid)
-
-    def walk(layer, parents):
-        count = parents * layer.rows.shape[1]
-        filters = getattr(layer.stage, "filters", None)
-        jobs.append((True, count * getattr(filters, "count", 1), layer.grid))
-        if layer.children:
-            jobs.append((False, count, layer.grid))
-        for child in layer.children:
-            walk(child, layer.rows.shape[1])
-
-    jobs.append((False, 1, plan.padded))
-    for layer in plan.tree.layers:
-        walk(layer, 1)
-    volumes = len(plan.shape) == 3
-    kind = np.result_type(plan.dtype, 1j)
-    calls = []
-    for inverse, count, grid in jobs:
-        count *= batch
-        chunk = max(1, min(count, IN_CACHE // int(np.prod(grid))))
-        half = np.zeros((chunk, *grid[:-1], grid[-1] // 2 + 1), kind)
-        real = np.zeros((chunk, *grid), plan.dtype)
-        if inverse and not volumes:
-            z = np.zeros((chunk, *grid), kind)
-            calls.append((-(-count // chunk), lambda z=z: fft.ifft(z, z.ndim - 1)))
-        elif inverse:
-            calls.append((-(-count // chunk), lambda h=half, r=real: fft.irfft(h, r, r.ndim - 1)))
-        else:
-            calls.append((-(-count // chunk), lambda r=real, h=half: fft.rfft(r, h, r.ndim - 1)))
-
-    def run():
-        for times, call in calls:
-            for _ in range(times):
-                call()
-
-    return run
-
-
-def cpu_seconds(function):
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
-def measure(kind, J, quality, shape, batch, repetitions):
-    x = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
-    ours = getattr(scatflow, NAMES[kind])(J, shape, quality)
-    others, their_filters = peers(kind, J, quality, shape, x)
+def measure(case, repetitions):
+    x = case.signals()
+    ours = case.engine()
+    others, their_filters = peers(case, x)
     ours.plan()  # compiled kernels and the path table
     PLANS.clear()
     filters = cpu_seconds(ours.plan)
     plan = ours.plan()
-    reference = getattr(scatflow, NAMES[kind])(J, shape, quality, backend="plain")
-    expected, found = reference(x.astype(np.float64)), ours(x)
-    calls = {"scatflow": lambda: ours(x), **others, "bare FFTs": bare_ffts(plan, batch)}
+    error = relative_error(ours(x), case.engine("plain")(x.astype(np.float64)))
+    calls = {"scatflow": lambda: ours(x), **others, "bare FFTs": bare_ffts(plan, case.batch)}
     seconds = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -156,14 +106,13 @@ def measure(kind, J, quality, shape, batch, repetitions):
     tracemalloc.stop()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        "case": f"{kind} J={J} {'Q' if kind == '1d' else 'L'}={quality} "
-        f"{batch} x {'x'.join(map(str, shape))}",
+        "case": str(case),
         "seconds": medians,
         "best": best,
         "ratio": statistics.median(ratios),
         "ratio_range": [ratios[0], ratios[-1]],
         "over_ffts": medians["scatflow"] / medians["bare FFTs"],
-        "error": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
+        "error": error,
         "peak_bytes": peak,
         "filter_seconds": filters,
         "kymatio_filter_seconds": their_filters,
@@ -247,13 +196,13 @@ def main():
     parser.add_argument("--short", action="store_true", help="one small case of each kind")
     parser.add_argument("--output", type=Path, help="folder for the figures, a picture and a page")
     options = parser.parse_args()
-    chosen = [case for case in CASES if case[0] in options.kinds]
+    chosen = [case for case in CASES if case.kind in options.kinds]
     if options.short:
         chosen = [case for case in chosen if case in (CASES[0], CASES[6], CASES[8])]
     print(machine(), HEAD, sep="\n")
     results = []
     for case in chosen:
-        results.append(measure(*case, options.repetitions))
+        results.append(measure(case, options.repetitions))
         print(row(results[-1]), flush=True)
     if options.output:
         write(results, options.output)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
@@ -32,7 +31,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 VECTOR_BYTES = 64
 """Of one part of a point: the widest vectors there are; other processors take several."""
@@ -49,7 +47,7 @@ RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 WRITTEN_OUT = max(RADICES)
 
 LARGEST_PRIME = 61
-"""Largest factor of a length; those without a radix of their own are dense products."""
+"""Largest factor of a length; those without a radix of their own are sums over all points."""
 
 FLAGS = ("contract",)
 """Products and sums may be fused, which is the same for every lane."""
@@ -271,7 +269,10 @@ def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im)
                 at = to
                 for k, y in enumerate(code.transform(x)):
                     if turned and k:
-                        w = (code.broadcast(twiddles, 2 * k - 2), code.broadcast(twiddles, 2 * k - 1))
+                        w = (
+                            code.broadcast(twiddles, 2 * k - 2),
+                            code.broadcast(twiddles, 2 * k - 1),
+                        )
                         y = code.multiply(y, w)
                     code.store_number(y, at, re, im)
                     at = builder.add(at, leap)
@@ -283,24 +284,34 @@ def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im)
 
 
 @intrinsic
-def _product(typingctx, like, count, source, step, weights, to, re, im):  # noqa: ARG001
-    """Store the sum of `count` points times as many complex weights."""
+def _two_outputs(typingctx, like, n, source, step, turns, to, mirrored, twiddle, other, re, im):  # noqa: ARG001
+    """Store outputs k and -k of the transform of n points, turned by a twiddle each.
+
+    ``turns`` holds cosine and sine of each point's angle in output k.
+    """
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
-        _, count, source, step, weights, to, re, im = args
+        _, n, source, step, turns, to, mirrored, twiddle, other, re, im = args
         code = _Code(builder, _scalar(like))
-        zero = code.constant(0.0)
-        loop = _Loop(builder, count, [source, weights, zero, zero])
-        at, weight, *total = loop.values
-        w = (code.broadcast(weight), code.broadcast(weight, 1))
-        re_sum, im_sum = code.add(tuple(total), code.multiply(code.load_number(at, re, im), w))
-        ahead = builder.add(weight, ir.Constant(_WORD, 2 * code.bytes))
-        loop.close([builder.add(at, step), ahead, re_sum, im_sum])
-        total = tuple(loop.values[2:])
-        code.store_number(total, to, re, im)
+        loop = _Loop(builder, n, [source, turns, *[code.constant(0.0)] * 4])
+        at, turn, *sums = loop.values
+        x = code.load_number(at, re, im)
+        cos, sin = code.broadcast(turn), code.broadcast(turn, 1)
+        terms = [code.times(part, weight) for weight in (cos, sin) for part in x]
+        sums = [code.plus(a, b) for a, b in zip(sums, terms, strict=True)]
+        ahead = builder.add(turn, ir.Constant(_WORD, 2 * code.bytes))
+        loop.close([builder.add(at, step), ahead, *sums])
+        a, b, c, d = loop.values[2:]
+        even, odd = (a, b), code.times_i((c, d))
+        for value, w, place in (
+            (code.add(even, odd), twiddle, to),
+            (code.subtract(even, odd), other, mirrored),
+        ):
+            turned = code.multiply(value, (code.broadcast(w), code.broadcast(w, 1)))
+            code.store_number(turned, place, re, im)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 7), codegen
+    return types.void(like, *[types.int64] * 10), codegen
 
 
 # --- for the kernels -----------------------------------------------------------------------
@@ -535,14 +546,21 @@ def _line(like: Any) -> Any:
             else:
                 for p in range(m):
                     for q in range(done):
-                        for k in range(radix):
-                            _product(
+                        here = source + (q + done * p) * step
+                        there = y + (q + done * radix * p) * hop
+                        twiddles = table + (radix * (radix + 1) + p * radix * 2) * item
+                        for k in range((radix + 1) // 2):
+                            other = (radix - k) % radix
+                            _two_outputs(
                                 like,
                                 radix,
-                                source + (q + done * p) * step,
+                                here,
                                 done * m * step,
-                                table + (p * radix + k) * radix * 2 * item,
-                                y + (q + done * (radix * p + k)) * hop,
+                                table + k * radix * 2 * item,
+                                there + done * k * hop,
+                                there + done * other * hop,
+                                twiddles + k * 2 * item,
+                                twiddles + other * 2 * item,
                                 re,
                                 im,
                             )
@@ -582,13 +600,14 @@ class Passes:
         left = n
         for radix in self.radices:
             m = left // radix
-            p, k, j = np.ogrid[:m, : max(radix, 2), :radix]
-            if radix <= WRITTEN_OUT:
-                angles = (p * k)[:, 1:, 0] / left
+            turns = np.exp(2j * np.pi * np.outer(np.arange(m), np.arange(radix)) / left)
+            if radix > WRITTEN_OUT:
+                k, j = np.ogrid[: (radix + 1) // 2, :radix]
+                cosines = np.exp(2j * np.pi * (j * k % radix) / radix)
+                turns = np.concatenate([cosines.reshape(-1), turns.reshape(-1)])
             else:
-                angles = (p * k + m * (j * k % radix)) / left
-            turns = np.exp(2j * np.pi * angles)
-            table = turns.astype(np.result_type(dtype, np.complex64))
+                turns = turns[:, 1:]
+            table = np.ascontiguousarray(turns, np.result_type(dtype, np.complex64))
             words += [radix, table.ctypes.data]
             self._tables.append(table)
             left = m

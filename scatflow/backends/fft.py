@@ -159,7 +159,9 @@ class Descriptor:
             raise BackendError("MKL is not in use.")
         self._handle = ctypes.c_void_p()
         real = kind != "complex"
-        create = f"DftiCreateDescriptor_{_LETTER[dtype.itemsize]}_{'1d' if len(grid) == 1 else 'md'}"
+        create = (
+            f"DftiCreateDescriptor_{_LETTER[dtype.itemsize]}_{'1d' if len(grid) == 1 else 'md'}"
+        )
         lengths: list[Any] = [ctypes.c_long(grid[0])]
         if len(grid) > 1:
             lengths = [ctypes.c_long(len(grid)), (ctypes.c_long * len(grid))(*grid)]

@@ -29,9 +29,7 @@ IN_CACHE = 2**15
 """Complex samples of planes that are combined, inverted and squared together."""
 
 
-_NONE = {
-    np.dtype(kind): np.empty((0, 0), kind) for kind in (np.complex64, np.complex128)
-}
+_NONE = {np.dtype(kind): np.empty((0, 0), kind) for kind in (np.complex64, np.complex128)}
 """Fields of Nyquist planes that a filter does not reach."""
 
 
@@ -57,12 +55,16 @@ class Separable:
 
     @property
     def volumes(self) -> float:
-        """Volumes in flight: columns of one parity, the Nyquist fields, and a few planes."""
+        """Volumes in flight: columns of one parity, the Nyquist fields, and a few planes.
+
+        SciPy takes one more for its results.
+        """
         nz, ny, nx = self.filters.shape
         box = self.ys.size * self.width * 2 / (ny * nx)
         columns = max(len(part.profiles) for part in self.parts)
-        edges = 2 * 3 * max(nz * ny, nz * nx, ny * nx) / (nz * ny * nx)
-        return box * columns + edges + 6 * max(IN_CACHE / (nz * ny * nx), 1 / nz)
+        edges = 2 * 5 * max(nz * ny, nz * nx, ny * nx) / (nz * ny * nx)
+        planes = 3 * _planes((ny, nx)) / nz
+        return box * columns + edges + planes + (not fft.by_mkl(self.filters.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +114,8 @@ class Stored:
 
     @property
     def volumes(self) -> float:
-        """Volumes in flight: a whole spectrum and a field, both complex."""
-        return 7.0
+        """Volumes in flight: a whole spectrum and a field, both complex, or half a spectrum."""
+        return 1.2 if self.filters.real else 5.0
 
 
 # --- preparation ---------------------------------------------------------------------------
@@ -259,6 +261,7 @@ def _separable_modulus(u_hat: Array, stage: Separable, u: Array) -> None:
         for component in part.components:
             _add_component(u_hat, stage, component, a, u, fresh)
             fresh = False
+        del a  # before the next ones, of another size, are made
     kernels.root(u.reshape(-1))
 
 
@@ -269,7 +272,7 @@ def _add_component(
     edges = _fields(u_hat, component.edges, odd_degree)
     nz, ny, nx = u.shape
     by_mkl = fft.real_by_mkl((ny, nx))
-    planes = 1 if by_mkl else max(1, IN_CACHE // (ny * nx))
+    planes = _planes((ny, nx))
     half = SCRATCH.take("half", (planes, ny, u_hat.shape[2]), u_hat.dtype)
     real = SCRATCH.take("real", (planes, ny, nx), u.dtype)
     how = (a, component.which, component.planes, stage.ys)
@@ -289,6 +292,11 @@ def _add_component(
             kernels.add_squares(field.reshape(-1), some.reshape(-1), fresh)
         else:
             kernels.add_squares_with_planes(field, *edges, first, some, fresh)
+
+
+def _planes(plane: tuple[int, int]) -> int:
+    """Return how many planes are inverted together: with MKL, each in one call."""
+    return 1 if fft.real_by_mkl(plane) else max(1, IN_CACHE // math.prod(plane))
 
 
 def _fields(u_hat: Array, edges: Edges | None, turn: bool) -> tuple[Array, Array, Array] | None:

@@ -4,6 +4,11 @@ Spectra are flattened and passed as real pairs, which products with real weights
 Indices are unsigned where they are sums: one whose sign the compiler cannot prove keeps a branch
 for negative ones, and the loop does not vectorise. No loop's order depends on the data's place in
 memory or on what else is in the batch.
+
+A first call waits for the compiler, so nothing is compiled that is not used: functions that only
+kernels call have no wrappers for Python, integers are passed as variables, since each literal would
+be a signature of its own, and slices are copied by loops, since an assignment from array to array
+brings the formatting of its error message, strings and all, which takes longest of everything.
 """
 
 from __future__ import annotations
@@ -13,9 +18,11 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-compiled = numba.njit(nogil=True, cache=True)
+compiled = numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True)
+inner = numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 ONE, TWO = np.uintp(1), np.uintp(2)
+NONE, SINGLE = np.int64(0), np.int64(1)
 
 
 # --- MKL's transforms ----------------------------------------------------------------------
@@ -55,7 +62,7 @@ def backward_real(handle, half, u):
 # --- multiply, fold, modulus ---------------------------------------------------------------
 
 
-@compiled
+@inner
 def _fold(u_hat, z, pieces, begin, end, weights):
     """Overwrite `z` with a half spectrum times one filter, folded; arguments as in :func:`fold`."""
     z[:] = 0.0
@@ -115,7 +122,7 @@ def modulus(z, u):
             row[i] = np.sqrt(re * re + im * im)
 
 
-@numba.njit(cache=True)
+@inner
 def twice(table):
     """Return a table with room for as many rows again."""
     more = np.empty((2 * table.shape[0], table.shape[1]), table.dtype)
@@ -125,7 +132,7 @@ def twice(table):
     return more
 
 
-@numba.njit(cache=True)
+@compiled
 def cut_rows(values, starts, shape, target, eps, kept):
     """Cut a filter into runs along the rows of a spectrum, which `fold` multiplies.
 
@@ -151,9 +158,13 @@ def cut_rows(values, starts, shape, target, eps, kept):
         As in :func:`fold`, sorted by row written.
     """
     (m, n), (m_out, n_out), (rows, columns) = shape, target, kept
-    floor = eps * np.abs(values).max()
+    peak = 0.0
+    for row in range(values.shape[0]):
+        for v in values[row]:
+            peak = max(peak, abs(v))
+    floor = eps * peak
     pieces = np.empty((16, 5), np.int64)
-    weights = np.empty(values.size)
+    weights = np.empty(values.size, values.dtype)
     count = 0
     used = 0
     for row in range(m_out):
@@ -246,25 +257,25 @@ def lines(size):
     return (size + 15) // 16 * 16
 
 
-@compiled
+@inner
 def _floats(group, column, like):
     """Return the array whose address and length are in two columns."""
     return numba.carray(_pointer(group[column], like), (group[column + 1],))
 
 
-@compiled
+@inner
 def _bare(a, shape):
     """Return an array without the count of its references, which each slice would go through."""
     return numba.carray(_pointer(a.ctypes.data, a), shape)
 
 
-@compiled
+@inner
 def _integers(group, column, shape):
     """Return the array of integers whose address is in a column."""
     return numba.carray(_pointer(group[column], group), shape)
 
 
-@compiled
+@inner
 def _modulus_in_place(z, n, some):
     """Replace n complex numbers by their moduli, at the front of the same memory."""
     for first in range(0, n, some.size):
@@ -274,10 +285,12 @@ def _modulus_in_place(z, n, some):
             re = pairs[2 * i]
             im = pairs[2 * i + 1]
             some[i] = np.sqrt(re * re + im * im)
-        z[first : first + m] = some[:m]
+        front = z[first : first + m]
+        for i in range(m):
+            front[i] = some[i]
 
 
-@compiled
+@inner
 def _spectrum(group, u, half):
     """Write the half spectrum of the real grid at the front of `u`, which may be lost."""
     n = group[SIZE]
@@ -291,19 +304,22 @@ def _spectrum(group, u, half):
     row = 2 * group[ROW]
     kept = 2 * (group[ROW] // 2 + 1)
     for k in range(n // group[ROW]):
-        half[k * kept : (k + 1) * kept] = u[k * row : k * row + kept]
+        to = half[k * kept : (k + 1) * kept]
+        source = u[k * row : k * row + kept]
+        for i in range(kept):
+            to[i] = source[i]
 
 
-@compiled
+@inner
 def _smooth(group, spectrum, small):
     """Put a low-passed and decimated grid into `small`."""
     pieces = _integers(group, AVERAGE_PIECES, (group[AVERAGE_PIECE_COUNT], 5))
     weights = _floats(group, AVERAGE_WEIGHTS, small)
-    _fold(spectrum, small[: 2 * group[AVERAGE_SIZE]], pieces, 0, pieces.shape[0], weights)
+    _fold(spectrum, small[: 2 * group[AVERAGE_SIZE]], pieces, NONE, pieces.shape[0], weights)
     _dfti_backward(group[AVERAGE_HANDLE], small.ctypes.data, 0)
 
 
-@compiled
+@inner
 def _keep(group, small, out):
     """Write the windows kept of a real grid, whose samples are two apart, to a row of `out`."""
     columns = group[COLUMNS_KEPT]
@@ -313,7 +329,7 @@ def _keep(group, small, out):
             out[a * columns + b] = small[2 * (first + b)]
 
 
-@compiled
+@inner
 def _band_pass(group, f, spectrum, z):
     """Put a half spectrum through one filter."""
     filters = _integers(group, FILTERS, (group[COUNT] + 1,))
@@ -323,7 +339,7 @@ def _band_pass(group, f, spectrum, z):
     _dfti_backward(group[HANDLE], z.ctypes.data, 0)
 
 
-@compiled
+@inner
 def _two_leaves(group, f, parent, z, small, some, first, second):
     """Average the moduli of wavelets f and f + 1, or of f alone where `second` is empty.
 
@@ -355,7 +371,7 @@ def _two_leaves(group, f, parent, z, small, some, first, second):
         _keep(group, small[1:], second)
 
 
-@compiled
+@inner
 def _leaves(group, parents, f, parent, z, small, some, out, part, parts):
     """Average all paths that a group gives of one parent; of these, every parts-th pair."""
     paths = _integers(group, PATHS, (parents, group[COUNT]))
@@ -409,7 +425,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, top, parent, z, 
         for g in range(1, 1 + layers):
             group = groups[g]
             if group[CHILD] == group[CHILDREN_END]:
-                _leaves(group, 1, 0, top, z, small, some, out[s], part, parts)
+                _leaves(group, SINGLE, NONE, top, z, small, some, out[s], part, parts)
                 continue
             paths = _integers(group, PATHS, (group[COUNT],))
             for f in range(group[COUNT]):
@@ -421,7 +437,9 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, top, parent, z, 
                 _smooth(group, parent, small)
                 _keep(group, small, out[s, paths[f]])
                 for c in range(group[CHILD], group[CHILDREN_END]):
-                    _leaves(groups[c], group[COUNT], f, parent, z, small, some, out[s], 0, 1)
+                    _leaves(
+                        groups[c], group[COUNT], f, parent, z, small, some, out[s], NONE, SINGLE
+                    )
 
 
 # --- volumes -------------------------------------------------------------------------------

@@ -80,9 +80,7 @@ class LaneProgram:
         )
 
 
-def compile_tree(
-    tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]
-) -> LaneProgram | None:
+def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> LaneProgram | None:
     """Return a tree as a program, or None where it is not one of images that suit lanes."""
     layers = list(tree.layers)
     children = [child for layer in layers for child in layer.children]
@@ -172,7 +170,7 @@ class _Table:
         row[lanes.COUNT] = len(filters) - 1
         self._fold(row, lanes.FOLD, runs, weights, row[lanes.COUNT] * grid[1], grid[0])
 
-    def _lowpass(self, row: list[int], how: int, average: Lowpass, axis: int, n: int) -> None:
+    def _lowpass(self, row: list[int], how: np.int64, average: Lowpass, axis: int, n: int) -> None:
         factor, target = average.factors[axis], average.target[axis]
         reach = factor.size - 1
         negative = factor[reach - (2 * reach == n) : 0 : -1]  # bin n/2 is its own mirror image
@@ -196,7 +194,7 @@ class _Table:
         row[how + lanes.AVERAGE_WINDOWS] = len(windows)
 
     def _fold(
-        self, row: list[int], how: int, runs: Array, weights: Array, lines: int, length: int
+        self, row: list[int], how: np.int64, runs: Array, weights: Array, lines: int, length: int
     ) -> None:
         """Say how lines are folded."""
         found = lanes.stretch(runs, lines, length)
@@ -214,7 +212,9 @@ def _scratch(groups: Array, layers: int) -> dict[str, int]:
     rows, columns = groups[:, lanes.ROWS], groups[:, lanes.COLUMNS]
     width = groups[:, lanes.ROW_AVERAGE + lanes.AVERAGE_WINDOWS]
     windows = width * groups[:, lanes.COLUMN_AVERAGE + lanes.AVERAGE_WINDOWS]
-    short = groups[:, [how + lanes.AVERAGE_LENGTH for how in (lanes.ROW_AVERAGE, lanes.COLUMN_AVERAGE)]]
+    short = groups[
+        :, [how + lanes.AVERAGE_LENGTH for how in (lanes.ROW_AVERAGE, lanes.COLUMN_AVERAGE)]
+    ]
     grid = (columns + 1) // 2 * groups[:, lanes.PITCH]
     half = (columns // 2 + 2) // 2 * groups[:, lanes.PITCH]
     parents = np.where(groups[:, lanes.CHILD] < groups[:, lanes.CHILDREN_END], half, 0)

@@ -16,14 +16,14 @@ import numpy as np
 
 from scatflow.backends import codelets
 from scatflow.backends.codelets import CHUNK, POINT, VECTOR_BYTES, call_line
-from scatflow.backends.kernels import _pointer, compiled, twice
+from scatflow.backends.kernels import NONE, SINGLE, _pointer, compiled, inner, twice
 
 # What the loops need of each group of wavelets (one layer, one set of parents, one decimation) is
 # one row of a table of integers, some of which are addresses of arrays.
 #
 # Spectra lie column by column, (kx, ky), two columns being the chunks of points; of real images
-# those with kx = 0 ... n/2. A grid is made in two sweeps: columns are folded and inverted along y in
-# the nearest cache, then rows are gathered, inverted along x, and all that they are for is taken
+# those with kx = 0 ... n/2. A grid is made in two sweeps: columns are folded and inverted along y
+# in the nearest cache, then rows are gathered, inverted along x, and all that they are for is taken
 # from them there, four at a time: their moduli are two pairs of complex rows, and so are the
 # averaged rows four columns. The columns' pitch is odd, so that a row's points do not share the
 # cache's sets.
@@ -38,7 +38,7 @@ from scatflow.backends.kernels import _pointer, compiled, twice
     PATHS,  # address of (parents, filters): the row of the output
     CHILD,  # the groups whose parents are this group's paths
     CHILDREN_END,
-    FOLD,  # first of the fields that say how columns are folded, rows are averaged, and columns
+    FOLD_FIELDS,  # how columns are folded, rows are averaged, and columns
 ) = range(10)
 
 (
@@ -53,24 +53,24 @@ from scatflow.backends.kernels import _pointer, compiled, twice
     HOW_FIELDS,
 ) = range(9)
 
-ROW_AVERAGE = FOLD + HOW_FIELDS
-COLUMN_AVERAGE = ROW_AVERAGE + HOW_FIELDS
-FIELDS = COLUMN_AVERAGE + HOW_FIELDS
+FIELDS = FOLD_FIELDS + 3 * HOW_FIELDS
+FOLD, ROW_AVERAGE, COLUMN_AVERAGE = (np.int64(k) for k in range(FOLD_FIELDS, FIELDS, HOW_FIELDS))
+QUARTER = np.int64(CHUNK)
 
 
-@compiled
+@inner
 def _integers(group, column, shape):
     """Return the array of integers whose address is in a column."""
     return numba.carray(_pointer(group[column], group), shape)
 
 
-@compiled
+@inner
 def _chunk(k):
     """Return where the k-th line of four is in a point: two are real parts, two imaginary ones."""
     return k % 2 * VECTOR_BYTES + k // 2 % 2 * CHUNK
 
 
-@compiled
+@inner
 def _fold(like, lanes, group, how, line, spectrum, unit, to):
     """Write one folded line, in some lanes: that of a wavelet's column or of a low-pass.
 
@@ -86,22 +86,22 @@ def _fold(like, lanes, group, how, line, spectrum, unit, to):
         )  # fmt: skip
 
 
-@compiled
+@inner
 def _smooth(like, line, group, how, spectrum, short, room):
     """Low-pass and decimate lines whose spectra these are; return where the windows begin."""
     lanes = VECTOR_BYTES // codelets.item_bytes(like)
-    _fold(like, lanes, group, how, 0, spectrum, CHUNK, short)
+    _fold(like, lanes, group, how, NONE, spectrum, QUARTER, short)
     call_line(line, short, POINT, short, POINT, group[how + AVERAGE_PASSES], room, 0)
     return short + group[how + AVERAGE_FIRST] * POINT
 
 
-@compiled
+@inner
 def _four_rows(like, line, group, y, half, places):
     """Average rows y ... y + 3, the chunks of `u`, and write them to `half`, if any.
 
     Rows that are not there are copies of the last one.
     """
-    room, row, u, short, averages, small = places
+    room, row, u, short, averages, _ = places
     rows, n = group[ROWS], group[COLUMNS]
     call_line(line, u, POINT, row, POINT, group[ROW_PASSES], room, 1)
     source = _smooth(like, line, group, ROW_AVERAGE, row, short, room)
@@ -119,10 +119,10 @@ def _four_rows(like, line, group, y, half, places):
             )  # fmt: skip
 
 
-@compiled
+@inner
 def _finish(like, line, group, half, places):
     """Average the averaged rows down the columns; transform the columns of the half spectrum."""
-    room, row, u, short, averages, small = places
+    room, row, _, short, averages, small = places
     rows = group[ROWS]
     windows, width = group[COLUMN_AVERAGE + AVERAGE_WINDOWS], group[ROW_AVERAGE + AVERAGE_WINDOWS]
     for x in range(width, (width + 3) // 4 * 4):
@@ -142,7 +142,7 @@ def _finish(like, line, group, half, places):
             call_line(line, at, POINT, at, POINT, group[COLUMN_PASSES], room, 1)
 
 
-@compiled
+@inner
 def _lay(share, count, f, source, lane, lanes):
     """Append to a round's shares: lanes of the spectra through wavelet f to lanes of the round."""
     width = CHUNK
@@ -157,7 +157,7 @@ def _lay(share, count, f, source, lane, lanes):
     return count
 
 
-@compiled
+@inner
 def _columns(like, line, group, spectrum, unit, shares, z, column, room):
     """Fold and invert columns of the wavelets of a round.
 
@@ -175,7 +175,7 @@ def _columns(like, line, group, spectrum, unit, shares, z, column, room):
         call_line(line, column, POINT, to, POINT, group[COLUMN_PASSES], room, 0)
 
 
-@compiled
+@inner
 def _rows(like, line, group, z, half, places):
     """Invert rows, take moduli, average them, and where `half` is not 0, transform them."""
     room, row, u = places[:3]
@@ -193,7 +193,7 @@ def _rows(like, line, group, z, half, places):
     _finish(like, line, group, half, places)
 
 
-@compiled
+@inner
 def _input(like, line, group, x, rows, columns, s, some, u, top, half, places):
     """Pad images s ... s + some - 1; average and transform them, to as many lanes."""
     lanes = CHUNK // codelets.item_bytes(like)
@@ -213,7 +213,7 @@ def _input(like, line, group, x, rows, columns, s, some, u, top, half, places):
                 top[k * some + l] = top[k * lanes + l]
 
 
-@compiled
+@inner
 def _keep(group, small, paths, f, count, width, slots, first, some, s, out):
     """Write the averages of `count` wavelets, each in `width` lanes, of which `slots` are used.
 
@@ -263,9 +263,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
         room, row, np.int64(u.ctypes.data), short, averages, np.int64(small.ctypes.data),
     )  # fmt: skip
     whole = np.int64(top.ctypes.data)
-    # Of one type wherever they stand, or each function would be compiled for each.
-    none, one, chunk = np.int64(0), np.int64(1), np.int64(CHUNK)
-    s = none
+    s = NONE
     u[:] = 0.0
     shares = np.empty((4 * lanes, 4), np.int64)
     while s < x.shape[0]:
@@ -273,19 +271,19 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
         _input(like, line, groups[0], x, rows, columns, s, some, u, top, whole, spots)
         if part == 0:
             zero = _integers(groups[0], PATHS, (1, 1))
-            _keep(groups[0], small, zero, none, one, some, some, none, some, s, out)
+            _keep(groups[0], small, zero, NONE, SINGLE, some, some, NONE, some, s, out)
         turn = 0
         for g in range(1, 1 + layers):
             group = groups[g]
             paths = _integers(group, PATHS, (group[COUNT], 1))
-            half = parent if group[CHILD] < group[CHILDREN_END] else none
+            half = parent if group[CHILD] < group[CHILDREN_END] else NONE
             for first in range(0, group[COUNT] * some, lanes):
                 turn += 1
                 if turn % parts != part:
                     continue
                 slots = min(lanes, group[COUNT] * some - first)
-                count = none
-                lane = none
+                count = NONE
+                lane = NONE
                 while lane < slots:
                     f, image = divmod(first + lane, some)
                     width = min(some - image, slots - lane)
@@ -293,9 +291,9 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                     lane += width
                 _columns(like, line, group, whole, some * item, shares[:count], z, row, room)
                 _rows(like, line, group, z, half, spots)
-                _keep(group, small, paths, none, one, slots, slots, first, some, s, out)
+                _keep(group, small, paths, NONE, SINGLE, slots, slots, first, some, s, out)
                 # Where paths leave lanes empty, several wavelets of the next order go side by side.
-                width = one
+                width = SINGLE
                 while width < slots:
                     width *= 2
                 for c in range(group[CHILD], group[CHILDREN_END]):
@@ -303,16 +301,16 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                     below = _integers(child, PATHS, (group[COUNT], child[COUNT]))
                     for f in range(0, child[COUNT], lanes // width):
                         count = min(lanes // width, child[COUNT] - f)
-                        used = none
+                        used = NONE
                         for q in range(count):
-                            used = _lay(shares, used, f + q, none, q * width, width)
-                        _columns(like, line, child, parent, chunk, shares[:used], z, row, room)
-                        _rows(like, line, child, z, none, spots)
+                            used = _lay(shares, used, f + q, NONE, q * width, width)
+                        _columns(like, line, child, parent, QUARTER, shares[:used], z, row, room)
+                        _rows(like, line, child, z, NONE, spots)
                         _keep(child, small, below, f, count, width, slots, first, some, s, out)
         s += some
 
 
-@numba.njit(cache=True)
+@compiled
 def stretch(runs, lines, length):
     """Cut folded lines where the runs that add up change.
 

@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from scatflow.backends import bands, fft, harmonic, kernels, lane_program, plain
 from scatflow.backends.bands import BandStage
 from scatflow.backends.plain import pad
-from scatflow.backends.program import Program, compile_tree
+from scatflow.backends.program import compile_tree
 from scatflow.backends.protocol import (
+    PRECISE_VOXELS,
     BandFilter,
     Grid,
     HarmonicFilter,
     Kept,
     Lowpass,
     PowerSums,
+    Program,
     Tree,
 )
 from scatflow.backends.scratch import SCRATCH
@@ -41,14 +43,6 @@ IN_CACHE = 2**15
 
 USUAL_POWERS = (0.5, 1.0, 2.0)
 """Powers that are summed in one pass."""
-
-PRECISE_VOXELS = 2**18
-"""Size up to which spectra of volumes are computed in double precision and rounded once.
-
-Roots amplify the FFT's rounding over nearly empty volumes: sums of ``|u|^0.5`` in float32 are off
-by 5e-6 on 16^3 voxels otherwise, and by 2e-6 so.
-"""
-
 
 SCIPY_ROWS = 16
 """Transforms that SciPy is given at a time, at least: it fills vectors with as many."""

@@ -42,6 +42,9 @@ class Program:
     kept: tuple[Any, ...]
     """What the addresses in `groups` point to."""
 
+    at_once = 1
+    """Signals in flight in one thread."""
+
     @property
     def working_bytes(self) -> int:
         """Bytes in flight in one thread, the input and output aside."""

@@ -33,6 +33,8 @@ class Scratch(threading.local):
         size = math.prod(shape) * dtype.itemsize
         buffer = self._buffers.get(use)
         if buffer is None or buffer.size < size:
+            del buffer
+            self._buffers.pop(use, None)
             room = np.empty(size + 64, np.uint8)
             buffer = room[-room.ctypes.data % 64 :]
             if size <= KEPT_BYTES:

@@ -200,6 +200,31 @@ def doctor() -> None:
     typer.echo("\n".join(doctor_lines()))
 
 
+@app.command()
+def bench(
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Threads that one transform may keep busy.")
+    ] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Time the engines on this machine, beside the bare FFTs they need; takes ten seconds."""
+    from rich.console import Console
+
+    from scatflow.cli.speed import CASES, machine, measure, table
+    from scatflow.cli.texts import as_text
+
+    results = []
+    with Console(stderr=True).status("compiling and measuring") as status:
+        for case in CASES:
+            status.update(f"measuring {case}")
+            results.append(measure(case, threads))
+    about = machine(threads)
+    if as_json:
+        typer.echo(as_text({**about, "results": results}))
+    else:
+        Console().print(table(about, results))
+
+
 def main() -> None:
     """Run the command line; errors made for users are printed without a traceback.
 

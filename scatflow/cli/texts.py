@@ -30,9 +30,8 @@ EXTRAS = {
     "ingest": ("pymseed", "soundfile", "nibabel", "PIL"),
     "plot": ("matplotlib",),
     "sklearn": ("sklearn",),
-    "mkl": ("mkl_fft",),
 }
-"""Modules that each extra of the package brings."""
+"""Modules that each extra of the package brings; ``mkl`` brings a library without a module."""
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr", "xarray", "dask", "distributed", "pydantic")
 
@@ -142,7 +141,19 @@ def doctor_lines() -> list[str]:
         f"memory     {size(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))}",
         "extras",
         *extras,
+        f"  mkl: {_mkl()}",
     ]
+
+
+def _mkl() -> str:
+    """Say whether MKL is there, in use or not: pip knows its package, conda only its files."""
+    from scatflow.backends.fft import library as fft_library
+
+    try:
+        importlib.metadata.version("mkl")
+    except importlib.metadata.PackageNotFoundError:
+        return "present" if fft_library().startswith("MKL") else "not installed (mkl)"
+    return "present"
 
 
 def _processors() -> int:

@@ -14,13 +14,32 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends.protocol import Backend, Grid, Layer, Program, Rows, Tree
+from scatflow.backends.protocol import (
+    PRECISE_VOXELS,
+    Backend,
+    Grid,
+    Layer,
+    PowerSums,
+    Program,
+    Rows,
+    Samples,
+    Tree,
+)
 from scatflow.engines.cascade import scatter, slices
 from scatflow.engines.paths import PathTable
 from scatflow.errors import ParameterError
 
 Boundary = Literal["reflect", "periodic"]
 Tail = Literal["decimated", "power", "point", "ragged"]
+
+MKL_BUFFERS = 2
+"""Bytes that MKL keeps in each thread for each byte of a real signal: one complex transform.
+
+Measured from 2**13 to 2**22 samples; images and volumes are transformed line by line.
+"""
+
+ONE_PASS = (0.5, 1.0, 2.0)
+"""Powers that are summed without an array of their own."""
 
 
 @dataclass(frozen=True)
@@ -176,24 +195,47 @@ class Plan:
     def peak_bytes(self, batch: int = 1) -> int:
         """Return the bytes of working memory in flight for `batch` signals.
 
-        Neither the output nor the filters (:attr:`held_bytes`) are counted.
+        Neither the output nor the filters (:attr:`held_bytes`) are counted. What it grows with is
+        the signals in flight as they are padded, V bytes, never the batch:
+
+        - Signals in one compiled call (:attr:`program`) are in flight one a thread, in at most 8 V
+          and 16 KiB, of which MKL has 2 V in buffers of its own; 10 V with a window at every
+          sample. Images of up to 2**17 pixels are in flight eight a thread (four in float64),
+          larger ones one; in at most 8 V and 16 KiB, too.
+        - Otherwise so many are taken together (:attr:`signals_at_once`) that the moduli in flight
+          are ``tree.elements`` samples, E bytes, however short one signal is: at most 3 V and
+          8 times E or V a thread, whichever is larger.
+        - A volume takes 3 V, its spectrum and the modulus and spectrum of a first-order path, and
+          what the filters ask for: together at most 6 V, up to degree 3. Every two degrees above
+          take 2 V more, moduli that are smoothed 3 V, those raised to powers of one's own 2 V, FFTs
+          by SciPy 1 V. Volumes of up to 2**18 voxels, whose spectra are in double precision, take
+          up to 22 V.
         """
         if self.program is not None:
-            return self.threads * self.program.working_bytes
+            long = math.prod(self.padded) * self.dtype.itemsize if len(self.shape) == 1 else 0
+            return self.threads * (self.program.working_bytes + MKL_BUFFERS * long)
         signals = min(max(batch, 1), self.threads * self.signals_at_once)
         item: int = self.dtype.itemsize
         volume: int = signals * math.prod(self.padded) * item
         if len(self.shape) == 3:
-            # Of all volumes in flight: the spectra of the input and of the first order, a modulus
-            # and what is raised to a power or smoothed; spectra of small ones in double precision.
-            stages: list[Any] = [s for layer in self.tree.layers for s in layer.stages()]
-            one = math.prod(self.padded) * item
-            own = max(stage.volumes for stage in stages)
-            return volume * 9 + self.threads * int(one * own) + 1
+            return self._volume_bytes(volume)
         deepest = max(
             _layer_bytes(layer, 1, signals, item, self.tree) for layer in self.tree.layers
         )
         return 3 * volume + self.threads * deepest
+
+    def _volume_bytes(self, volume: int) -> int:
+        """Return the bytes in flight for volumes of so many bytes in all."""
+        voxels = math.prod(self.padded)
+        stages: list[Any] = [s for layer in self.tree.layers for s in layer.stages()]
+        most = max(stage.volumes for stage in stages)
+        own: int = self.threads * math.ceil(voxels * self.dtype.itemsize * most)
+        if voxels <= PRECISE_VOXELS:
+            return (8 if self.dtype == np.float32 else 7) * volume + own
+        kept = self.tree.layers[0].average
+        averaging = 3 if isinstance(kept, Samples) else 0 if kept == PowerSums(ONE_PASS) else 2
+        nx = self.padded[-1]
+        return math.ceil((3 + averaging) * volume * 2 * (nx // 2 + 1) / nx) + own
 
 
 def _layer_bytes(layer: Layer, parents: int, batch: int, item: int, tree: Tree) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -416,6 +416,21 @@ class _Frame:
         folded = fold_1d(band, self.padded // 2**k)
         return folded.scaled(2.0**-k) if self.engine.scaling == "kymatio-0.3" else folded
 
+    def psi(self, scale: Scale) -> Band:
+        """Return a wavelet."""
+        return morlet_1d(self.padded, scale.xi, scale.sigma)
+
+    @cached_property
+    def phi(self) -> Band:
+        """The low-pass filter."""
+        return lowpass_1d(self.padded, SIGMA0 / self.engine.window)
+
+    @cached_property
+    def averages(self) -> dict[int, Kept]:
+        """What is kept of moduli at each decimation; layers share it."""
+        used = {self.decimation(scale.j) for layer in self.engine.scales() for scale in layer}
+        return {k: self.kept(k) for k in sorted({0, *used})}
+
     def kept(self, k: int) -> Kept:
         """Return what is kept of a modulus at decimation ``2**k``."""
         if self.engine.averaging == "none":
@@ -424,8 +439,7 @@ class _Frame:
             return Mean(self.crop(k))
         s = self.engine.log2_stride
         n = self.padded // 2**k
-        phi = self.fold(lowpass_1d(self.padded, SIGMA0 / self.engine.window), k)
-        dense = phi.dense()[: n // 2 + 1]
+        dense = self.fold(self.phi, k).dense()[: n // 2 + 1]
         significant = np.flatnonzero(dense > NEGLIGIBLE[self.dtype.name] * dense[0])
         factor = dense[: significant[-1] + 1].copy()
         return Lowpass((factor,), (self.padded // 2**s,), self.crop(s))
@@ -444,7 +458,7 @@ class _Frame:
         eps = NEGLIGIBLE[self.dtype.name]
         trimmed = [trim(self.fold(band, k), eps) for band in bands]
         stage = self.backend.prepare(trimmed, grid, self.dtype)
-        return Layer(stage, rows, grid, self.kept(down), children)
+        return Layer(stage, rows, grid, self.averages[down], children)
 
 
 def _by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:
@@ -462,7 +476,7 @@ def _plan(
     frame = _Frame(engine, shape[0], padded, before, dtype, choose_backend(engine.backend))
     paths = path_table(engine)
     s = engine.log2_stride
-    tree = Tree((padded,), frame.kept(0), _layers(frame, paths), ELEMENTS)
+    tree = Tree((padded,), frame.averages[0], _layers(frame, paths), ELEMENTS)
     local = engine.averaging == "local"
     windows = len(range(padded // 2**s)[frame.crop(s)[0]]) if local else 1
     ragged = engine.averaging == "none"
@@ -486,9 +500,10 @@ def _layers(frame: _Frame, paths: PathTable) -> tuple[Layer, ...]:
     """Group the wavelets of each layer by octave: they share parents and decimation."""
     psi1, psi2 = frame.engine.scales()
     row = {key: i for i, key in enumerate(paths.keys)}
-    second = {}
+    # A first layer with as many wavelets per octave has the same ones.
+    second: dict[Scale, Band] = {}
     if frame.engine.max_order == 2:
-        second = {n: morlet_1d(frame.padded, psi.xi, psi.sigma) for n, psi in enumerate(psi2)}
+        second = {scale: frame.psi(scale) for scale in psi2}
     layers = []
     for j1, group1 in _by_octave(psi1).items():
         children = []
@@ -496,9 +511,9 @@ def _layers(frame: _Frame, paths: PathTable) -> tuple[Layer, ...]:
             if j2 <= j1 or frame.engine.max_order == 1:
                 continue
             rows = np.array([[row[n1, n2] for n2 in group2] for n1 in group1], np.intp)
-            bands = [second[n2] for n2 in group2]
+            bands = [second[psi2[n2]] for n2 in group2]
             children.append(frame.layer(bands, j1, j2, rows))
-        bands = [morlet_1d(frame.padded, psi1[n].xi, psi1[n].sigma) for n in group1]
+        bands = [second.get(psi1[n]) or frame.psi(psi1[n]) for n in group1]
         rows = np.array([[row[n1,] for n1 in group1]], np.intp)
         layers.append(frame.layer(bands, 0, j1, rows, tuple(children)))
     return tuple(layers)

@@ -21,6 +21,10 @@ from scatflow.wavelets.support import Array, Band
 REACH = 8.8
 """Standard deviations after which a Gaussian is below the rounding of float64 (1.5e-17)."""
 
+NO_CORRECTION = 1e-34
+"""Height at zero below which a wavelet's correction is lost in the rounding of its band, which ends
+at 1.5e-17."""
+
 
 # --- one dimension -------------------------------------------------------------------------
 
@@ -32,9 +36,15 @@ def _periods(sigma: float) -> int:
 
 def _gaussian(f: Array, xi: float, sigma: float, periods: int) -> Array:
     """Sum ``exp(-(f + p - xi)^2 / (2 sigma^2))`` over the periods ``|p| < periods``."""
-    total = np.zeros_like(f)
+    total, some = np.empty_like(f), np.empty_like(f)
     for p in range(1 - periods, periods):
-        total += np.exp(-((f + (p - xi)) ** 2) / (2.0 * sigma**2))
+        g = total if p == 1 - periods else some
+        np.add(f, p - xi, out=g)
+        g *= g
+        g /= -2.0 * sigma**2
+        np.exp(g, out=g)
+        if g is some:
+            total += some
     return total
 
 
@@ -66,7 +76,9 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
         first, values = 0, g - (g[0] / g0[0]) * g0
     else:
         f = np.arange(first, last + 1) / N
-        values = _gaussian(f, xi, sigma, 1) - correction * _gaussian(f, 0.0, sigma, 1)
+        values = _gaussian(f, xi, sigma, 1)
+        if correction > NO_CORRECTION:
+            values -= correction * _gaussian(f, 0.0, sigma, 1)
     band = Band((first % N,), values, (N,))
     return band.scaled(1.0 / l1_norm(band))
 
@@ -81,7 +93,10 @@ def l1_norm(band: Band) -> float:
     """
     (N,) = band.shape
     points = min(N, max(int(scipy.fft.next_fast_len(2 * band.values.size)), 2**15))
-    return float(np.abs(scipy.fft.ifft(band.values, points)).sum())
+    # The filter is real in Fourier, so its second half in time mirrors the first. A sum over both
+    # rounds as it does over a whole transform.
+    half = np.abs(scipy.fft.rfft(band.values, points, norm="forward"))
+    return float(np.concatenate([half, half[points - half.size : 0 : -1]]).sum())
 
 
 def lowpass_1d(N: int, sigma: float) -> Band:

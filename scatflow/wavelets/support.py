@@ -32,13 +32,11 @@ class Band:
     def dense(self) -> Array:
         """Return the filter on its whole grid, zero outside the band."""
         out = np.zeros(self.shape)
-        index = np.ix_(
-            *(
-                (start + np.arange(width)) % n
-                for start, width, n in zip(self.starts, self.values.shape, self.shape, strict=True)
-            )
-        )
-        out[index] = self.values
+        bins = [
+            (start + np.arange(width)) % n
+            for start, width, n in zip(self.starts, self.values.shape, self.shape, strict=True)
+        ]
+        out[bins[0] if len(bins) == 1 else np.ix_(*bins)] = self.values
         return out
 
     def scaled(self, factor: float) -> Band:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -161,6 +162,25 @@ def test_every_error_has_its_exit_code(monkeypatch, capsys, problem, code, words
 def test_doctor_works_where_the_system_does_not_tell_of_affinity(monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     assert any("processors to use" in line for line in texts.doctor_lines())
+
+
+@pytest.mark.parametrize(
+    ("packages", "in_use", "words"),
+    [
+        ({"mkl": "2026.2"}, "SciPy 1.17", "present"),  # installed, but another is wanted
+        ({}, "MKL 2026.2", "present"),  # from conda
+        ({"mkl_fft": "2.0"}, "SciPy 1.17", "not installed (mkl)"),
+    ],
+)
+def test_doctor_looks_for_the_library_of_mkl_itself(monkeypatch, packages, in_use, words):
+    def version(name):
+        if name not in packages and name not in texts.LIBRARIES:
+            raise PackageNotFoundError(name)
+        return packages.get(name, "1.0")
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr("scatflow.backends.fft.library", lambda: in_use)
+    assert f"  mkl: {words}" in texts.doctor_lines()
 
 
 def test_an_array_becomes_an_archive_and_a_job_runs_on_it(folder, rng):

@@ -6,8 +6,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow.backends.fft import by_mkl
 from scatflow.backends.scratch import SCRATCH
 from scatflow.engines.plan import PLANS
 
@@ -68,6 +71,81 @@ def test_a_plan_s_peak_holds_and_is_not_far_above(S, shape, batch, dtype, rng):
 def test_memory_does_not_grow_with_a_long_batch(S, shape):
     plan = S.plan(shape)
     assert plan.peak_bytes(10**6) == plan.peak_bytes(10**5)
+
+
+# --- the law that Plan.peak_bytes states -----------------------------------------------------
+
+
+def in_flight(plan, batch):
+    """Bytes of the padded signals in flight in one thread."""
+    program = plan.program
+    signals = program.at_once if program is not None else min(batch, plan.signals_at_once)
+    return signals * math.prod(plan.padded) * plan.dtype.itemsize
+
+
+def keeps_the_law(plan, batch, times=8):
+    V, E = in_flight(plan, batch), plan.tree.elements * plan.dtype.itemsize
+    compiled = plan.program is not None
+    return plan.peak_bytes(batch) <= (times * V + 2**14 if compiled else 3 * V + 8 * max(E, V))
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 10), st.sampled_from([1, 2, 4, 8, 12]), st.integers(1, 2**15),
+    st.sampled_from([1, 2]), st.sampled_from([1, 3, 1000]),
+)  # fmt: skip
+def test_signals_keep_to_eight_times_what_is_in_flight(J, Q, more, order, batch):
+    S = Scattering1D(J, 2**J + more, Q, max_order=order)
+    assert keeps_the_law(S.plan(), batch)
+    PLANS.clear()
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 9), st.integers(1, 2**14), st.integers(0, 9))
+def test_signals_with_many_windows_keep_to_ten_times(J, more, log2_stride):
+    S = Scattering1D(J, 2**J + more, 4, stride=2 ** min(log2_stride, J))
+    assert keeps_the_law(S.plan(), 1, times=10)
+    PLANS.clear()
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(1, 4), st.sampled_from([1, 2, 3, 8]), st.tuples(*[st.integers(1, 150)] * 2),
+    st.sampled_from([1, 2]), st.sampled_from([1, 3, 1000]),
+)  # fmt: skip
+def test_images_keep_to_eight_times_what_is_in_flight(J, L, more, order, batch):
+    S = Scattering2D(J, tuple(2**J + n for n in more), L, max_order=order)
+    assert keeps_the_law(S.plan(), batch)
+    PLANS.clear()
+
+
+@settings(max_examples=15)
+@given(
+    st.integers(0, 3), st.integers(0, 3), st.tuples(*[st.sampled_from([80, 96, 125, 150])] * 3),
+    st.sampled_from([1, 2.5]), st.sampled_from([1, 50]),
+)  # fmt: skip
+def test_large_volumes_keep_to_six_of_them(J, L, shape, sigma_0, batch):
+    plan = HarmonicScattering3D(J, shape, L, sigma_0).plan()
+    volumes = 6 if by_mkl(shape) else 7
+    assert plan.peak_bytes(batch) <= volumes * math.prod(shape) * 4
+    PLANS.clear()
+
+
+@pytest.mark.parametrize(
+    ("S", "shape"),
+    [
+        (HarmonicScattering3D(1, L=6), (96, 96, 96)),  # columns of four powers
+        (HarmonicScattering3D(1, L=2), (79, 97, 83)),  # FFTs by SciPy
+        (HarmonicScattering3D(1, L=1, method="standard"), (80, 80, 80)),
+        (HarmonicScattering3D(1, L=1, integral_powers=(1.0, 3.0)), (80, 80, 80)),
+    ],
+    ids=str,
+)
+def test_volumes_that_take_more_are_announced(S, shape, rng):
+    plan = S.plan(shape, np.float32)
+    measured, planned = taken(plan, 1, rng), plan.peak_bytes()
+    assert 5 * math.prod(shape) * 4 < measured <= planned + PYTHON
+    assert planned <= 2 * measured
 
 
 def test_a_periodic_block_keeps_to_its_plan_as_well(rng):

@@ -18,6 +18,7 @@ from scatflow.wavelets.morlet import (
     morlet_2d,
 )
 from scatflow.wavelets.scales import scales_1d
+from scatflow.wavelets.support import Band
 
 wavelets = [(N, s.xi, s.sigma) for N in (97, 256, 4096) for s in scales_1d(5, 3)]
 
@@ -72,6 +73,21 @@ def test_a_low_pass_that_does_not_fit_ends_at_half_the_signal():
 def test_the_norm_on_few_points_equals_the_norm_on_all(N, xi, sigma):
     band = morlet_1d(N, xi, sigma).scaled(3.0)
     assert l1_norm(band) == pytest.approx(np.abs(np.fft.ifft(band.dense())).sum(), rel=1e-9)
+
+
+@given(st.integers(100, 3000), st.floats(2.0, 14.0), st.floats(0.003, 0.02))
+def test_a_correction_left_out_would_not_have_changed_a_bit(N, ratio, sigma):
+    xi = ratio * sigma
+    assume(xi < 0.45)
+    found = morlet_1d(N, xi, sigma)
+    width = found.values.size
+    assume(width < N)
+    first = (found.starts[0] + N // 2) % N - N // 2
+    f = np.arange(first, first + width) / N
+    g = np.exp(-((f - xi) ** 2) / (2 * sigma**2))
+    psi = g - math.exp(-(xi**2) / (2 * sigma**2)) * np.exp(-(f**2) / (2 * sigma**2))
+    band = Band(found.starts, psi, (N,))
+    np.testing.assert_array_equal(found.values, band.scaled(1.0 / l1_norm(band)).values)
 
 
 # --- two dimensions --------------------------------------------------------------------------

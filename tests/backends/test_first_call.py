@@ -1,0 +1,43 @@
+"""What a first call compiles."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json
+import numpy as np
+from numba.core import event
+from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+
+names = []
+with event.install_recorder("numba:compile") as recorder:
+    Scattering1D(3, 64)(np.zeros(64, np.float32))
+    Scattering2D(2, (16, 16), L=2)(np.zeros((16, 16), np.float32))
+    HarmonicScattering3D(1, (8, 8, 8), L=1)(np.zeros((8, 8, 8), np.float32))
+for _, what in recorder.buffer:
+    if what.is_start:
+        function = what.data["dispatcher"].py_func
+        names.append(f"{function.__module__}.{function.__qualname__}")
+print(json.dumps(names))
+"""
+
+
+@pytest.mark.parametrize("library", ["mkl", "scipy"])
+def test_a_first_call_compiles_no_error_messages(tmp_path, library):
+    # Text in compiled code is most of the time that a first call waits: assignments from array to
+    # array compile the formatting of a message about their shapes.
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "SCATFLOW_FFT": library},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    names = json.loads(done.stdout)
+    assert any(name.startswith("scatflow.backends.kernels.") for name in names)
+    assert sorted({name for name in names if "unicode" in name or "shape_context" in name}) == []
