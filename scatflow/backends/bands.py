@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from scatflow.backends import kernels
@@ -60,6 +61,10 @@ class BandStage:
         """Bytes that the stage holds."""
         cuts = (self.__dict__.get(name, ()) for name in ("rows", "columns"))
         return sum(a.nbytes for a in itertools.chain(*cuts, (box.values for box in self.boxes)))
+
+
+TAP_EPS = {"float32": 1e-8, "float64": 1e-14}
+"""Height, relative to its peak, below which a low-pass counts as zero in time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,3 +133,32 @@ def lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool = True) 
         factors.append(np.concatenate([mirrored[::-1], factor]))
     values = factors[0] if len(shape) == 1 else np.multiply.outer(factors[0], factors[1])
     return lay_out([_Box(tuple(starts), values, shape)], how.target, dtype, half)
+
+
+class Taps(NamedTuple):
+    """A low-pass as sums over windows (see :func:`kernels.windows`)."""
+
+    taps: Array
+    first: int
+    step: int
+    windows: int
+
+    @property
+    def span(self) -> int:
+        """Samples from the first window's first to the last one's last."""
+        return (self.windows - 1) * self.step + self.taps.size
+
+
+@lru_cache(maxsize=512)
+def taps(how: Lowpass, n: int, dtype: np.dtype[Any]) -> Taps:
+    """Lay out a low-pass for moduli of n samples that are not transformed for anything else."""
+    half = np.zeros(n // 2 + 1)
+    half[: how.factors[0].size] = how.factors[0]
+    response = scipy.fft.irfft(half, n) if n > 1 else half
+    heights = np.abs(response[: n // 2 + 1])
+    reach = int(np.flatnonzero(heights > TAP_EPS[dtype.name] * heights.max())[-1])
+    reach, count = (reach, 2 * reach + 1) if 2 * reach + 1 < n else ((n - 1) // 2, n)
+    kept = range(*how.crop[0].indices(how.target[0]))
+    step = n // how.target[0]
+    weights = np.roll(response, reach)[:count].astype(dtype)
+    return Taps(weights, kept.start * step - reach, step, len(kept))

@@ -206,6 +206,41 @@ def cut_rows(values, starts, shape, target, eps, kept):
     return pieces[:count].copy(), weights[:used].copy()
 
 
+@numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True, fastmath={"reassoc"})
+def windows(u, taps, first, step, line, out):
+    """Write weighted sums over windows of cyclic rows.
+
+    Parameters
+    ----------
+    u : ndarray
+        ``(rows, n)``.
+    taps : ndarray
+        ``(T,)``, T <= n.
+    first, step : int
+        The first window's first sample, which may lie up to n before the row or behind it, and
+        samples from one window to the next.
+    line : ndarray
+        Scratch, from the first window's first sample to the last one's last.
+    out : ndarray
+        ``(rows, windows)``, overwritten.
+    """
+    n = u.shape[1]
+    for r in range(u.shape[0]):
+        row = u[r]
+        k = first % n
+        for i in range(line.size):
+            line[i] = row[k]
+            k += 1
+            if k == n:
+                k = 0
+        for w in range(out.shape[1]):
+            some = line[w * step : w * step + taps.size]
+            total = taps[0] * some[0]
+            for t in range(1, taps.size):
+                total += taps[t] * some[t]
+            out[r, w] = total
+
+
 # --- a whole transform ---------------------------------------------------------------------
 #
 # A group is the wavelets of one layer that share parents and decimation. What the loops need of

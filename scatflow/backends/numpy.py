@@ -44,6 +44,9 @@ IN_CACHE = 2**15
 USUAL_POWERS = (0.5, 1.0, 2.0)
 """Powers that are summed in one pass."""
 
+DIRECT = 48
+"""Products a sample up to which windows are summed as they are: an FFT takes as long."""
+
 SCIPY_ROWS = 16
 """Transforms that SciPy is given at a time, at least: it fills vectors with as many."""
 
@@ -95,6 +98,10 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     if not isinstance(how, Lowpass):
         return plain.average(u, how, u_hat)
     ndim = len(how.target)
+    if u_hat is None and ndim == 1:
+        direct = bands.taps(how, u.shape[-1], u.dtype)
+        if direct.taps.size * direct.windows <= DIRECT * u.shape[-1]:
+            return _windows(u, direct)
     if u_hat is None:
         u_hat = spectrum(u, ndim)
     stage = bands.lowpass(how, u.shape[-ndim:], u.dtype)
@@ -104,6 +111,15 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     inside: Any = (Ellipsis, *how.crop)
     for first, z in _folded(u_hat, stage.rows.filters, stage, len(rows)):
         rows[first : first + len(z)] = z.real[inside]
+    return out
+
+
+def _windows(u: Array, how: bands.Taps) -> Array:
+    """Low-pass signals where they are windowed only."""
+    out = np.empty((*u.shape[:-1], how.windows), u.dtype)
+    rows = u.reshape(math.prod(u.shape[:-1]), -1)
+    line = SCRATCH.take("line", (how.span,), u.dtype)
+    kernels.windows(rows, how.taps, how.first, how.step, line, out.reshape(len(rows), -1))
     return out
 
 
