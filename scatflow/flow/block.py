@@ -55,6 +55,8 @@ class Key:
     base: str
     """Directory that relative paths of the job start from."""
     fingerprint: str
+    threads: int = 1
+    """Threads that the engine keeps busy for one block."""
     token: str = field(default_factory=lambda: secrets.token_hex(4))
     """A later run of the same job opens its source anew."""
 
@@ -88,7 +90,8 @@ def _open(key: Key) -> tuple[Work, zarr.Array[Any]]:
         raise OutputError(
             f"The output {key.output} was replaced by that of another run while this one wrote it."
         )
-    return from_settings(ledger.settings, key.base), open_coefficients(key.output)
+    work = from_settings(ledger.settings, key.base).on(key.threads)
+    return work, open_coefficients(key.output)
 
 
 ACTIVE: Counter[str] = Counter()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 
 import dask
+from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 from scatflow.errors import ClusterError
@@ -20,9 +21,18 @@ DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 10.0
 
 ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+    (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "ZARR_THREADING__MAX_WORKERS",
+    ),
+    "1",
 )
-"""A worker computes one block on one processor; libraries with threads of their own would fight."""
+"""The threads of a run are its workers' and, in each, the engine's: pools of libraries that add
+their own (BLAS, FFT, Numba, Zarr's codecs) would have them wait for each other."""
 
 MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "67108864",
@@ -59,6 +69,8 @@ class Cluster:
     dashboard: str
     workers: Mapping[str, tuple[int, int]]
     """Of a scheduler that ran already: threads and memory limit (bytes, 0: none) per worker."""
+    processors: Mapping[str, int]
+    """Of the same: processors that each worker may use."""
     lasting: bool
     """Whether a block that is computed goes on when the client lets go of it."""
 
@@ -85,7 +97,7 @@ def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
         if runner in ("local", "threads"):
             with _start(runner, workers, memory) as cluster, Client(cluster) as client:
                 yield Cluster(
-                    client, workers, cluster.dashboard_link, {}, lasting=runner == "threads"
+                    client, workers, cluster.dashboard_link, {}, {}, lasting=runner == "threads"
                 )
         else:
             with _remote(runner) as client:
@@ -100,7 +112,12 @@ def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
                         f"The scheduler at {runner} has no workers, so nothing would ever be "
                         f"computed. Start some: dask worker {runner}"
                     )
-                yield Cluster(client, threads, client.dashboard_link, found, lasting=True)
+                usable = client.run(_processors, on_error="ignore")
+                yield Cluster(client, threads, client.dashboard_link, found, usable, lasting=True)
+
+
+def _processors() -> int:
+    return int(CPU_COUNT)
 
 
 def _start(runner: str, workers: int, memory: int) -> LocalCluster:

@@ -159,6 +159,10 @@ class RunTable(Table):
     workers: Count | None = Field(
         default=None, description="a number of workers (integer, 1 or more)"
     )
+    threads: Count = Field(
+        default=1,
+        description="threads that the transform of one block keeps busy (integer, 1 or more)",
+    )
     memory: Annotated[str, AfterValidator(_bytes)] = Field(
         default="2 GiB", description='the budget of one worker, such as "2 GiB" (string)'
     )
@@ -211,8 +215,8 @@ class Job:
 
     @property
     def workers(self) -> int:
-        """Workers to start: as many as processors unless the job says otherwise."""
-        return self.run.workers or CPU_COUNT
+        """Workers to start: as many as keep all processors busy unless the job says otherwise."""
+        return self.run.workers or max(1, CPU_COUNT // self.run.threads)
 
     def line_of(self, key: str) -> int | None:
         """Return the line of the file on which a key is set, counted from 1."""

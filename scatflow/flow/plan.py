@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from dask.system import CPU_COUNT
 
 from scatflow.blocks import Span, ceil_div
 from scatflow.dataset import Template
@@ -100,7 +102,7 @@ def prepare(job: Job, base: str | None = None) -> RunPlan:
         bytes_read=_samples(work, whole_chunks=True) * itemsize,
         bytes_source=math.prod(work.source.shape) * itemsize,
         bytes_written=math.prod(described.shape) * described.dtype.itemsize,
-        notes=(*_notes(work), *_later(job)),
+        notes=(*_notes(work), *_crowded(job), *_later(job)),
     )
 
 
@@ -168,6 +170,50 @@ def check_workers(plan: RunPlan, workers: Mapping[str, tuple[int, int]]) -> None
                 f'run. Start it with --memory-limit "{suggest_memory(needed)}", or with fewer '
                 "--nthreads."
             )
+
+
+def _crowded(job: Job) -> list[str]:
+    """Say where a job starts more threads than there are processors."""
+    threads = job.run.threads
+    if job.run.cluster not in ("local", "threads") or job.workers * threads <= CPU_COUNT:
+        return []
+    fewer = max(1, CPU_COUNT // threads)
+    remedy = f"workers = {fewer}" if threads <= CPU_COUNT else f"threads = {CPU_COUNT} or less"
+    return [
+        f"{job.workers} worker(s) with {threads} thread(s) each keep {job.workers * threads} "
+        f"threads busy, and there are {CPU_COUNT} processor(s): they take turns, which is slower, "
+        f"and each takes its memory all the same. Set {remedy} in [run]"
+    ]
+
+
+def crowded_machines(
+    plan: RunPlan, workers: Mapping[str, tuple[int, int]], processors: Mapping[str, int]
+) -> list[str]:
+    """Say on which machines workers that run already would use more threads than processors.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        What they are to do.
+    workers : mapping
+        Threads and memory limit of each worker, by its address.
+    processors : mapping
+        Processors that each worker may use.
+    """
+    blocks: defaultdict[str, int] = defaultdict(int)
+    usable: dict[str, int] = {}
+    for address in processors:
+        machine = address.rpartition("//")[2].rpartition(":")[0]
+        blocks[machine] += workers[address][0] if address in workers else 0
+        usable[machine] = max(usable.get(machine, 0), processors[address])
+    threads = plan.job.run.threads
+    return [
+        f"the workers on {machine} compute {n} block(s) at a time with {threads} thread(s) each, "
+        f"and may use {usable[machine]} processor(s): they take turns, which is slower. Start "
+        "them with fewer --nthreads, or set fewer threads in [run]"
+        for machine, n in blocks.items()
+        if n * threads > usable[machine]
+    ]
 
 
 def block_bytes(work: Work, index: int) -> int:
@@ -300,11 +346,11 @@ def measure_unit(work: Work) -> float:
     plan = work.layout.plan
     x = np.random.default_rng(0).standard_normal(plan.shape).astype(work.dtype)
     seconds = math.inf
-    for _ in range(2):  # The first call compiles and fills caches.
+    for _ in range(2):  # The first call fills caches, and may compile for some seconds.
         begun = time.perf_counter()
         plan.apply(x)
         seconds = min(seconds, time.perf_counter() - begun)
-        if seconds > 5.0:
+        if seconds > 30.0:
             break
     return seconds
 
@@ -359,6 +405,7 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
         "budget_bytes_per_worker": job.memory,
         "cluster": job.run.cluster,
         "workers": job.workers,
+        "threads": job.run.threads,
         "estimated_seconds": seconds,
         "notes": list(plan.notes),
         "fingerprint": work.fingerprint,

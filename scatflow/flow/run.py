@@ -21,7 +21,13 @@ from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.ledger import Ledger, versions
 from scatflow.flow.lock import locked, me, refuse_if_alive
 from scatflow.flow.output import check, look, lost, make, sweep
-from scatflow.flow.plan import RunPlan, block_bytes, check_budget, check_workers
+from scatflow.flow.plan import (
+    RunPlan,
+    block_bytes,
+    check_budget,
+    check_workers,
+    crowded_machines,
+)
 from scatflow.flow.progress import Reporter, clock
 from scatflow.flow.work import local_path
 
@@ -186,7 +192,10 @@ def _compute(
             ledger = ledger or make(plan.output, plan.work, plan.template)
             ledger.flush(_words(0.0, time.time()))
             say(f"Dashboard: {cluster.dashboard}")
-            key = Key(plan.output, plan.base, plan.work.fingerprint)
+            for note in crowded_machines(plan, cluster.workers, cluster.processors):
+                say(f"note: {note}")
+            threads = job.run.threads
+            key = Key(plan.output, plan.base, plan.work.fingerprint, threads)
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
             ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
@@ -198,16 +207,17 @@ def _compute(
             begun = time.monotonic()
             totals = _work_through(cluster, key, pending, ledger, reporter)
             seconds = time.monotonic() - begun
-            threads = cluster.threads
+            slots = cluster.threads
     finally:
         if ledger is not None:
             with _uninterrupted():
                 _finish(plan, ledger)
-    share = totals.engine_seconds / max(seconds * threads, 1e-9)
+    share = totals.engine_seconds / max(seconds * slots, 1e-9)
+    rate = totals.samples / max(seconds, 1e-9)
     say(
-        f"{totals.blocks} blocks in {clock(seconds)}: {totals.samples / seconds:,.0f} samples/s, "
-        f"{totals.bytes_written / 2**20:,.0f} MiB written; the engine took {share:.0%} of the "
-        f"workers' time, all else {1 - share:.0%}."
+        f"{totals.blocks} blocks in {clock(seconds)}: {rate:,.0f} samples/s, "
+        f"{rate / (slots * threads):,.0f} per thread; {totals.bytes_written / 2**20:,.0f} MiB "
+        f"written; the engine took {share:.0%} of the workers' time, all else {1 - share:.0%}."
     )
     return ledger
 
