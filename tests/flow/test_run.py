@@ -224,7 +224,7 @@ def test_a_source_that_was_rewritten_in_place_is_refused(done, noise):
     changed = noise[:2].copy()
     changed[1, -1] += 1
     done.archive(changed, chunks=(1, 100_000))
-    words = r"block 5 \(station YA.UV06, time samples \d+ to 300000\) differs .* --fresh"
+    words = r"block 9 \(station YA.UV06, time samples \d+ to 300000\) differs .* --fresh"
     with pytest.raises(OutputError, match=words):
         done.run()
     ledger = Ledger.open(str(done.path / "out.zarr"), "r+")
