@@ -31,8 +31,8 @@ from scatflow.flow.plan import (
 from scatflow.flow.progress import Reporter, clock
 from scatflow.flow.work import local_path
 
-IN_FLIGHT_PER_THREAD = 3
-"""One that is computed, and enough behind it that no worker ever waits for the client."""
+QUEUED_PER_SLOT = 2
+"""Blocks behind those that workers hold, so that none ever waits for the client."""
 
 TICK_SECONDS = 0.25
 ATTEMPTS = 2
@@ -187,7 +187,7 @@ def _compute(
     try:
         with contextlib.ExitStack() as stack:
             called, job = time.monotonic(), plan.job
-            cluster = stack.enter_context(connect(job.run.cluster, job.workers, job.memory))
+            cluster = stack.enter_context(connect(job))
             check_workers(plan, cluster.workers)
             ledger = ledger or make(plan.output, plan.work, plan.template)
             ledger.flush(_words(0.0, time.time()))
@@ -195,11 +195,12 @@ def _compute(
             for note in crowded_machines(plan, cluster.workers, cluster.processors):
                 say(f"note: {note}")
             threads = job.run.threads
-            key = Key(plan.output, plan.base, plan.work.fingerprint, threads)
+            slots = 0 if cluster.workers else job.slots
+            key = Key(plan.output, plan.base, plan.work.fingerprint, threads, slots)
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
             ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
-            say(f"{cluster.threads} workers are ready after {clock(time.monotonic() - called)}.")
+            say(f"{cluster.slots} workers are ready after {clock(time.monotonic() - called)}.")
             if report is not None:
                 stack.enter_context(performance_report(filename=report))
             pending, total = ledger.pending(), ledger.state.size
@@ -207,7 +208,7 @@ def _compute(
             begun = time.monotonic()
             totals = _work_through(cluster, key, pending, ledger, reporter)
             seconds = time.monotonic() - begun
-            slots = cluster.threads
+            slots = cluster.slots
     finally:
         if ledger is not None:
             with _uninterrupted():
@@ -235,7 +236,7 @@ def _work_through(
     todo: Iterator[int] = iter(pending.tolist())
     flying: dict[Future[Receipt], int] = {}
     attempts: dict[int, int] = {}
-    window = IN_FLIGHT_PER_THREAD * cluster.threads
+    window = cluster.held + QUEUED_PER_SLOT * cluster.slots
 
     def submit(block: int) -> None:
         future = cluster.client.submit(process, key, block, pure=False)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 
 import numpy as np
@@ -113,8 +114,8 @@ def test_threads_do_not_matter_to_a_seamless_record(done):
     before = done.bytes()
     for threads in (2, 3):
         assert done.run(fresh=True, workers=1, threads=threads)[0] == 0
-        work, _ = next(reversed(block_module.OPEN._open.values()))
-        assert work.layout.plan.threads == threads
+        opened = next(reversed(block_module.OPEN._open.values()))
+        assert opened.work.layout.plan.threads == threads
         assert done.bytes() == before
     assert "nothing to do" in done.run(threads=4)[1]
 
@@ -149,9 +150,8 @@ def test_running_workers_with_more_threads_than_processors_are_told(place, noise
     usable = {"tcp://10.0.0.1:1": 16, "tcp://10.0.0.1:2": 16, "tcp://[::1]:3": 4}
     plan = place.plan(transform=WHOLE, threads=2)
     assert crowded_machines(plan, workers, usable) == []
-    first, second = crowded_machines(place.plan(transform=WHOLE, threads=3), workers, usable)
+    (first,) = crowded_machines(place.plan(transform=WHOLE, threads=3), workers, usable)
     assert "the workers on 10.0.0.1 compute 8 block(s) at a time with 3 thread(s) each" in first
-    assert "the workers on [::1] compute 2 block(s) at a time" in second
     with local_scheduler(threads_per_worker=2) as cluster:
         address = cluster.scheduler_address
         code, said = place.run(transform=WHOLE, cluster=address, threads=1 + CPU_COUNT)
@@ -159,7 +159,61 @@ def test_running_workers_with_more_threads_than_processors_are_told(place, noise
     assert f"may use {CPU_COUNT} processor(s)" in said
 
 
-def test_workers_have_no_pools_of_threads_besides_their_own():
+def test_blocks_are_read_and_written_while_another_is_computed(done, monkeypatch):
+    """Each waits for the other; one after the other, they would wait for ever."""
+    before = done.bytes()
+    lock, read, second = threading.Lock(), threading.Semaphore(0), threading.Event()
+    met, busy, most = [], [], []
+    real = {name: getattr(block_module, name) for name in ("_read", "_seamless", "write_region")}
+
+    def reading(*words):
+        stored = real["_read"](*words)
+        read.release()
+        return stored
+
+    def computing(*words):
+        with lock:
+            busy.append(words)
+            most.append(len(busy))
+            first = len(most) == 1
+        if first:  # Its own samples and those of another block.
+            met.append(read.acquire(timeout=30) and read.acquire(timeout=30))
+        else:
+            second.set()
+        found = real["_seamless"](*words)
+        with lock:
+            busy.pop()
+        return found
+
+    def writing(*words):
+        with lock:
+            met.append(None)
+            first = met.count(None) == 1
+        if first:
+            met.append(second.wait(30))
+        return real["write_region"](*words)
+
+    for name, stand_in in (("_read", reading), ("_seamless", computing), ("write_region", writing)):
+        monkeypatch.setattr(block_module, name, stand_in)
+    assert done.run(fresh=True, workers=1)[0] == 0
+    assert [m for m in met if m is not None] == [True, True]
+    assert set(most) == {1}
+    assert done.bytes() == before
+
+
+def test_a_worker_that_runs_already_computes_what_its_processors_allow(place, noise):
+    place.archive(noise[:2, :4096])
+    with local_scheduler(threads_per_worker=2 * CPU_COUNT) as cluster:
+        for threads in (1, CPU_COUNT + 1):
+            code, _ = place.run(
+                transform=WHOLE, fresh=True, cluster=cluster.scheduler_address, threads=threads
+            )
+            opened = next(reversed(block_module.OPEN._open.values()))
+            assert code == 0
+            assert opened.turn._value == max(1, CPU_COUNT // threads)
+
+
+def test_workers_have_no_pools_of_threads_besides_their_own(place):
     def pools():
         import os
 
@@ -173,7 +227,7 @@ def test_workers_have_no_pools_of_threads_besides_their_own():
             zarr.config.get("threading.max_workers"),
         )
 
-    with connect("local", 1, 2**30) as cluster:
+    with connect(place.job(cluster="local", workers=1)) as cluster:
         assert list(cluster.client.run(pools).values()) == [("1", "1", "1", 1, 1)]
 
 
@@ -577,9 +631,9 @@ def test_workers_of_a_scheduler_need_the_memory(place, noise):
     ):
         place.run(transform=WHOLE, cluster=cluster.scheduler_address)
     plan = place.plan(transform=WHOLE)
-    check_workers(plan, {"a": (4, 0), "b": (1, peak_bytes(plan.work, 1))})
+    check_workers(plan, {"a": (4, 0), "b": (1, peak_bytes(plan.work, 1, 1))})
     with pytest.raises(BudgetError, match=r"b with 4 thread\(s\)"):
-        check_workers(plan, {"b": (4, peak_bytes(plan.work, 1))})
+        check_workers(plan, {"b": (4, peak_bytes(plan.work, 1, 1))})
 
 
 def test_a_scheduler_without_workers_is_a_cluster_error(place, noise):
