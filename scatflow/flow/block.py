@@ -106,7 +106,7 @@ def _open(key: Key) -> Opened:
             f"The output {key.output} was replaced by that of another run while this one wrote it."
         )
     work = from_settings(ledger.settings, key.base).on(key.threads)
-    slots = key.slots or max(1, CPU_COUNT // key.threads)
+    slots = key.slots or max(1, processors() // key.threads)
     return Opened(work, open_coefficients(key.output), threading.Semaphore(slots))
 
 
@@ -119,6 +119,11 @@ ACTIVE_LOCK = threading.Lock()
 def active(key: Key) -> int:
     """Return how many blocks of a run this process computes at this moment."""
     return ACTIVE[key.token]
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return int(CPU_COUNT)
 
 
 def warm_up(key: Key) -> None:

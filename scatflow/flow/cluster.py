@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 
 import dask
-from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 from scatflow.errors import ClusterError
+from scatflow.flow.block import processors
 from scatflow.flow.job import Job
 from scatflow.flow.plan import slots
 
@@ -126,7 +126,7 @@ def connect(job: Job) -> Iterator[Cluster]:
                         f"The scheduler at {runner} has no workers, so nothing would ever be "
                         f"computed. Start some: dask worker {runner}"
                     )
-                usable = client.run(_processors, on_error="ignore")
+                usable = client.run(processors, on_error="ignore")
                 yield Cluster(
                     client=client,
                     held=threads,
@@ -139,10 +139,6 @@ def connect(job: Job) -> Iterator[Cluster]:
                     processors=usable,
                     lasting=True,
                 )
-
-
-def _processors() -> int:
-    return int(CPU_COUNT)
 
 
 def _start(job: Job) -> LocalCluster:

@@ -194,9 +194,8 @@ def _compute(
             say(f"Dashboard: {cluster.dashboard}")
             for note in crowded_machines(plan, cluster.workers, cluster.processors):
                 say(f"note: {note}")
-            threads = job.run.threads
             slots = 0 if cluster.workers else job.slots
-            key = Key(plan.output, plan.base, plan.work.fingerprint, threads, slots)
+            key = Key(plan.output, plan.base, plan.work.fingerprint, job.run.threads, slots)
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
             ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
@@ -207,20 +206,23 @@ def _compute(
             reporter = stack.enter_context(Reporter(total, total - pending.size))
             begun = time.monotonic()
             totals = _work_through(cluster, key, pending, ledger, reporter)
-            seconds = time.monotonic() - begun
-            slots = cluster.slots
+            seconds = max(time.monotonic() - begun, 1e-9)
     finally:
         if ledger is not None:
             with _uninterrupted():
                 _finish(plan, ledger)
-    share = totals.engine_seconds / max(seconds * slots, 1e-9)
-    rate = totals.samples / max(seconds, 1e-9)
-    say(
+    say(_pace(totals, seconds, cluster.slots, job.run.threads))
+    return ledger
+
+
+def _pace(totals: Totals, seconds: float, slots: int, threads: int) -> str:
+    """Say how fast a run was, and how much of its time the engine took."""
+    rate, share = totals.samples / seconds, totals.engine_seconds / (seconds * slots)
+    return (
         f"{totals.blocks} blocks in {clock(seconds)}: {rate:,.0f} samples/s, "
         f"{rate / (slots * threads):,.0f} per thread; {totals.bytes_written / 2**20:,.0f} MiB "
         f"written; the engine took {share:.0%} of the workers' time, all else {1 - share:.0%}."
     )
-    return ledger
 
 
 def _work_through(
