@@ -130,7 +130,8 @@ def page(told: dict) -> str:
             f"{told['repetitions']} alternating repetitions. The rate is from the first block to "
             "the last, reading and writing included; the engine's share is of the workers' time; "
             "processor time is that of all processes from start to end. All results are the same "
-            "to the byte.",
+            "to the byte. Where other programs share the machine, arrangements with two threads "
+            "lose most: the range tells how steady the rates were.",
             "",
             *lines(told),
             "",
