@@ -8,7 +8,7 @@ BENCH_VENV := .venv-bench
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run relief head install bench test clean clean-data
+.PHONY: help run relief head install bench bench-runs test clean clean-data
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -30,6 +30,9 @@ install: $(VENV)/.installed ## The environment of the demonstrations
 
 bench: $(BENCH_VENV)/.installed ## Engines against Kymatio: figures, picture and page in docs/benchmarks
 	$(BENCH_VENV)/bin/python benchmarks/engines.py --output docs/benchmarks
+
+bench-runs: $(BENCH_VENV)/.installed ## Whole runs, workers against threads: page in docs/benchmarks
+	$(BENCH_VENV)/bin/python benchmarks/threads.py --output docs/benchmarks
 
 test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environment of their own
 	$(TEST_VENV)/bin/ruff check .

@@ -1,6 +1,6 @@
 """Run a job over an archive larger than memory and watch the workers from outside.
 
-    python benchmarks/archive.py [--gib 8] [--workers 2] [--memory "1 GiB"] [--folder FOLDER]
+    python benchmarks/archive.py [--gib 8] [--workers 2] [--threads 1] [--memory "1 GiB"]
 
 Makes an archive of noise, float32, 100 Hz, runs `scatflow run` on it, samples the resident memory
 of every worker process ten times a second, and prints the highest beside what `scatflow plan`
@@ -40,7 +40,9 @@ boundary = "seamless"
 [output]
 store = "{folder}/result.zarr"
 [run]
+cluster = "{cluster}"
 workers = {workers}
+threads = {threads}
 memory = "{memory}"
 """
 
@@ -89,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gib", type=float, default=8.0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", default="1 GiB")
     parser.add_argument("--order", type=int, default=2)
     parser.add_argument("--folder", help="where to put archive and result (default: temporary)")
@@ -101,7 +104,12 @@ def main() -> None:
         job = folder / "job.toml"
         job.write_text(
             JOB.format(
-                folder=folder, workers=options.workers, memory=options.memory, order=options.order
+                folder=folder,
+                cluster="local",
+                workers=options.workers,
+                threads=options.threads,
+                memory=options.memory,
+                order=options.order,
             )
         )
         told = subprocess.run(

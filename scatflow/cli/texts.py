@@ -87,7 +87,8 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
         f"writes     {size(told['bytes_written'])} before compression",
         f"memory     {size(told['peak_bytes_per_worker'])} at most in each worker, "
         f"budget {size(told['budget_bytes_per_worker'])}",
-        f"runs on    {told['cluster']}, {told['workers']} workers",
+        f"runs on    {told['cluster']}, {told['workers']} worker(s) with {told['threads']} "
+        "thread(s) each",
     ]
     seconds = told["estimated_seconds"]
     if seconds is not None:

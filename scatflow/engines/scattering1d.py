@@ -16,7 +16,6 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 
 from scatflow.backends.choose import backend as choose_backend
@@ -34,6 +33,12 @@ OUT_TYPES = ("array", "list", "dict")
 
 ELEMENTS = 2**20
 """Samples of moduli in flight: fewer cost Python's time, more fall out of the cache (measured)."""
+
+CACHE_BYTES = 320 * 2**10
+"""Signal beyond which a transform's cost grows faster than ``n log n`` (fitted to measurements)."""
+
+CALL_COST = 2.0**14
+"""Cost of a call, in the units of ``n log2 n``: that of about a thousand samples."""
 
 HALO_TOLERANCE = {"float32": 1e-7, "float64": 2e-12}
 """Joint envelope of the filters at the edge of a canonical block's halo.
@@ -290,21 +295,32 @@ class Scattering1D(Engine):
         sigmas = (*widest[: self.max_order], SIGMA0 / self.window)
         unit = self.coarsest
         halo = math.ceil(gaussian_reach(sigmas, tolerance) / unit) * unit
-        length = _canonical_length(halo, unit)
+        length = _canonical_length(halo, unit, precision(dtype).itemsize)
         return CanonicalGrid(length - 2 * halo, halo, 2**self.log2_stride, tolerance)
 
 
-def _canonical_length(halo: int, unit: int) -> int:
-    """Return a 5-smooth multiple of `unit` that keeps the halos' share of the work small.
+def _canonical_length(halo: int, unit: int, itemsize: int) -> int:
+    """Return the multiple of `unit` whose block costs least a sample, by a model of the cost.
 
-    Halos cost at most one part in nine up to a million samples; beyond that, memory counts more
-    and they may cost a third.
+    Lengths are ``9 * 2^k`` or ``27 * 2^k``: MKL is up to a third slower between them, at powers of
+    two (which collide in caches) as at lengths with a factor 5. A transform costs ``n log n`` while
+    it lies in the cache, and more by the root of its size beyond; its halos are computed in vain,
+    and each call costs as much as some samples. The model depends on nothing but the parameters,
+    since the bytes of a result do; ``tests/engines/test_canonical_grid.py`` holds what was
+    measured.
     """
-    target = max(min(18 * halo, 2**20), 6 * halo, 2**17)
-    multiple = math.ceil(target / unit)
-    while scipy.fft.next_fast_len(multiple, real=True) != multiple:
-        multiple += 1
-    return multiple * unit
+    least = 4 * halo // unit + 1  # Of the work, at most half is in vain.
+    lengths = {
+        unit * (m << k)
+        for m in (9, 27)
+        for k in range(max(least.bit_length() - 6, 0), least.bit_length() + 12)
+    }
+
+    def cost(n: int) -> float:
+        spill = math.sqrt(1 + n * itemsize / CACHE_BYTES)
+        return (n * math.log2(n) * spill + CALL_COST) / (n - 2 * halo)
+
+    return min((n for n in sorted(lengths) if n >= least * unit), key=cost)
 
 
 def _quality(Q: Any) -> tuple[int, int]:

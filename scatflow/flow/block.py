@@ -5,6 +5,7 @@ This is the only place where archive, blocks, engines and dataset meet.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -13,11 +14,13 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
+from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from scatflow.blocks import mirror, pieces
@@ -55,8 +58,22 @@ class Key:
     base: str
     """Directory that relative paths of the job start from."""
     fingerprint: str
+    threads: int = 1
+    """Threads that the engine keeps busy for one block."""
+    slots: int = 0
+    """Blocks that one process computes at a time; 0: as many as its processors allow."""
     token: str = field(default_factory=lambda: secrets.token_hex(4))
     """A later run of the same job opens its source anew."""
+
+
+class Opened(NamedTuple):
+    """A run, as a worker has opened it."""
+
+    work: Work
+    array: zarr.Array[Any]
+    """The output's variable."""
+    turn: threading.Semaphore
+    """Whose blocks are computed now; those that wait for it have been read."""
 
 
 class OpenWork:
@@ -65,10 +82,10 @@ class OpenWork:
     def __init__(self, bound: int) -> None:
         self.bound = bound
         self._lock = threading.Lock()
-        self._open: OrderedDict[Key, tuple[Work, zarr.Array[Any]]] = OrderedDict()
+        self._open: OrderedDict[Key, Opened] = OrderedDict()
 
-    def get(self, key: Key) -> tuple[Work, zarr.Array[Any]]:
-        """Return the work and the output's variable that a key stands for."""
+    def get(self, key: Key) -> Opened:
+        """Return the run that a key stands for."""
         with self._lock:
             if key not in self._open:
                 self._open[key] = _open(key)
@@ -81,14 +98,16 @@ class OpenWork:
 OPEN = OpenWork(bound=4)
 
 
-def _open(key: Key) -> tuple[Work, zarr.Array[Any]]:
+def _open(key: Key) -> Opened:
     check_reachable(key.output)
     ledger = Ledger.open(key.output)
     if ledger.fingerprint != key.fingerprint:
         raise OutputError(
             f"The output {key.output} was replaced by that of another run while this one wrote it."
         )
-    return from_settings(ledger.settings, key.base), open_coefficients(key.output)
+    work = from_settings(ledger.settings, key.base).on(key.threads)
+    slots = key.slots or max(1, processors() // key.threads)
+    return Opened(work, open_coefficients(key.output), threading.Semaphore(slots))
 
 
 ACTIVE: Counter[str] = Counter()
@@ -100,6 +119,11 @@ ACTIVE_LOCK = threading.Lock()
 def active(key: Key) -> int:
     """Return how many blocks of a run this process computes at this moment."""
     return ACTIVE[key.token]
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return int(CPU_COUNT)
 
 
 def warm_up(key: Key) -> None:
@@ -131,9 +155,9 @@ def process(key: Key, index: int) -> Receipt:
     with ACTIVE_LOCK:
         ACTIVE[key.token] += 1
     try:
-        work, array = OPEN.get(key)
+        work, array, turn = OPEN.get(key)
         mine = functools.partial(check_unreplaced, key.output, "ledger", key.fingerprint)
-        return compute(work, array, index, before_writing=mine)
+        return compute(work, array, index, mine, turn)
     except OutputError:
         raise
     except Exception as problem:  # As a receipt: one bad block must not end the run.
@@ -150,8 +174,9 @@ def compute(
     array: zarr.Array[Any],
     index: int,
     before_writing: Callable[[], None] = lambda: None,
+    turn: AbstractContextManager[Any] | None = None,
 ) -> Receipt:
-    """Compute one block and write its region.
+    """Read one block, compute it and write its region.
 
     Units with values that are not finite are left NaN and make the block a failed one; its other
     units are written.
@@ -166,14 +191,19 @@ def compute(
         The block.
     before_writing : callable
         Raises where the output must not be written any more.
+    turn : context manager, optional
+        Held while the engine is at work, so that other threads read and write meanwhile.
     """
     begun = time.perf_counter()
     laid = work.layout
     region = laid.region(index)
-    values = np.full([s.stop - s.start for s in region], np.nan, work.dtype)
     stored = _read(work, index)
+    read_checksum = checksum(stored)
     transform = _seamless if laid.seamless else _separate
-    engine_seconds, bad = transform(work, index, stored.transpose(laid.order), values)
+    with turn or contextlib.nullcontext():
+        values = np.full([s.stop - s.start for s in region], np.nan, work.dtype)
+        engine_seconds, bad = transform(work, index, stored.transpose(laid.order), values)
+    del stored  # The memory that a plan states counts on it.
     before_writing()
     written_checksum, written = write_region(array, region, values)
     return Receipt(
@@ -183,7 +213,7 @@ def compute(
         bytes_written=written,
         samples=laid.samples(index),
         checksum=written_checksum,
-        source_checksum=checksum(stored),
+        source_checksum=read_checksum,
         failure=_summary(bad),
     )
 

@@ -14,15 +14,27 @@ import dask
 from distributed import Client, LocalCluster
 
 from scatflow.errors import ClusterError
+from scatflow.flow.block import processors
+from scatflow.flow.job import Job
+from scatflow.flow.plan import slots
 
 LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 10.0
 
 ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+    (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "ZARR_THREADING__MAX_WORKERS",
+    ),
+    "1",
 )
-"""A worker computes one block on one processor; libraries with threads of their own would fight."""
+"""The threads of a run are its workers' and, in each, the engine's: pools of libraries that add
+their own (BLAS, FFT, Numba, Zarr's codecs) would have them wait for each other."""
 
 MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "67108864",
@@ -55,37 +67,51 @@ class Cluster:
     """Workers that are ready."""
 
     client: Client
-    threads: int
+    held: int
+    """Blocks that all workers hold at a time."""
+    slots: int
+    """Blocks that they compute at a time, while others are read or written."""
     dashboard: str
     workers: Mapping[str, tuple[int, int]]
     """Of a scheduler that ran already: threads and memory limit (bytes, 0: none) per worker."""
+    processors: Mapping[str, int]
+    """Of the same: processors that each worker may use."""
     lasting: bool
     """Whether a block that is computed goes on when the client lets go of it."""
 
 
 @contextlib.contextmanager
-def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
-    """Start or reach the workers, and leave nothing behind.
+def connect(job: Job) -> Iterator[Cluster]:
+    """Start or reach the workers of a job, and leave nothing behind.
+
+    A worker that is started here has threads for the blocks that it computes and some more, which
+    read the next ones and write the last. One that runs already computes as many blocks at a time
+    as its processors allow; threads beyond those read and write.
 
     Parameters
     ----------
-    runner : str
-        ``"local"`` (processes), ``"threads"`` (of this process) or a scheduler's address.
-    workers : int
-        How many to start; a scheduler that runs already has its own.
-    memory : int
-        Budget of one worker, bytes.
+    job : Job
+        Its `cluster` is ``"local"`` (processes), ``"threads"`` (of this process) or a scheduler's
+        address; a scheduler that runs already has its own workers.
 
     Raises
     ------
     ClusterError
         If the scheduler cannot be reached or has no workers.
     """
+    runner = job.run.cluster
     with dask.config.set(CONFIG), _quiet():
         if runner in ("local", "threads"):
-            with _start(runner, workers, memory) as cluster, Client(cluster) as client:
+            with _start(job) as cluster, Client(cluster) as client:
+                processes = job.workers // job.slots
                 yield Cluster(
-                    client, workers, cluster.dashboard_link, {}, lasting=runner == "threads"
+                    client=client,
+                    held=processes * job.held,
+                    slots=job.workers,
+                    dashboard=cluster.dashboard_link,
+                    workers={},
+                    processors={},
+                    lasting=runner == "threads",
                 )
         else:
             with _remote(runner) as client:
@@ -100,10 +126,22 @@ def connect(runner: str, workers: int, memory: int) -> Iterator[Cluster]:
                         f"The scheduler at {runner} has no workers, so nothing would ever be "
                         f"computed. Start some: dask worker {runner}"
                     )
-                yield Cluster(client, threads, client.dashboard_link, found, lasting=True)
+                usable = client.run(processors, on_error="ignore")
+                yield Cluster(
+                    client=client,
+                    held=threads,
+                    slots=sum(
+                        slots(n, usable.get(name, n), job.run.threads)
+                        for name, (n, _) in found.items()
+                    ),
+                    dashboard=client.dashboard_link,
+                    workers=found,
+                    processors=usable,
+                    lasting=True,
+                )
 
 
-def _start(runner: str, workers: int, memory: int) -> LocalCluster:
+def _start(job: Job) -> LocalCluster:
     """Start local workers.
 
     Raises
@@ -120,10 +158,10 @@ def _start(runner: str, workers: int, memory: int) -> LocalCluster:
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return _local(runner, workers, memory)
+            return _local(job)
         except RuntimeError:  # A worker died while it started: once is an accident.
             try:
-                return _local(runner, workers, memory)
+                return _local(job)
             except RuntimeError as problem:
                 raise ClusterError(
                     f"The workers die while they start ({problem}), so nothing was computed. Look "
@@ -133,13 +171,13 @@ def _start(runner: str, workers: int, memory: int) -> LocalCluster:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _local(runner: str, workers: int, memory: int) -> LocalCluster:
-    processes = runner == "local"
+def _local(job: Job) -> LocalCluster:
+    processes = job.run.cluster == "local"
     return LocalCluster(
-        n_workers=workers if processes else 1,
-        threads_per_worker=1 if processes else workers,
+        n_workers=job.workers if processes else 1,
+        threads_per_worker=job.held,
         processes=processes,
-        memory_limit=int(memory * HEADROOM) if processes else 0,
+        memory_limit=int(job.memory * HEADROOM) if processes else 0,
         protocol="tcp://",  # In-process addresses name an outer interface of the machine.
         host=LOOPBACK,
         dashboard_address=f"{LOOPBACK}:{DASHBOARD_PORT}",

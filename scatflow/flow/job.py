@@ -37,6 +37,9 @@ LATER_KEYS = {
 }
 """Keys of [source] and [transform] that a later version will take."""
 
+SLOTS_PER_READER = 4
+"""Blocks that are computed while one is read or written: that takes a tenth to a fifth as long."""
+
 SCHEDULERS = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
 
 
@@ -159,6 +162,10 @@ class RunTable(Table):
     workers: Count | None = Field(
         default=None, description="a number of workers (integer, 1 or more)"
     )
+    threads: Count = Field(
+        default=1,
+        description="threads that the transform of one block keeps busy (integer, 1 or more)",
+    )
     memory: Annotated[str, AfterValidator(_bytes)] = Field(
         default="2 GiB", description='the budget of one worker, such as "2 GiB" (string)'
     )
@@ -211,8 +218,18 @@ class Job:
 
     @property
     def workers(self) -> int:
-        """Workers to start: as many as processors unless the job says otherwise."""
-        return self.run.workers or CPU_COUNT
+        """Workers to start: as many as keep all processors busy unless the job says otherwise."""
+        return self.run.workers or max(1, CPU_COUNT // self.run.threads)
+
+    @property
+    def slots(self) -> int:
+        """Blocks that one process computes at a time."""
+        return self.workers if self.run.cluster == "threads" else 1
+
+    @property
+    def held(self) -> int:
+        """Blocks that one process holds at a time: some are read or written meanwhile."""
+        return self.slots + math.ceil(self.slots / SLOTS_PER_READER)
 
     def line_of(self, key: str) -> int | None:
         """Return the line of the file on which a key is set, counted from 1."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from dask.system import CPU_COUNT
 
 from scatflow.blocks import Span, ceil_div
 from scatflow.dataset import Template
@@ -96,11 +98,11 @@ def prepare(job: Job, base: str | None = None) -> RunPlan:
         output=absolute(job.output.store, start),
         work=work,
         template=described,
-        peak_bytes=peak_bytes(work, threads_per_worker(job)),
+        peak_bytes=peak_bytes(work, job.slots, job.held),
         bytes_read=_samples(work, whole_chunks=True) * itemsize,
         bytes_source=math.prod(work.source.shape) * itemsize,
         bytes_written=math.prod(described.shape) * described.dtype.itemsize,
-        notes=(*_notes(work), *_later(job)),
+        notes=(*_notes(work), *_crowded(job), *_later(job)),
     )
 
 
@@ -114,11 +116,6 @@ def _check_shared(job: Job) -> None:
                 f'of cluster = "{job.run.cluster}" are others: they would not find it. Set '
                 'cluster = "threads", or name a store on disk.'
             )
-
-
-def threads_per_worker(job: Job) -> int:
-    """Return the blocks that one process computes at a time."""
-    return job.workers if job.run.cluster == "threads" else 1
 
 
 def check_budget(plan: RunPlan) -> None:
@@ -160,7 +157,7 @@ def check_workers(plan: RunPlan, workers: Mapping[str, tuple[int, int]]) -> None
         One of them has too little memory for as many blocks as it has threads.
     """
     for name, (threads, limit) in workers.items():
-        needed = peak_bytes(plan.work, threads)
+        needed = peak_bytes(plan.work, threads, threads)
         if 0 < limit < needed:
             raise BudgetError(
                 f"{threads} block(s) at a time need {_mib(needed)} MiB in a worker, and {name} "
@@ -170,20 +167,76 @@ def check_workers(plan: RunPlan, workers: Mapping[str, tuple[int, int]]) -> None
             )
 
 
+def _crowded(job: Job) -> list[str]:
+    """Say where a job starts more threads than there are processors."""
+    threads = job.run.threads
+    if job.run.cluster not in ("local", "threads") or job.workers * threads <= CPU_COUNT:
+        return []
+    fewer = max(1, CPU_COUNT // threads)
+    remedy = f"workers = {fewer}" if threads <= CPU_COUNT else f"threads = {CPU_COUNT} or less"
+    return [
+        f"{job.workers} worker(s) with {threads} thread(s) each keep {job.workers * threads} "
+        f"threads busy, and there are {CPU_COUNT} processor(s): they take turns, which is slower, "
+        f"and each takes its memory all the same. Set {remedy} in [run]"
+    ]
+
+
+def crowded_machines(
+    plan: RunPlan, workers: Mapping[str, tuple[int, int]], processors: Mapping[str, int]
+) -> list[str]:
+    """Say on which machines workers that run already would use more threads than processors.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        What they are to do.
+    workers : mapping
+        Threads and memory limit of each worker, by its address.
+    processors : mapping
+        Processors that each worker may use.
+    """
+    threads = plan.job.run.threads
+    blocks: defaultdict[str, int] = defaultdict(int)
+    usable: defaultdict[str, int] = defaultdict(int)
+    for address in workers.keys() & processors.keys():
+        machine = address.rpartition("//")[2].rpartition(":")[0]
+        blocks[machine] += slots(workers[address][0], processors[address], threads)
+        usable[machine] = max(usable[machine], processors[address])
+    return [
+        f"the workers on {machine} compute {n} block(s) at a time with {threads} thread(s) each, "
+        f"and may use {usable[machine]} processor(s): they take turns, which is slower. Start "
+        "fewer of them, with fewer --nthreads, or set fewer threads in [run]"
+        for machine, n in sorted(blocks.items())
+        if n * threads > usable[machine]
+    ]
+
+
+def slots(held: int, processors: int, threads: int) -> int:
+    """Return how many of the blocks that a process holds it should compute at a time.
+
+    Examples
+    --------
+    >>> slots(8, processors=8, threads=2)
+    4
+    """
+    return max(1, min(held, processors // threads))
+
+
 def block_bytes(work: Work, index: int) -> int:
     """Return the bytes of a block's slab once it is decoded."""
     return math.prod(b - a for a, b in work.layout.slab(index)) * work.dtype.itemsize
 
 
-def peak_bytes(work: Work, threads: int) -> int:
+def peak_bytes(work: Work, slots: int, held: int) -> int:
     """Return the most memory that one worker will need, bytes.
 
     Parameters
     ----------
     work : Work
         What is to be done.
-    threads : int
-        Blocks that the worker computes at a time.
+    slots, held : int
+        Blocks that the worker computes at a time, and those that it holds: the others are being
+        read or written, or wait.
     """
     laid, item = work.layout, work.dtype.itemsize
     slab = math.prod(_widest(work))
@@ -194,10 +247,12 @@ def peak_bytes(work: Work, threads: int) -> int:
     out = batch * math.prod(laid.plan.output_shape) * item
     # A batch is stacked before it is padded, and an edge slab is gathered from its pieces.
     computing = 2 * batch * unit * item + laid.plan.peak_bytes(batch) + out
-    writing = ENCODING_COPIES * block
-    own = slab * item + block + max(reading, computing, writing)
+    # A block's samples are let go before its coefficients are written.
+    moving = max(slab * item + reading, (1 + ENCODING_COPIES) * block)
+    own = max(slab * item + block + computing, moving)
+    in_flight = slots * own + (held - slots) * moving
     # Blocks wait for the plan, so that its making and their computing do not add up.
-    return BASELINE_BYTES + laid.plan.held_bytes + max(laid.plan.build_bytes, threads * own)
+    return BASELINE_BYTES + laid.plan.held_bytes + max(laid.plan.build_bytes, in_flight)
 
 
 def _chunk_bytes(work: Work) -> int:
@@ -300,11 +355,11 @@ def measure_unit(work: Work) -> float:
     plan = work.layout.plan
     x = np.random.default_rng(0).standard_normal(plan.shape).astype(work.dtype)
     seconds = math.inf
-    for _ in range(2):  # The first call compiles and fills caches.
+    for _ in range(2):  # The first call fills caches, and may compile for some seconds.
         begun = time.perf_counter()
         plan.apply(x)
         seconds = min(seconds, time.perf_counter() - begun)
-        if seconds > 5.0:
+        if seconds > 30.0:
             break
     return seconds
 
@@ -359,6 +414,7 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
         "budget_bytes_per_worker": job.memory,
         "cluster": job.run.cluster,
         "workers": job.workers,
+        "threads": job.run.threads,
         "estimated_seconds": seconds,
         "notes": list(plan.notes),
         "fingerprint": work.fingerprint,

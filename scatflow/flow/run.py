@@ -21,12 +21,18 @@ from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.ledger import Ledger, versions
 from scatflow.flow.lock import locked, me, refuse_if_alive
 from scatflow.flow.output import check, look, lost, make, sweep
-from scatflow.flow.plan import RunPlan, block_bytes, check_budget, check_workers
+from scatflow.flow.plan import (
+    RunPlan,
+    block_bytes,
+    check_budget,
+    check_workers,
+    crowded_machines,
+)
 from scatflow.flow.progress import Reporter, clock
 from scatflow.flow.work import local_path
 
-IN_FLIGHT_PER_THREAD = 3
-"""One that is computed, and enough behind it that no worker ever waits for the client."""
+QUEUED_PER_SLOT = 2
+"""Blocks behind those that workers hold, so that none ever waits for the client."""
 
 TICK_SECONDS = 0.25
 ATTEMPTS = 2
@@ -181,35 +187,42 @@ def _compute(
     try:
         with contextlib.ExitStack() as stack:
             called, job = time.monotonic(), plan.job
-            cluster = stack.enter_context(connect(job.run.cluster, job.workers, job.memory))
+            cluster = stack.enter_context(connect(job))
             check_workers(plan, cluster.workers)
             ledger = ledger or make(plan.output, plan.work, plan.template)
             ledger.flush(_words(0.0, time.time()))
             say(f"Dashboard: {cluster.dashboard}")
-            key = Key(plan.output, plan.base, plan.work.fingerprint)
+            for note in crowded_machines(plan, cluster.workers, cluster.processors):
+                say(f"note: {note}")
+            slots = 0 if cluster.workers else job.slots
+            key = Key(plan.output, plan.base, plan.work.fingerprint, job.run.threads, slots)
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
             ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
-            say(f"{cluster.threads} workers are ready after {clock(time.monotonic() - called)}.")
+            say(f"{cluster.slots} workers are ready after {clock(time.monotonic() - called)}.")
             if report is not None:
                 stack.enter_context(performance_report(filename=report))
             pending, total = ledger.pending(), ledger.state.size
             reporter = stack.enter_context(Reporter(total, total - pending.size))
             begun = time.monotonic()
             totals = _work_through(cluster, key, pending, ledger, reporter)
-            seconds = time.monotonic() - begun
-            threads = cluster.threads
+            seconds = max(time.monotonic() - begun, 1e-9)
     finally:
         if ledger is not None:
             with _uninterrupted():
                 _finish(plan, ledger)
-    share = totals.engine_seconds / max(seconds * threads, 1e-9)
-    say(
-        f"{totals.blocks} blocks in {clock(seconds)}: {totals.samples / seconds:,.0f} samples/s, "
-        f"{totals.bytes_written / 2**20:,.0f} MiB written; the engine took {share:.0%} of the "
-        f"workers' time, all else {1 - share:.0%}."
-    )
+    say(_pace(totals, seconds, cluster.slots, job.run.threads))
     return ledger
+
+
+def _pace(totals: Totals, seconds: float, slots: int, threads: int) -> str:
+    """Say how fast a run was, and how much of its time the engine took."""
+    rate, share = totals.samples / seconds, totals.engine_seconds / (seconds * slots)
+    return (
+        f"{totals.blocks} blocks in {clock(seconds)}: {rate:,.0f} samples/s, "
+        f"{rate / (slots * threads):,.0f} per thread; {totals.bytes_written / 2**20:,.0f} MiB "
+        f"written; the engine took {share:.0%} of the workers' time, all else {1 - share:.0%}."
+    )
 
 
 def _work_through(
@@ -225,7 +238,7 @@ def _work_through(
     todo: Iterator[int] = iter(pending.tolist())
     flying: dict[Future[Receipt], int] = {}
     attempts: dict[int, int] = {}
-    window = IN_FLIGHT_PER_THREAD * cluster.threads
+    window = cluster.held + QUEUED_PER_SLOT * cluster.slots
 
     def submit(block: int) -> None:
         future = cluster.client.submit(process, key, block, pure=False)

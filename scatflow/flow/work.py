@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,13 @@ class Work:
     def fingerprint(self) -> str:
         """Hash of the settings."""
         return fingerprint(self.settings)
+
+    def on(self, threads: int) -> Work:
+        """Return the same work for an engine that keeps so many threads busy.
+
+        No byte of the output depends on it, so it is not among the settings.
+        """
+        return replace(self, layout=replace(self.layout, plan=self.layout.plan.on(threads)))
 
 
 def absolute(store: str, base: str) -> str:
@@ -91,7 +98,7 @@ def from_job(job: Job, base: str) -> Work:
         "output": {"dtype": job.output.dtype},
         "block": _cut(laid),
     }
-    return Work(source, job.engine, laid, dtype, settings)
+    return Work(source, job.engine, laid, dtype, settings).on(job.run.threads)
 
 
 def from_settings(settings: Mapping[str, Any], base: str) -> Work:

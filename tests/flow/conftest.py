@@ -32,6 +32,7 @@ dtype = "{dtype}"
 [run]
 cluster = "{cluster}"
 workers = {workers}
+threads = {threads}
 memory = "{memory}"
 """
 
@@ -72,7 +73,7 @@ class Place:
         return array
 
     def text(self, transform=SEAMLESS, output="out.zarr", dtype="float32", source="", **run):
-        run = {"cluster": "threads", "workers": 2, "memory": "2 GiB", **run}
+        run = {"cluster": "threads", "workers": 2, "threads": 1, "memory": "2 GiB", **run}
         return JOB.format(transform=transform, output=output, dtype=dtype, source=source, **run)
 
     def job(self, **changes):

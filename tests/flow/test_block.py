@@ -164,11 +164,11 @@ def test_a_hole_in_a_seamless_record_fails_the_blocks_that_see_it(place, small_b
     place.archive(x)
     found, receipts = place.compute()
     failed = [r.block for r in receipts if r.failure]
-    assert failed == [2]
+    assert failed == [4]
     windows = np.isnan(found[0]).any(axis=0)
     assert windows[290_000 // 16]
     assert not windows[: 200_000 // 16].any()
-    assert "the first at time sample 290000" in receipts[2].failure
+    assert "the first at time sample 290000" in receipts[4].failure
 
 
 def test_an_overflow_is_a_failure_and_not_a_number(place):

@@ -196,6 +196,16 @@ def test_workers_are_counted_where_the_system_does_not_tell_of_affinity(monkeypa
     assert parse(GOOD.replace("workers = 2", ""), Path("job.toml")).workers >= 1
 
 
+def test_workers_and_their_threads_take_no_more_than_the_processors(monkeypatch):
+    monkeypatch.setattr("scatflow.flow.job.CPU_COUNT", 8)
+    for threads, workers in ((1, 8), (2, 4), (3, 2), (8, 1), (9, 1)):
+        job = parse(GOOD.replace("workers = 2", f"threads = {threads}"), Path("job.toml"))
+        assert (job.run.threads, job.workers) == (threads, workers)
+    assert parse(GOOD, Path("job.toml")).run.threads == 1
+    assert "[run] threads: found 0" in wrong("workers = 2", "threads = 0")
+    assert "[run] threads: found 'all' (string)" in wrong("workers = 2", 'threads = "all"')
+
+
 def test_the_line_of_a_key_is_found():
     job = parse(GOOD, Path("job.toml"))
     assert GOOD.splitlines()[job.line_of("memory") - 1] == 'memory = "1 GiB"'

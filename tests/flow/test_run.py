@@ -2,15 +2,18 @@
 
 import json
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import zarr
+from dask.system import CPU_COUNT
 from distributed import LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scatflow.cli.texts import plan_lines
 from scatflow.dataset import FAILED
 from scatflow.engines import scattering1d
 from scatflow.errors import (
@@ -24,11 +27,19 @@ from scatflow.errors import (
 from scatflow.flow import block as block_module
 from scatflow.flow import output as output_module
 from scatflow.flow import run as run_module
+from scatflow.flow.cluster import connect
 from scatflow.flow.job import parse
 from scatflow.flow.ledger import STALE_SECONDS, Ledger
 from scatflow.flow.lock import locked
 from scatflow.flow.output import look
-from scatflow.flow.plan import _chunk_bytes, check_workers, peak_bytes, prepare
+from scatflow.flow.plan import (
+    _chunk_bytes,
+    check_workers,
+    crowded_machines,
+    peak_bytes,
+    prepare,
+    summary,
+)
 from scatflow.flow.progress import Reporter
 from scatflow.flow.status import status
 
@@ -73,6 +84,151 @@ def test_workers_do_not_matter_to_the_bytes(done):
         code, _ = done.run(fresh=True, workers=workers)
         assert code == 0
         assert done.bytes() == before
+
+
+ROWS = 'kind = "scattering1d"\ndims = ["x"]\nJ = 4\nQ = 1\n'
+IMAGES = 'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 2\nL = 4\n'
+
+
+@pytest.mark.parametrize(
+    ("transform", "chunks"),
+    [
+        (ROWS, (1, 1000)),
+        (ROWS + 'boundary = "frames"\nframe = 300\nhop = 200\n', (2, 3000)),
+        (IMAGES + 'boundary = "frames"\nframe = [16, 64]\nhop = [16, 64]\n', (7, 500)),
+    ],
+    ids=["whole", "frames", "images"],
+)
+def test_threads_do_not_matter_to_the_bytes(place, noise, transform, chunks):
+    data = noise.reshape(-1)[: 32 * 4096].reshape(32, 4096)
+    place.archive(data, dims=("y", "x"), chunks=chunks)
+    assert place.run(transform=transform)[0] == 0
+    before = place.bytes()
+    for threads in (2, 5):
+        code, _ = place.run(fresh=True, transform=transform, workers=1, threads=threads)
+        assert code == 0
+        assert place.bytes() == before
+
+
+def test_threads_do_not_matter_to_a_seamless_record(done):
+    before = done.bytes()
+    for threads in (2, 3):
+        assert done.run(fresh=True, workers=1, threads=threads)[0] == 0
+        opened = next(reversed(block_module.OPEN._open.values()))
+        assert opened.work.layout.plan.threads == threads
+        assert done.bytes() == before
+    assert "nothing to do" in done.run(threads=4)[1]
+
+
+def test_threads_of_the_engine_take_their_memory(place, noise):
+    place.archive(noise)
+    one, three = (place.plan(workers=1, threads=n) for n in (1, 3))
+    assert three.work.fingerprint == one.work.fingerprint
+    own = one.work.layout.plan.peak_bytes(1)
+    assert own > 0
+    assert three.work.layout.plan.peak_bytes(1) == 3 * own
+    shown = summary(three, None)
+    assert (shown["workers"], shown["threads"]) == (1, 3)
+    assert "1 worker(s) with 3 thread(s) each" in "\n".join(plan_lines(shown))
+
+
+def test_more_threads_than_processors_are_told(place, noise, monkeypatch):
+    monkeypatch.setattr("scatflow.flow.plan.CPU_COUNT", 4)
+    place.archive(noise[:1, :4096])
+    for workers, threads, remedy in ((2, 2, None), (3, 2, "workers = 2"), (1, 5, "threads = 4")):
+        for cluster in ("local", "threads"):
+            plan = place.plan(transform=WHOLE, cluster=cluster, workers=workers, threads=threads)
+            told = [note for note in plan.notes if "take turns" in note]
+            assert len(told) == (remedy is not None)
+            assert remedy is None or f"Set {remedy}" in told[0]
+    assert place.plan(transform=WHOLE, cluster="tcp://h:1", workers=9, threads=9).notes == ()
+
+
+def test_running_workers_with_more_threads_than_processors_are_told(place, noise):
+    place.archive(noise[:1, :4096])
+    workers = {"tcp://10.0.0.1:1": (4, 0), "tcp://10.0.0.1:2": (4, 0), "tcp://[::1]:3": (2, 0)}
+    usable = {"tcp://10.0.0.1:1": 16, "tcp://10.0.0.1:2": 16, "tcp://[::1]:3": 4}
+    plan = place.plan(transform=WHOLE, threads=2)
+    assert crowded_machines(plan, workers, usable) == []
+    (first,) = crowded_machines(place.plan(transform=WHOLE, threads=3), workers, usable)
+    assert "the workers on 10.0.0.1 compute 8 block(s) at a time with 3 thread(s) each" in first
+    with local_scheduler(threads_per_worker=2) as cluster:
+        address = cluster.scheduler_address
+        code, said = place.run(transform=WHOLE, cluster=address, threads=1 + CPU_COUNT)
+    assert code == 0
+    assert f"may use {CPU_COUNT} processor(s)" in said
+
+
+def test_blocks_are_read_and_written_while_another_is_computed(done, monkeypatch):
+    """Each waits for the other; one after the other, they would wait for ever."""
+    before = done.bytes()
+    lock, read, second = threading.Lock(), threading.Semaphore(0), threading.Event()
+    met, busy, most = [], [], []
+    real = {name: getattr(block_module, name) for name in ("_read", "_seamless", "write_region")}
+
+    def reading(*words):
+        stored = real["_read"](*words)
+        read.release()
+        return stored
+
+    def computing(*words):
+        with lock:
+            busy.append(words)
+            most.append(len(busy))
+            first = len(most) == 1
+        if first:  # Its own samples and those of another block.
+            met.append(read.acquire(timeout=30) and read.acquire(timeout=30))
+        else:
+            second.set()
+        found = real["_seamless"](*words)
+        with lock:
+            busy.pop()
+        return found
+
+    def writing(*words):
+        with lock:
+            met.append(None)
+            first = met.count(None) == 1
+        if first:
+            met.append(second.wait(30))
+        return real["write_region"](*words)
+
+    for name, stand_in in (("_read", reading), ("_seamless", computing), ("write_region", writing)):
+        monkeypatch.setattr(block_module, name, stand_in)
+    assert done.run(fresh=True, workers=1)[0] == 0
+    assert [m for m in met if m is not None] == [True, True]
+    assert set(most) == {1}
+    assert done.bytes() == before
+
+
+def test_a_worker_that_runs_already_computes_what_its_processors_allow(place, noise):
+    place.archive(noise[:2, :4096])
+    with local_scheduler(threads_per_worker=2 * CPU_COUNT) as cluster:
+        for threads in (1, CPU_COUNT + 1):
+            code, _ = place.run(
+                transform=WHOLE, fresh=True, cluster=cluster.scheduler_address, threads=threads
+            )
+            opened = next(reversed(block_module.OPEN._open.values()))
+            assert code == 0
+            assert opened.turn._value == max(1, CPU_COUNT // threads)
+
+
+def test_workers_have_no_pools_of_threads_besides_their_own(place):
+    def pools():
+        import os
+
+        import numba
+        import zarr
+
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        return (
+            *(os.environ.get(name) for name in names),
+            numba.get_num_threads(),
+            zarr.config.get("threading.max_workers"),
+        )
+
+    with connect(place.job(cluster="local", workers=1)) as cluster:
+        assert list(cluster.client.run(pools).values()) == [("1", "1", "1", 1, 1)]
 
 
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -122,7 +278,7 @@ def test_a_source_that_was_rewritten_in_place_is_refused(done, noise):
     changed = noise[:2].copy()
     changed[1, -1] += 1
     done.archive(changed, chunks=(1, 100_000))
-    words = r"block 5 \(station YA.UV06, time samples \d+ to 300000\) differs .* --fresh"
+    words = r"block 9 \(station YA.UV06, time samples \d+ to 300000\) differs .* --fresh"
     with pytest.raises(OutputError, match=words):
         done.run()
     ledger = Ledger.open(str(done.path / "out.zarr"), "r+")
@@ -302,7 +458,7 @@ def test_a_record_with_nan_ends_in_exit_code_1(place, noise):
 def test_a_budget_too_small_names_the_line_to_change(place, noise):
     place.archive(noise)
     with pytest.raises(
-        BudgetError, match=r"line 20, change memory = \"100 MiB\" to memory = \""
+        BudgetError, match=r"line 21, change memory = \"100 MiB\" to memory = \""
     ) as caught:
         place.run(memory="100 MiB")
     assert not (place.path / "out.zarr").exists()
@@ -475,9 +631,9 @@ def test_workers_of_a_scheduler_need_the_memory(place, noise):
     ):
         place.run(transform=WHOLE, cluster=cluster.scheduler_address)
     plan = place.plan(transform=WHOLE)
-    check_workers(plan, {"a": (4, 0), "b": (1, peak_bytes(plan.work, 1))})
+    check_workers(plan, {"a": (4, 0), "b": (1, peak_bytes(plan.work, 1, 1))})
     with pytest.raises(BudgetError, match=r"b with 4 thread\(s\)"):
-        check_workers(plan, {"b": (4, peak_bytes(plan.work, 1))})
+        check_workers(plan, {"b": (4, peak_bytes(plan.work, 1, 1))})
 
 
 def test_a_scheduler_without_workers_is_a_cluster_error(place, noise):
