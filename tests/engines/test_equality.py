@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
-from scatflow.backends import fft
+from scatflow.backends import fft, lane_program
 from scatflow.engines.plan import PLANS
 from scatflow.wavelets import solid_harmonic
 
@@ -65,6 +65,7 @@ def test_signals(J, Q, more, order, averaging, batch, layout, dtype, seed):
     assert distance(Scattering1D, parameters, x) <= TOLERANCE[np.dtype(dtype).name]
 
 
+@pytest.mark.parametrize("lanes", [True, False])
 @given(
     J=st.integers(1, 3),
     L=st.integers(1, 5),
@@ -76,11 +77,18 @@ def test_signals(J, Q, more, order, averaging, batch, layout, dtype, seed):
     dtype=dtypes,
     seed=st.integers(0, 2**32 - 1),
 )
-def test_images(J, L, more, order, pyramid, batch, layout, dtype, seed):
+def test_images(lanes, J, L, more, order, pyramid, batch, layout, dtype, seed):
     shape = tuple(2**J + n for n in more)
     parameters = {"J": J, "shape": shape, "L": L, "max_order": order, "pyramid": pyramid}
     x = array(np.random.default_rng(seed), (*batch, *shape), dtype, layout)
-    assert distance(Scattering2D, parameters, x) <= TOLERANCE[np.dtype(dtype).name]
+    with pytest.MonkeyPatch.context() as patch:
+        if not lanes:  # as large images are done
+            patch.setattr(lane_program, "SMALL", 0)
+            patch.setattr(lane_program, "LARGEST", 0)
+        PLANS.clear()
+        far = distance(Scattering2D, parameters, x)
+        PLANS.clear()
+    assert far <= TOLERANCE[np.dtype(dtype).name]
 
 
 @pytest.mark.parametrize("published", [True, False])
@@ -120,3 +128,22 @@ def test_signals_are_one_call_where_mkl_serves():
 
 def test_images_are_one_call():
     assert Scattering2D(2, (32, 32)).plan().program is not None
+
+
+@given(
+    L=st.integers(1, 9),
+    shape=st.tuples(st.integers(4, 30), st.integers(4, 30)),
+    count=st.integers(1, 40),
+    some=st.tuples(st.integers(0, 39), st.integers(1, 40)),
+    dtype=dtypes,
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_an_image_s_bits_do_not_depend_on_its_companions(L, shape, count, some, dtype, seed):
+    S = Scattering2D(2, shape, L)
+    x = np.random.default_rng(seed).standard_normal((count, *shape)).astype(dtype)
+    y = S(x)
+    first, more = some[0] % count, some[1]
+    np.testing.assert_array_equal(S(x[first : first + more]), y[first : first + more])
+    x[first] = np.nan
+    others = np.arange(count) != first
+    np.testing.assert_array_equal(S(x)[others], y[others])
