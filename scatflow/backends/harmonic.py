@@ -12,6 +12,7 @@ field of two dimensions that alternates in sign along the third.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ IN_CACHE = 2**15
 """Complex samples of planes that are combined, inverted and squared together."""
 
 
-_NONE = {np.dtype(kind): np.empty((0, 0), kind) for kind in (np.complex64, np.complex128)}
+_NONE = {np.dtype(kind): np.empty((0, 0, 0), kind) for kind in (np.complex64, np.complex128)}
 """Fields of Nyquist planes that a filter does not reach."""
 
 
@@ -48,10 +49,7 @@ class Separable:
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(
-            part.profiles.nbytes + sum(component.planes.nbytes for component in part.components)
-            for part in self.parts
-        )
+        return sum(part.profiles.nbytes + part.planes.nbytes for part in self.parts)
 
     @property
     def volumes(self) -> float:
@@ -62,29 +60,26 @@ class Separable:
         nz, ny, nx = self.filters.shape
         box = self.ys.size * self.width * 2 / (ny * nx)
         columns = max(len(part.profiles) for part in self.parts)
-        edges = 2 * 5 * max(nz * ny, nz * nx, ny * nx) / (nz * ny * nx)
+        fields = max(3 * len(part.edges) for part in self.parts) + 4
+        edges = 2 * fields * max(nz * ny, nz * nx, ny * nx) / (nz * ny * nx)
         planes = 3 * _planes((ny, nx)) / nz
         return box * columns + edges + planes + (not fft.by_mkl(self.filters.shape))
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The harmonics whose powers of z have one parity."""
+    """The real harmonics whose powers of z have one parity, each a sum of terms."""
 
     profiles: Array
     """``(powers, len(zs))``."""
-    components: tuple[Component, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Component:
-    """One real harmonic."""
-
+    ends: Array
+    """``(components + 1,)``: component c has the terms ``ends[c] ... ends[c + 1] - 1``."""
     which: Array
-    """The profile of each term."""
+    """``(terms,)``: the profile of each."""
     planes: Array
     """``(terms, len(ys), width)``."""
-    edges: Edges | None
+    edges: tuple[Edges, ...]
+    """Those of each component, if any reaches them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +158,7 @@ def _separable(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
     parts = []
     for parity in (0, 1):
         powers = [a for a in columns if a % 2 == parity]
-        found = []
+        ends, which, found, outer = [0], [], [], []
         for number, terms in enumerate(components):
             if terms[0][0] % 2 != parity:
                 continue
@@ -173,14 +168,24 @@ def _separable(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
                 planes[:, :, 2 * np.arange(planes.shape[2]) == nx] = 0.0
             elif _odd_along_y(filters, number):
                 planes[:, at_y] = 0.0
-            which = np.array([powers.index(a) for a, _ in terms])
-            outer = None if edges is None else _edges(edges[number], filters.shape, dtype)
-            found.append(Component(which, planes.astype(dtype), outer))
+            found.append(planes.astype(dtype))
+            which += [powers.index(a) for a, _ in terms]
+            ends.append(len(which))
+            if edges is not None:
+                outer.append(_edges(edges[number], filters.shape, dtype))
         if found:
             profiles = np.stack([columns[a] for a in powers]) / math.prod(filters.shape)
             if touches or parity:
                 profiles[:, at_z] = 0.0
-            parts.append(Part(profiles.astype(dtype), tuple(found)))
+            parts.append(
+                Part(
+                    profiles.astype(dtype),
+                    np.array(ends),
+                    np.array(which),
+                    np.concatenate(found),
+                    tuple(outer),
+                )
+            )
     return Separable(filters, ys, zs, filters.half_widths[2] + 1, tuple(parts))
 
 
@@ -253,45 +258,55 @@ def _whole(half: Array, nx: int) -> Array:
 
 def _separable_modulus(u_hat: Array, stage: Separable, u: Array) -> None:
     """Powers of one parity at a time: at most half of the columns are in flight."""
-    fresh = True
     for part in stage.parts:
-        shape = (len(part.profiles), stage.ys.size, u_hat.shape[0], stage.width)
-        a = SCRATCH.take("columns", shape, u_hat.dtype)
-        fft.invert_columns(u_hat, stage.ys, stage.zs, part.profiles, a)
-        for component in part.components:
-            _add_component(u_hat, stage, component, a, u, fresh)
-            fresh = False
-        del a  # before the next ones, of another size, are made
+        _add_part(u_hat, stage, part, u, part is stage.parts[0])
     kernels.root(u.reshape(-1))
 
 
-def _add_component(
-    u_hat: Array, stage: Separable, component: Component, a: Array, u: Array, fresh: bool
-) -> None:
-    odd_degree = stage.filters.l % 2 == 1
-    edges = _fields(u_hat, component.edges, odd_degree)
+def _add_part(u_hat: Array, stage: Separable, part: Part, u: Array, fresh: bool) -> None:
+    """Add the squared moduli of some harmonics' fields, or begin with them."""
     nz, ny, nx = u.shape
-    by_mkl = fft.real_by_mkl((ny, nx))
+    turn = stage.filters.l % 2 == 1
     planes = _planes((ny, nx))
     half = SCRATCH.take("half", (planes, ny, u_hat.shape[2]), u_hat.dtype)
     real = SCRATCH.take("real", (planes, ny, nx), u.dtype)
-    how = (a, component.which, component.planes, stage.ys)
-    if by_mkl:
+    shape = (len(part.profiles), stage.ys.size, nz, stage.width)
+    a = SCRATCH.take("columns", shape, u_hat.dtype)
+    fft.invert_columns(u_hat, stage.ys, stage.zs, part.profiles, a)
+    edges = _fields(u_hat, part.edges, turn)
+    if fft.real_by_mkl((ny, nx)):
         plan = fft.descriptor((ny, nx), u.dtype, "inverse")
-        none = _NONE[u_hat.dtype]
-        kernels.add_component(
-            plan.handle, *how, odd_degree, half, real, edges or (none, none, none), u, fresh
-        )
-        return
-    for first in range(0, nz, planes):
-        some = u[first : first + planes]
-        field = real[: len(some)]
-        kernels.combine(*how, first, odd_degree, half[: len(some)])
-        fft.irfft(half[: len(some)], field, 2)
-        if edges is None:
-            kernels.add_squares(field.reshape(-1), some.reshape(-1), fresh)
-        else:
-            kernels.add_squares_with_planes(field, *edges, first, some, fresh)
+        terms = (part.ends, part.which, part.planes, stage.ys)
+        kernels.add_components(plan.handle, a, *terms, turn, half, real, edges, u, fresh)
+    else:
+        _add_components(a, part, stage.ys, turn, half, real, edges, u, fresh)
+
+
+def _add_components(
+    a: Array,
+    part: Part,
+    ys: Array,
+    turn: bool,
+    half: Array,
+    real: Array,
+    edges: tuple[Array, Array, Array],
+    u: Array,
+    fresh: bool,
+) -> None:
+    """Do as :func:`kernels.add_components`, some planes at a time."""
+    for first in range(0, len(u), len(half)):
+        some = u[first : first + len(half)]
+        spectra, fields = half[: len(some)], real[: len(some)]
+        for c, (begin, end) in enumerate(itertools.pairwise(part.ends)):
+            terms = part.which[begin:end], part.planes[begin:end]
+            kernels.combine(a, *terms, ys, first, turn, spectra)
+            fft.irfft(spectra, fields, 2)
+            begins = fresh and c == 0
+            if edges[0].size:
+                at = (field[c] for field in edges)
+                kernels.add_squares_with_planes(fields, *at, first, some, begins)
+            else:
+                kernels.add_squares(fields.reshape(-1), some.reshape(-1), begins)
 
 
 def _planes(plane: tuple[int, int]) -> int:
@@ -299,17 +314,24 @@ def _planes(plane: tuple[int, int]) -> int:
     return 1 if fft.real_by_mkl(plane) else max(1, IN_CACHE // math.prod(plane))
 
 
-def _fields(u_hat: Array, edges: Edges | None, turn: bool) -> tuple[Array, Array, Array] | None:
+def _fields(u_hat: Array, components: tuple[Edges, ...], turn: bool) -> tuple[Array, Array, Array]:
     """Return the fields of the Nyquist planes, which alternate in sign along the third axis."""
-    if edges is None:
-        return None
-    nz, ny, nx = edges.at_x.shape[0], edges.at_z.shape[0], edges.at_z.shape[1]
+    if not components:
+        none = _NONE[u_hat.dtype]
+        return none, none, none
+    nz, nx = components[0].at_x.shape[0], components[0].at_z.shape[1]
+    ny = components[0].at_z.shape[0]
+    phase = u_hat.dtype.type(1j if turn else 1.0)
     spectra = (
-        _whole(u_hat[nz // 2], nx) * edges.at_z,
-        _whole(u_hat[:, ny // 2], nx) * edges.at_y,
-        u_hat[:, :, nx // 2] * edges.at_x,
+        _whole(u_hat[nz // 2], nx) * phase,
+        _whole(u_hat[:, ny // 2], nx) * phase,
+        u_hat[:, :, nx // 2] * phase,
     )
-    a, b, c = (
-        fft.ifft(spectrum * spectrum.dtype.type(1j if turn else 1.0), 2) for spectrum in spectra
-    )
-    return a, b, c
+    fields = []
+    for spectrum, name in zip(spectra, ("at_z", "at_y", "at_x"), strict=True):
+        field = np.empty((len(components), *spectrum.shape), u_hat.dtype)
+        for out, edges in zip(field, components, strict=True):
+            np.multiply(spectrum, getattr(edges, name), out=out)
+        fields.append(fft.ifft(field, 2))
+    at_z, at_y, at_x = fields
+    return at_z, at_y, at_x

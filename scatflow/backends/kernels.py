@@ -612,30 +612,38 @@ def invert_columns(handle, u_hat, ys, zs, weights, out):
 
 
 @compiled
-def add_component(handle, a, which, planes, ys, turn, half, real, edges, total, fresh):
-    """Add the squared moduli of one harmonic's field, plane by plane while it is in the cache.
+def add_components(handle, a, ends, which, planes, ys, turn, half, real, edges, total, fresh):
+    """Add the squared moduli of some harmonics' fields, plane by plane while it is in the cache.
 
     Parameters
     ----------
     handle : int
         Real inverse transforms of planes.
+    ends : ndarray
+        Component c has the terms ``ends[c] ... ends[c + 1] - 1`` of `which` and `planes`.
     a, which, planes, ys, turn
         As in :func:`combine`.
     half, real : ndarray
         Scratch, ``(1, ny, kx)`` and ``(1, ny, nx)``.
     edges : tuple of ndarray
-        As in :func:`add_squares_with_planes`, or empty arrays.
+        As in :func:`add_squares_with_planes`, with an axis of components before the others, or
+        empty.
     total : ndarray
         ``(nz, ny, nx)``.
     """
     for z in range(total.shape[0]):
-        combine(a, which, planes, ys, z, turn, half)
-        _dfti_backward(handle, half.ctypes.data, real.ctypes.data)
         some = total[z : z + 1]
-        if edges[0].size:
-            add_squares_with_planes(real, edges[0], edges[1], edges[2], z, some, fresh)
-        else:
-            add_squares(real.reshape(-1), some.reshape(-1), fresh)
+        begins = fresh
+        for c in range(ends.size - 1):
+            first, end = ends[c], ends[c + 1]
+            combine(a, which[first:end], planes[first:end], ys, z, turn, half)
+            _dfti_backward(handle, half.ctypes.data, real.ctypes.data)
+            if edges[0].size:
+                at_z, at_y, at_x = edges[0][c], edges[1][c], edges[2][c]
+                add_squares_with_planes(real, at_z, at_y, at_x, z, some, begins)
+            else:
+                add_squares(real.reshape(-1), some.reshape(-1), begins)
+            begins = False
 
 
 @compiled
