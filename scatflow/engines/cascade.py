@@ -13,14 +13,23 @@ from scatflow.backends.protocol import Backend, Grid, Layer, Rows, Tree
 Emit = Callable[[Rows, Any], None]
 
 
-def scatter(backend: Backend, tree: Tree, x: Any, emit: Emit) -> None:
-    """Walk down the tree with padded signals ``(batch, *grid)`` and emit each group of paths."""
+def scatter(
+    backend: Backend, tree: Tree, x: Any, emit: Emit, each: Callable[..., Any] = map
+) -> None:
+    """Walk down the tree with padded signals ``(batch, *grid)`` and emit each group of paths.
+
+    `each` calls a function with each layer below the root, one after the other or at once.
+    """
     u = x[:, None]  # (batch, 1, *grid)
     u_hat = backend.spectrum(u, len(tree.grid))
     if tree.average is not None:
         emit(np.zeros(1, np.intp), backend.average(u, tree.average, u_hat))
-    for layer in tree.layers:
+
+    def descend(layer: Layer) -> None:
         _descend(backend, layer, layer.rows, u_hat, tree.elements, emit)
+
+    for _ in each(descend, tree.layers):
+        pass
 
 
 def slices(parents: int, filters: int, batch: int, grid: Grid, elements: int) -> Iterator[slice]:

@@ -158,23 +158,29 @@ class Plan:
         emit: Callable[[int, Rows, NDArray[Any]], None],
         threads: int,
     ) -> None:
-        """Take a few signals at a time through the cascade."""
+        """Take a few signals at a time through the cascade.
+
+        Threads have each their own, but for the last ones, whose first-order paths they share.
+        """
         after = tuple(
             p - n - b for p, n, b in zip(self.padded, self.shape, self.before, strict=True)
         )
 
-        def take(first: int) -> None:
+        def take(first: int, each: Callable[..., Any] = map) -> None:
             some = signals[first : first + self.signals_at_once]
             padded = self.backend.pad(some, self.before, after)
-            scatter(self.backend, self.tree, padded, partial(emit, first))
+            scatter(self.backend, self.tree, padded, partial(emit, first), each)
 
         firsts = range(0, signals.shape[0], self.signals_at_once)
         if threads == 1:
             for first in firsts:
                 take(first)
         else:
+            shared = len(firsts) % threads
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(take, firsts))
+                list(pool.map(take, firsts[: len(firsts) - shared]))
+                for first in firsts[len(firsts) - shared :]:
+                    take(first, pool.map)
 
     @property
     def build_bytes(self) -> int:
@@ -214,7 +220,9 @@ class Plan:
         if self.program is not None:
             long = math.prod(self.padded) * self.dtype.itemsize if len(self.shape) == 1 else 0
             return self.threads * (self.program.working_bytes + MKL_BUFFERS * long)
-        signals = min(max(batch, 1), self.threads * self.signals_at_once)
+        signals = self.threads * self.signals_at_once
+        if self.threads == 1:
+            signals = min(max(batch, 1), signals)
         item: int = self.dtype.itemsize
         volume: int = signals * math.prod(self.padded) * item
         if len(self.shape) == 3:
