@@ -77,6 +77,7 @@ class LaneProgram:
             take["small"],
             take["top"],
             tuple(take[use].ctypes.data for use in uses),
+            lanes.STAMP,
         )
 
 

@@ -14,9 +14,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from scatflow.backends import codelets
+from scatflow.backends import codelets, kernels
 from scatflow.backends.codelets import CHUNK, POINT, VECTOR_BYTES, call_line
-from scatflow.backends.kernels import NONE, SINGLE, _pointer, compiled, inner, twice
+from scatflow.backends.kernels import NONE, SINGLE, _pointer, compiled, inner, stamp, twice
+
+STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
+"""For Numba's cache: what is compiled here consists of these files."""
 
 # What the loops need of each group of wavelets (one layer, one set of parents, one decimation) is
 # one row of a table of integers, some of which are addresses of arrays.
@@ -230,7 +233,7 @@ def _keep(group, small, paths, f, count, width, slots, first, some, s, out):
 
 
 @compiled
-def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, top, places):
+def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, top, places, _):
     """Transform images, at most as many at a time as there are lanes.
 
     Parameters
@@ -254,6 +257,8 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
     places : tuple of int
         Addresses of more scratch: room of a line, a row or column, a decimated one, averaged rows,
         a grid, and the half spectra of parents.
+    _ : ndarray
+        :data:`STAMP`.
     """
     item = codelets.item_bytes(small[0])
     lanes = CHUNK // item

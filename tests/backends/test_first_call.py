@@ -41,3 +41,43 @@ def test_a_first_call_compiles_no_error_messages(tmp_path, library):
     names = json.loads(done.stdout)
     assert any(name.startswith("scatflow.backends.kernels.") for name in names)
     assert sorted({name for name in names if "unicode" in name or "shape_context" in name}) == []
+
+
+CALLER = """
+import sys
+sys.path.insert(0, {folder!r})
+import caller
+print(caller.call())
+"""
+
+
+def test_what_is_compiled_of_another_file_is_compiled_anew_when_that_changes(tmp_path):
+    # Numba itself would go on with the machine code of the other file's first version.
+    (tmp_path / "caller.py").write_text(
+        "import other\n"
+        "from scatflow.backends.kernels import compiled, stamp\n"
+        "STAMP = stamp(__file__, other.__file__)\n"
+        "@compiled\n"
+        "def kernel(_):\n"
+        "    return other.number()\n"
+        "def call():\n"
+        "    return kernel(STAMP)\n"
+    )
+    answers = []
+    for number in (1, 2):
+        (tmp_path / "other.py").write_text(
+            "from scatflow.backends.kernels import inner\n"
+            "@inner\n"
+            "def number():\n"
+            f"    return {number}\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", CALLER.format(folder=str(tmp_path))],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        answers.append(int(done.stdout))
+    assert answers == [1, 2]
