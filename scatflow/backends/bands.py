@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.fft
@@ -30,37 +30,42 @@ class Runs(NamedTuple):
     weights: Array
 
 
-@dataclass(frozen=True, eq=False)
 class BandStage:
     """A stack of stored filters, with the decimation's mean and the FFT's 1/N inside.
 
-    They are for half spectra, or else for whole ones, and cut when they are needed.
+    They are for half spectra, or else for whole ones. They are cut once, along rows or along
+    columns, and what they were cut from is let go.
     """
 
-    boxes: tuple[_Box, ...]
-    target: Grid
-    half: bool = True
+    def __init__(self, boxes: Sequence[_Box], target: Grid, half: bool = True) -> None:
+        self.target = target
+        self._half = half
+        self._boxes = tuple(boxes)
 
     @cached_property
     def rows(self) -> Runs:
         """Runs along the rows of spectra whose last axis is half of the whole one."""
-        boxes = [_towards_the_half(box) if self.half else box for box in self.boxes]
+        boxes = [_towards_the_half(box) if self._half else box for box in self._take()]
         n = boxes[0].shape[-1]
-        kept = (math.prod(boxes[0].shape[:-1]), n // 2 + 1 if self.half else n)
+        kept = (math.prod(boxes[0].shape[:-1]), n // 2 + 1 if self._half else n)
         return _cut(boxes, self.target, kept)
 
-    @cached_property
     def columns(self) -> Runs:
-        """Runs along the columns of the same spectra, transposed."""
-        boxes = [_Box(box.starts[::-1], box.values.T, box.shape[::-1]) for box in self.boxes]
+        """Return runs along the columns of the same spectra, transposed, which are not kept."""
+        boxes = [_Box(box.starts[::-1], box.values.T, box.shape[::-1]) for box in self._take()]
         n, m = boxes[0].shape
         return _cut(boxes, self.target[::-1], (n // 2 + 1, m))
+
+    def _take(self) -> tuple[_Box, ...]:
+        assert self._boxes, "filters are cut once"
+        boxes, self._boxes = self._boxes, ()
+        return boxes
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        cuts = (self.__dict__.get(name, ()) for name in ("rows", "columns"))
-        return sum(a.nbytes for a in itertools.chain(*cuts, (box.values for box in self.boxes)))
+        runs = self.__dict__.get("rows", ())
+        return sum(a.nbytes for a in (*runs, *(box.values for box in self._boxes)))
 
 
 TAP_EPS = {"float32": 1e-8, "float64": 1e-14}
@@ -122,9 +127,23 @@ def _towards_the_half(band: _Box) -> _Box:
     return _Box(starts, np.flip(band.values), band.shape)
 
 
-@lru_cache(maxsize=512)
+Key = tuple[Any, ...]
+
+_LAID_OUT: WeakKeyDictionary[Lowpass, dict[Key, Any]] = WeakKeyDictionary()
+"""Low-pass filters as they are applied, as long as their plans live."""
+
+
 def lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool = True) -> BandStage:
-    """Lay out a low-pass for moduli on a grid of `shape`."""
+    """Return a low-pass laid out for moduli on a grid of `shape`."""
+    laid: dict[Key, Any] = _LAID_OUT.setdefault(how, {})
+    key = (shape, dtype, half)
+    if key not in laid:
+        laid[key] = _lay_out_lowpass(how, shape, dtype, half)
+    stage: BandStage = laid[key]
+    return stage
+
+
+def _lay_out_lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool) -> BandStage:
     starts, factors = [], []
     for factor, n in zip(how.factors, shape, strict=True):
         reach = factor.size - 1
@@ -149,9 +168,17 @@ class Taps(NamedTuple):
         return (self.windows - 1) * self.step + self.taps.size
 
 
-@lru_cache(maxsize=512)
 def taps(how: Lowpass, n: int, dtype: np.dtype[Any]) -> Taps:
-    """Lay out a low-pass for moduli of n samples that are not transformed for anything else."""
+    """Return a low-pass laid out for moduli of n samples that need no transform otherwise."""
+    laid: dict[Key, Any] = _LAID_OUT.setdefault(how, {})
+    key = (n, dtype)
+    if key not in laid:
+        laid[key] = _lay_out_taps(how, n, dtype)
+    found: Taps = laid[key]
+    return found
+
+
+def _lay_out_taps(how: Lowpass, n: int, dtype: np.dtype[Any]) -> Taps:
     half = np.zeros(n // 2 + 1)
     half[: how.factors[0].size] = how.factors[0]
     response = scipy.fft.irfft(half, n) if n > 1 else half

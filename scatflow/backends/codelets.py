@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import cmath
 import math
+import threading
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -45,6 +46,9 @@ RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 """Lengths of the transforms written out."""
 
 WRITTEN_OUT = max(RADICES)
+
+TURNED = 32
+"""Added to a radix: multiply what comes out by twiddles."""
 
 LARGEST_PRIME = 61
 """Largest factor of a length; those without a radix of their own are sums over all points."""
@@ -249,7 +253,7 @@ class _Loop:
 
 @intrinsic
 def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im):  # noqa: ARG001
-    """Transform `radix` points; with 32 added, then multiply all but the first by twiddles."""
+    """Transform `radix` points; with TURNED added, then multiply all but the first by twiddles."""
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
         _, radix, source, step, to, leap, twiddles, re, im = args
@@ -259,7 +263,7 @@ def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im)
         for turned in (False, True):
             for n in RADICES:
                 case = builder.append_basic_block(f"radix{n}")
-                switch.add_case(ir.Constant(_WORD, n + 32 * turned), case)
+                switch.add_case(ir.Constant(_WORD, n + TURNED * turned), case)
                 builder.position_at_end(case)
                 at = source
                 x = []
@@ -440,21 +444,6 @@ def item_bytes(typingctx, like):  # noqa: ARG001
 
 
 @intrinsic
-def prefetch(typingctx, address):  # noqa: ARG001
-    """Ask for a cache line that will soon be read."""
-
-    def codegen(context, builder, signature, args):  # noqa: ARG001
-        pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, _INDEX, _INDEX, _INDEX])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        how = [ir.Constant(_INDEX, k) for k in (0, 3, 1)]  # to read, into all caches, data
-        builder.call(function, [builder.inttoptr(args[0], pointer), *how])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-@intrinsic
 def copy_chunk(typingctx, like, to, source):  # noqa: ARG001
     """Copy half a part of a point."""
 
@@ -534,7 +523,7 @@ def _line(like: Any) -> Any:
                     for q in range(done):
                         _butterfly(
                             like,
-                            radix if m == 1 else radix + 32,
+                            radix if m == 1 else radix + TURNED,
                             source + (q + done * p) * step,
                             done * m * step,
                             y + (q + done * radix * p) * hop,
@@ -571,15 +560,21 @@ def _line(like: Any) -> Any:
     return line
 
 
-@cache
 def line(dtype: str) -> Any:
-    """Return the compiled transform of one line; keep it as long as its address is in use.
+    """Return the compiled transform of one line, which its address does not keep alive.
 
     It takes, all as integers: the first point's address, the bytes between points, both also for
     where they go (the same place is allowed), the address of a :class:`Passes` table, that of
     ``2 n`` points of room, and whether the transform is the forward one; neither has a factor.
     """
-    return numba.cfunc(_SIGNATURE, cache=True)(_line(np.dtype(dtype).type(0)))
+    with _LINES_LOCK:
+        if dtype not in _LINES:
+            _LINES[dtype] = numba.cfunc(_SIGNATURE, cache=True)(_line(np.dtype(dtype).type(0)))
+        return _LINES[dtype]
+
+
+_LINES: dict[str, Any] = {}
+_LINES_LOCK = threading.Lock()
 
 
 class Passes:

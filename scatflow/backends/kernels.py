@@ -290,7 +290,7 @@ def windows(u, taps, first, step, line, out):
 
 
 @intrinsic
-def _pointer(typingctx, address, like):  # noqa: ARG001
+def pointer(typingctx, address, like):  # noqa: ARG001
     """Return the pointer to an address, of the type of an array's elements."""
     kind = types.CPointer(like.dtype)
 
@@ -309,19 +309,19 @@ def lines(size):
 @inner
 def _floats(group, column, like):
     """Return the array whose address and length are in two columns."""
-    return numba.carray(_pointer(group[column], like), (group[column + 1],))
+    return numba.carray(pointer(group[column], like), (group[column + 1],))
 
 
 @inner
 def _bare(a, shape):
     """Return an array without the count of its references, which each slice would go through."""
-    return numba.carray(_pointer(a.ctypes.data, a), shape)
+    return numba.carray(pointer(a.ctypes.data, a), shape)
 
 
 @inner
-def _integers(group, column, shape):
+def integers(group, column, shape):
     """Return the array of integers whose address is in a column."""
-    return numba.carray(_pointer(group[column], group), shape)
+    return numba.carray(pointer(group[column], group), shape)
 
 
 @inner
@@ -362,7 +362,7 @@ def _spectrum(group, u, half):
 @inner
 def _smooth(group, spectrum, small):
     """Put a low-passed and decimated grid into `small`."""
-    pieces = _integers(group, AVERAGE_PIECES, (group[AVERAGE_PIECE_COUNT], 5))
+    pieces = integers(group, AVERAGE_PIECES, (group[AVERAGE_PIECE_COUNT], 5))
     weights = _floats(group, AVERAGE_WEIGHTS, small)
     _fold(spectrum, small[: 2 * group[AVERAGE_SIZE]], pieces, NONE, pieces.shape[0], weights)
     _dfti_backward(group[AVERAGE_HANDLE], small.ctypes.data, 0)
@@ -381,8 +381,8 @@ def _keep(group, small, out):
 @inner
 def _band_pass(group, f, spectrum, z):
     """Put a half spectrum through one filter."""
-    filters = _integers(group, FILTERS, (group[COUNT] + 1,))
-    pieces = _integers(group, PIECES, (group[PIECE_COUNT], 5))
+    filters = integers(group, FILTERS, (group[COUNT] + 1,))
+    pieces = integers(group, PIECES, (group[PIECE_COUNT], 5))
     weights = _floats(group, WEIGHTS, z)
     _fold(spectrum, z[: 2 * group[SIZE]], pieces, filters[f], filters[f + 1], weights)
     _dfti_backward(group[HANDLE], z.ctypes.data, 0)
@@ -423,7 +423,7 @@ def _two_leaves(group, f, parent, z, small, some, first, second):
 @inner
 def _leaves(group, parents, f, parent, z, small, some, out, part, parts):
     """Average all paths that a group gives of one parent; of these, every parts-th pair."""
-    paths = _integers(group, PATHS, (parents, group[COUNT]))
+    paths = integers(group, PATHS, (parents, group[COUNT]))
     for k in range(0, group[COUNT], 2):
         if k // 2 % parts == part:
             second = out[paths[f, k + 1]] if k + 1 < group[COUNT] else out[0, :0]
@@ -476,7 +476,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, top, parent, z, 
             if group[CHILD] == group[CHILDREN_END]:
                 _leaves(group, SINGLE, NONE, top, z, small, some, out[s], part, parts)
                 continue
-            paths = _integers(group, PATHS, (group[COUNT],))
+            paths = integers(group, PATHS, (group[COUNT],))
             for f in range(group[COUNT]):
                 if f % parts != part:
                     continue

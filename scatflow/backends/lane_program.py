@@ -12,17 +12,20 @@ from numpy.typing import NDArray
 from scatflow.backends import codelets, fft, lanes
 from scatflow.backends.bands import BandStage
 from scatflow.backends.codelets import CHUNK, POINT
-from scatflow.backends.program import in_threads, reflected
+from scatflow.backends.program import held_bytes, in_threads, plain, reflected
 from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
 Array = NDArray[Any]
 
 SMALL = 2**17
-"""Pixels of a grid that lanes serve best: 16 MiB in flight in float32."""
+"""Pixels up to which lanes were at least as fast as MKL on every grid: 16 MiB in flight."""
 
 LARGEST = 2**19
-"""Pixels up to which they do if MKL is missing or slow: 64 MiB in flight."""
+"""Pixels up to which they are taken where MKL is missing or slow: 64 MiB in flight."""
+
+FILLED = 4
+"""Wavelets of one scale that make lanes worth while for a single image, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +39,15 @@ class LaneProgram:
     dtype: np.dtype[Any]
     scratch: dict[str, int]
     """Bytes of each piece of scratch."""
+    line: int
+    """Address of :func:`codelets.line`."""
     kept: tuple[Any, ...]
-    """What the addresses in `groups` point to."""
+    """What the addresses point to."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the filters and tables."""
+        return held_bytes((*self.kept, self.rows, self.columns))
 
     @property
     def working_bytes(self) -> int:
@@ -53,7 +63,7 @@ class LaneProgram:
         """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
         if not x.size:
             return
-        images = np.ascontiguousarray(x).reshape(x.shape[0], -1, x.shape[-1])
+        images = plain(x).reshape(x.shape[0], -1, x.shape[-1])
         coefficients = out.reshape(*out.shape[:2], -1)
         in_threads(self._run, images, coefficients, threads, self.at_once)
 
@@ -72,7 +82,7 @@ class LaneProgram:
             self.layers,
             part,
             parts,
-            codelets.line(self.dtype.name).address,
+            self.line,
             take["u"],
             take["small"],
             take["top"],
@@ -90,7 +100,8 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
     if len(tree.grid) != 2 or not all(isinstance(average, Lowpass) for average in averages):
         return None
     size = math.prod(tree.grid)
-    if size > LARGEST or (size > SMALL and all(map(fft.fast_by_mkl, grids))):
+    small = size <= SMALL and all(layer.rows.shape[1] >= FILLED for layer in layers)
+    if size > LARGEST or (not small and all(map(fft.fast_by_mkl, grids))):
         return None
     if not all(codelets.splits(n) for grid in grids for n in grid):
         return None
@@ -105,6 +116,7 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
             table.add(below.grid, below.average, below, layer.grid)
     rows, columns = (reflected(n, b, p) for n, b, p in zip(shape, before, tree.grid, strict=True))
     groups = np.array(table.groups, np.int64)
+    line = codelets.line(dtype.name)
     return LaneProgram(
         groups=groups,
         layers=len(layers),
@@ -112,7 +124,8 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
         columns=columns,
         dtype=dtype,
         scratch=_scratch(groups, len(layers)),
-        kept=tuple(table.kept),
+        line=line.address,
+        kept=(line, *table.kept),
     )
 
 
@@ -128,6 +141,7 @@ class _Table:
         self.dtype = dtype
         self.groups: list[list[int]] = []
         self.kept: list[Any] = []
+        self._folds: dict[int, tuple[int, list[int]]] = {}
 
     def add(
         self,
@@ -157,7 +171,11 @@ class _Table:
 
     def _filters(self, row: list[int], stage: Any, grid: Grid, parent: Grid) -> None:
         assert isinstance(stage, BandStage)
-        filters, pieces, weights = stage.columns
+        fields = slice(int(lanes.FOLD), int(lanes.FOLD) + 4)
+        if id(stage) in self._folds:  # the first order's are the second's of undecimated paths
+            row[lanes.COUNT], row[fields] = self._folds[id(stage)]
+            return
+        filters, pieces, weights = stage.columns()
         column, y = np.divmod(pieces[:, 0], parent[0])
         pairs, which = np.divmod(column, 2)
         x, begin = np.divmod(pieces[:, 1], grid[0])
@@ -170,6 +188,7 @@ class _Table:
         runs[:, 4], runs[:, 5] = pieces[:, 4], pieces[:, 3]
         row[lanes.COUNT] = len(filters) - 1
         self._fold(row, lanes.FOLD, runs, weights, row[lanes.COUNT] * grid[1], grid[0])
+        self._folds[id(stage)] = row[lanes.COUNT], row[fields]
 
     def _lowpass(self, row: list[int], how: np.int64, average: Lowpass, axis: int, n: int) -> None:
         factor, target = average.factors[axis], average.target[axis]

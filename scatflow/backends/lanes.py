@@ -11,12 +11,19 @@ would not be faster, but would need twice the memory.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from scatflow.backends import codelets, kernels
 from scatflow.backends.codelets import CHUNK, POINT, VECTOR_BYTES, call_line
-from scatflow.backends.kernels import NONE, SINGLE, _pointer, compiled, inner, stamp, twice
+from scatflow.backends.kernels import (
+    NONE,
+    SINGLE,
+    compiled,
+    inner,
+    integers,
+    stamp,
+    twice,
+)
 
 STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
 """For Numba's cache: what is compiled here consists of these files."""
@@ -62,12 +69,6 @@ QUARTER = np.int64(CHUNK)
 
 
 @inner
-def _integers(group, column, shape):
-    """Return the array of integers whose address is in a column."""
-    return numba.carray(_pointer(group[column], group), shape)
-
-
-@inner
 def _chunk(k):
     """Return where the k-th line of four is in a point: two are real parts, two imaginary ones."""
     return k % 2 * VECTOR_BYTES + k // 2 % 2 * CHUNK
@@ -79,8 +80,8 @@ def _fold(like, lanes, group, how, line, spectrum, unit, to):
 
     A point of the spectrum has four units of bytes.
     """
-    starts = _integers(group, how + STARTS, (line + 2,))
-    stretches = _integers(group, how + STRETCHES, (starts[line + 1], 5))
+    starts = integers(group, how + STARTS, (line + 2,))
+    stretches = integers(group, how + STRETCHES, (starts[line + 1], 5))
     for k in range(starts[line], starts[line + 1]):
         stretch = stretches[k]
         codelets.sum_bins(
@@ -232,6 +233,48 @@ def _keep(group, small, paths, f, count, width, slots, first, some, s, out):
                 row[k] = small[k * lanes + q * width + l]
 
 
+@inner
+def _share(shares, first, slots, some):
+    """Share a round's lanes among wavelets and images: paths `first` ... `first` + `slots` - 1."""
+    count = NONE
+    lane = NONE
+    while lane < slots:
+        f, image = divmod(first + lane, some)
+        width = min(some - image, slots - lane)
+        count = _lay(shares, count, f, image, lane, width)
+        lane += width
+    return shares[:count]
+
+
+@inner
+def _below(like, line, groups, group, shares, first, slots, s, some, out, part, parts, at):
+    """Do every parts-th round of the second order below a round of the first.
+
+    Where paths leave lanes empty, several wavelets go side by side.
+    """
+    small, z, parent, spots = at
+    lanes = CHUNK // codelets.item_bytes(like)
+    width = SINGLE
+    while width < slots:
+        width *= 2
+    step = lanes // width
+    turn = NONE
+    for c in range(group[CHILD], group[CHILDREN_END]):
+        child = groups[c]
+        paths = integers(child, PATHS, (group[COUNT], child[COUNT]))
+        for f in range(0, child[COUNT], step):
+            turn += 1
+            if turn % parts != part:
+                continue
+            count = min(step, child[COUNT] - f)
+            used = NONE
+            for q in range(count):
+                used = _lay(shares, used, f + q, NONE, q * width, width)
+            _columns(like, line, child, parent, QUARTER, shares[:used], z, spots[1], spots[0])
+            _rows(like, line, child, z, NONE, spots)
+            _keep(child, small, paths, f, count, width, slots, first, some, s, out)
+
+
 @compiled
 def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, top, places, _):
     """Transform images, at most as many at a time as there are lanes.
@@ -249,7 +292,8 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
     layers : int
         How many groups the first layer has: groups ``1 ... layers``.
     part, parts : int
-        Do every parts-th round of lanes of the first layer and what is below; part 0 does order 0.
+        Do every parts-th round of lanes of the first layer and what is below, or, where there are
+        few, all of them and every parts-th round below each; part 0 does order 0.
     line : int
         Address of :func:`codelets.line`.
     u, small, top : ndarray
@@ -260,9 +304,9 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
     _ : ndarray
         :data:`STAMP`.
     """
-    item = codelets.item_bytes(small[0])
-    lanes = CHUNK // item
     like = small[0]
+    item = codelets.item_bytes(like)
+    lanes = CHUNK // item
     room, row, short, averages, z, parent = places
     spots = (
         room, row, np.int64(u.ctypes.data), short, averages, np.int64(small.ctypes.data),
@@ -270,48 +314,37 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
     whole = np.int64(top.ctypes.data)
     s = NONE
     u[:] = 0.0
-    shares = np.empty((4 * lanes, 4), np.int64)
+    shares = np.empty((4 * lanes, 4), np.int64)  # at most four powers of two make up a share
     while s < x.shape[0]:
         some = min(lanes, x.shape[0] - s)
         _input(like, line, groups[0], x, rows, columns, s, some, u, top, whole, spots)
         if part == 0:
-            zero = _integers(groups[0], PATHS, (1, 1))
+            zero = integers(groups[0], PATHS, (1, 1))
             _keep(groups[0], small, zero, NONE, SINGLE, some, some, NONE, some, s, out)
-        turn = 0
+        rounds = NONE
+        for g in range(1, 1 + layers):
+            rounds += (groups[g, COUNT] * some + lanes - 1) // lanes
+        few = rounds < 4 * parts
+        turn = NONE
         for g in range(1, 1 + layers):
             group = groups[g]
-            paths = _integers(group, PATHS, (group[COUNT], 1))
-            half = parent if group[CHILD] < group[CHILDREN_END] else NONE
+            paths = integers(group, PATHS, (group[COUNT], 1))
+            parents = group[CHILD] < group[CHILDREN_END]
             for first in range(0, group[COUNT] * some, lanes):
                 turn += 1
-                if turn % parts != part:
+                mine = turn % parts == part
+                if not (mine or (few and parents)):
                     continue
                 slots = min(lanes, group[COUNT] * some - first)
-                count = NONE
-                lane = NONE
-                while lane < slots:
-                    f, image = divmod(first + lane, some)
-                    width = min(some - image, slots - lane)
-                    count = _lay(shares, count, f, image, lane, width)
-                    lane += width
-                _columns(like, line, group, whole, some * item, shares[:count], z, row, room)
-                _rows(like, line, group, z, half, spots)
-                _keep(group, small, paths, NONE, SINGLE, slots, slots, first, some, s, out)
-                # Where paths leave lanes empty, several wavelets of the next order go side by side.
-                width = SINGLE
-                while width < slots:
-                    width *= 2
-                for c in range(group[CHILD], group[CHILDREN_END]):
-                    child = groups[c]
-                    below = _integers(child, PATHS, (group[COUNT], child[COUNT]))
-                    for f in range(0, child[COUNT], lanes // width):
-                        count = min(lanes // width, child[COUNT] - f)
-                        used = NONE
-                        for q in range(count):
-                            used = _lay(shares, used, f + q, NONE, q * width, width)
-                        _columns(like, line, child, parent, QUARTER, shares[:used], z, row, room)
-                        _rows(like, line, child, z, NONE, spots)
-                        _keep(child, small, below, f, count, width, slots, first, some, s, out)
+                used = _share(shares, first, slots, some)
+                _columns(like, line, group, whole, some * item, used, z, row, room)
+                _rows(like, line, group, z, parent if parents else NONE, spots)
+                if mine:
+                    _keep(group, small, paths, NONE, SINGLE, slots, slots, first, some, s, out)
+                _below(
+                    like, line, groups, group, shares, first, slots, s, some, out,
+                    part if few else NONE, parts if few else SINGLE, (small, z, parent, spots),
+                )  # fmt: skip
         s += some
 
 

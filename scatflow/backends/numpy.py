@@ -1,12 +1,14 @@
-"""NumPy arrays on the CPU: fused kernels around the fastest FFT that is installed.
+"""NumPy arrays on the CPU: fused kernels around FFTs.
 
-Where MKL serves, a whole transform of signals or images is one compiled call: path by path, depth
-first, so that what is in flight stays in the cache (:class:`Program`). Elsewhere the cascade calls
-the same kernels verb by verb, with SciPy's FFT between them.
+A whole transform is one compiled call where it can be: of images, eight at a time in the lanes of
+vectors by FFTs of our own (:mod:`lanes`); of signals, and of images too large for that, path by
+path with MKL (:mod:`program`), so that what is in flight stays in the cache. Elsewhere, and for
+volumes, the cascade calls kernels verb by verb, with the FFT that is installed between them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.backends import bands, fft, harmonic, kernels, lane_program, plain
+from scatflow.backends import program as signal_program
 from scatflow.backends.bands import BandStage
 from scatflow.backends.plain import pad
-from scatflow.backends.program import compile_tree
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
@@ -52,10 +54,15 @@ SCIPY_ROWS = 16
 
 
 def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> Program | None:
-    """Return the whole transform as one call, where there is one."""
-    return lane_program.compile_tree(tree, shape, before, dtype) or compile_tree(
-        tree, shape, before, dtype
-    )
+    """Return the whole transform as one call, where there is one; the filters are cut for it."""
+    for compile_tree in (lane_program.compile_tree, signal_program.compile_tree):
+        found: Program | None = compile_tree(tree, shape, before, dtype)
+        if found is not None:
+            return found
+    for stage in itertools.chain(*(layer.stages() for layer in tree.layers)):
+        if isinstance(stage, BandStage):
+            _ = stage.rows
+    return None
 
 
 def spectrum(u: Array, ndim: int) -> Array:

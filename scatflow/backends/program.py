@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,10 @@ Run = Callable[[Array, Array, int, int], None]
 
 AT_ONCE = 1024
 """Moduli computed before they are written over the complex numbers they are made of."""
+
+WORTH_A_THREAD = 2**20
+"""Samples of all paths together, a millisecond's work, below which threads cost more than they do.
+"""
 
 SIGNALS_PER_THREAD = 4
 """With fewer, threads share each signal's wavelets instead of its companions."""
@@ -46,6 +50,11 @@ class Program:
     """Signals in flight in one thread."""
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of the filters and tables."""
+        return held_bytes((*self.kept, self.rows, self.columns))
+
+    @property
     def working_bytes(self) -> int:
         """Bytes in flight in one thread, the input and output aside."""
         return (sum(self.sizes) + AT_ONCE) * self.dtype.itemsize
@@ -54,7 +63,7 @@ class Program:
         """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
         if not x.size:
             return
-        images = np.ascontiguousarray(x).reshape(x.shape[0], -1, x.shape[-1])
+        images = plain(x).reshape(x.shape[0], -1, x.shape[-1])
         coefficients = out.reshape(*out.shape[:2], -1)
         in_threads(self._run, images, coefficients, threads)
 
@@ -69,9 +78,27 @@ class Program:
         )
 
 
+def plain(x: Array) -> Array:
+    """Return a contiguous array of which kernels cannot tell whether it may be written.
+
+    They only read it, and would be compiled a second time for arrays that may not.
+    """
+    x = np.ascontiguousarray(x)
+    if x.flags.writeable:
+        return x
+    kind = np.ctypeslib.as_ctypes_type(x.dtype)
+    return np.ctypeslib.as_array((kind * x.size).from_address(x.ctypes.data)).reshape(x.shape)
+
+
+def held_bytes(kept: Iterable[Any]) -> int:
+    """Return the bytes of the arrays among some objects, each counted once."""
+    arrays = {id(one): one for one in kept if isinstance(one, np.ndarray)}
+    return sum(array.nbytes for array in arrays.values())
+
+
 def in_threads(run: Run, x: Array, out: Array, threads: int, at_once: int = 1) -> None:
     """Share a batch out among threads: some signals each, or every n-th wavelet of all."""
-    if threads == 1:
+    if threads == 1 or out.shape[1] * x.size < WORTH_A_THREAD:
         run(x, out, 0, 1)
         return
     shares: list[tuple[Array, Array, int, int]]

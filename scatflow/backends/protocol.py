@@ -205,6 +205,11 @@ class Program(Protocol):
         ...
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of the filters, which it took from the stages."""
+        ...
+
+    @property
     def working_bytes(self) -> int:
         """Bytes in flight in one thread, the input and output aside."""
         ...

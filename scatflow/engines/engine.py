@@ -96,8 +96,7 @@ class Engine(ABC):
             ``reflect`` pads the signal; ``periodic`` takes it as one period.
         threads : int
             Threads that one call of the plan may keep busy. They share the signals or, where these
-            are few, the wavelets of each; a single volume is one thread's. The results are the
-            same to the last bit.
+            are few, the wavelets of each. The results are the same to the last bit.
 
         Returns
         -------
@@ -118,7 +117,7 @@ class Engine(ABC):
         one_of("boundary", boundary, ("reflect", "periodic"))
         kind = precision(dtype)
         key = (self, tuple(shape), kind.str, boundary)
-        plan = PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary))
+        plan = PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary).compiled())
         return plan.on(integer("threads", threads, 1))
 
     def output_shape(self, shape: int | tuple[int, ...] | None = None) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -89,10 +89,13 @@ class Plan:
     threads: int = 1
     """Threads that one call may keep busy."""
 
-    @cached_property
-    def program(self) -> Program | None:
-        """The transform as one call, where the backend has one."""
-        return self.backend.program(self.tree, self.shape, self.before, self.dtype)
+    program: Program | None = None
+    """The transform as one call, where the backend has one."""
+
+    def compiled(self) -> Plan:
+        """Return the plan as its backend wants to run it."""
+        program = self.backend.program(self.tree, self.shape, self.before, self.dtype)
+        return replace(self, program=program)
 
     def on(self, threads: int) -> Plan:
         """Return the plan for calls that keep so many threads busy."""
@@ -187,14 +190,22 @@ class Plan:
         """Bytes that making the plan takes at its peak, besides those it holds.
 
         A wide filter is evaluated on the whole grid, in float64 and complex, and the filters of
-        one layer are there in float64 before they are laid out: measured, 20 to 90 bytes a sample.
-        Solid harmonics take none.
+        one layer are there in float64 before they are laid out: measured, up to 60 bytes a sample
+        of signals, and of images up to 150 and two numbers for each filter of a layer. Solid
+        harmonics take none.
         """
-        return 0 if len(self.shape) == 3 else 96 * math.prod(self.padded)
+        if len(self.shape) == 3:
+            return 0
+        if len(self.shape) == 1:
+            return 96 * math.prod(self.padded)
+        most = max(int(layer.rows.shape[1]) for layer in self.tree.layers)
+        return math.prod(self.padded) * (160 + 2 * self.dtype.itemsize * most)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the filters, which stay while the plan is cached."""
+        if self.program is not None:
+            return self.program.held_bytes
         stages = {id(stage): stage for layer in self.tree.layers for stage in layer.stages()}
         return sum(stage.nbytes for stage in stages.values())
 
@@ -206,8 +217,9 @@ class Plan:
 
         - Signals in one compiled call (:attr:`program`) are in flight one a thread, in at most 8 V
           and 16 KiB, of which MKL has 2 V in buffers of its own; 10 V with a window at every
-          sample. Images of up to 2**17 pixels are in flight eight a thread (four in float64),
-          larger ones one; in at most 8 V and 16 KiB, too.
+          sample. Images are in flight eight a thread (four in float64), be there so many or not,
+          in at most 8 V and 16 KiB, too; beyond 2**17 pixels one where MKL serves it well, beyond
+          2**19 in any case.
         - Otherwise so many are taken together (:attr:`signals_at_once`) that the moduli in flight
           are ``tree.elements`` samples, E bytes, however short one signal is: at most 3 V and
           8 times E or V a thread, whichever is larger.

@@ -23,6 +23,7 @@ import zarr
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
+from scatflow.backends.scratch import SCRATCH
 from scatflow.blocks import mirror, pieces
 from scatflow.dataset import checksum, open_coefficients, write_region
 from scatflow.errors import OutputError, ScatflowError, SourceError
@@ -107,7 +108,13 @@ def _open(key: Key) -> Opened:
         )
     work = from_settings(ledger.settings, key.base).on(key.threads)
     slots = key.slots or max(1, processors() // key.threads)
-    return Opened(work, open_coefficients(key.output), threading.Semaphore(slots))
+    return Opened(work, open_coefficients(key.output), _turn(slots))
+
+
+@functools.lru_cache
+def _turn(slots: int) -> threading.Semaphore:
+    """Return what so many blocks of this process, of whatever run, hold while they are computed."""
+    return threading.Semaphore(slots)
 
 
 ACTIVE: Counter[str] = Counter()
@@ -203,7 +210,11 @@ def compute(
     with turn or contextlib.nullcontext():
         values = np.full([s.stop - s.start for s in region], np.nan, work.dtype)
         engine_seconds, bad = transform(work, index, stored.transpose(laid.order), values)
-    del stored  # The memory that a plan states counts on it.
+        # The memory that a plan states counts on what one turn leaves to the next: the thread that
+        # has it next may be another one, with buffers of its own.
+        del stored
+        if turn is not None:
+            SCRATCH.clear()
     before_writing()
     written_checksum, written = write_region(array, region, values)
     return Receipt(

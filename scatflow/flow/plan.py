@@ -141,7 +141,9 @@ def check_budget(plan: RunPlan) -> None:
     )
 
 
-def check_workers(plan: RunPlan, workers: Mapping[str, tuple[int, int]]) -> None:
+def check_workers(
+    plan: RunPlan, workers: Mapping[str, tuple[int, int]], processors: Mapping[str, int]
+) -> None:
     """Compare the projected peak of workers that run already with their memory limits.
 
     Parameters
@@ -150,6 +152,8 @@ def check_workers(plan: RunPlan, workers: Mapping[str, tuple[int, int]]) -> None
         What they are to do.
     workers : mapping
         Threads and memory limit (bytes, 0: none) of each worker.
+    processors : mapping
+        Processors that each worker may use; those that did not tell compute on every thread.
 
     Raises
     ------
@@ -157,7 +161,8 @@ def check_workers(plan: RunPlan, workers: Mapping[str, tuple[int, int]]) -> None
         One of them has too little memory for as many blocks as it has threads.
     """
     for name, (threads, limit) in workers.items():
-        needed = peak_bytes(plan.work, threads, threads)
+        computing = slots(threads, processors.get(name, threads), plan.job.run.threads)
+        needed = peak_bytes(plan.work, computing, threads)
         if 0 < limit < needed:
             raise BudgetError(
                 f"{threads} block(s) at a time need {_mib(needed)} MiB in a worker, and {name} "

@@ -188,7 +188,7 @@ def _compute(
         with contextlib.ExitStack() as stack:
             called, job = time.monotonic(), plan.job
             cluster = stack.enter_context(connect(job))
-            check_workers(plan, cluster.workers)
+            check_workers(plan, cluster.workers, cluster.processors)
             ledger = ledger or make(plan.output, plan.work, plan.template)
             ledger.flush(_words(0.0, time.time()))
             say(f"Dashboard: {cluster.dashboard}")

@@ -631,9 +631,9 @@ def test_workers_of_a_scheduler_need_the_memory(place, noise):
     ):
         place.run(transform=WHOLE, cluster=cluster.scheduler_address)
     plan = place.plan(transform=WHOLE)
-    check_workers(plan, {"a": (4, 0), "b": (1, peak_bytes(plan.work, 1, 1))})
+    check_workers(plan, {"a": (4, 0), "b": (1, peak_bytes(plan.work, 1, 1))}, {})
     with pytest.raises(BudgetError, match=r"b with 4 thread\(s\)"):
-        check_workers(plan, {"b": (4, peak_bytes(plan.work, 1, 1))})
+        check_workers(plan, {"b": (4, peak_bytes(plan.work, 1, 1))}, {})
 
 
 def test_a_scheduler_without_workers_is_a_cluster_error(place, noise):
