@@ -100,12 +100,15 @@ def _cut(boxes: Sequence[_Box], target: Grid, kept: tuple[int, int]) -> Runs:
         if len(shape) == 1:
             values, starts, shape, goal = values[None], (0, *starts), (1, *shape), (1, *goal)
         eps = SPAN_EPS[values.dtype.name]
-        some, w = kernels.cut_rows(np.ascontiguousarray(values), starts, shape, goal, eps, kept)
+        found, count, w, size = kernels.cut_rows(
+            np.ascontiguousarray(values), starts, shape, goal, eps, kept
+        )
+        some = found[:count]
         some[:, 3] += used
-        used += w.size
+        used += size
         pieces.append(some)
-        weights.append(w)
-        ends.append(ends[-1] + len(some))
+        weights.append(w[:size].copy())
+        ends.append(ends[-1] + count)
     return Runs(np.array(ends, np.int64), np.concatenate(pieces), np.concatenate(weights))
 
 

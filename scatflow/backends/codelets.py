@@ -470,21 +470,30 @@ def clear_chunk(typingctx, like, to):  # noqa: ARG001
     return types.void(like, types.int64), codegen
 
 
-@intrinsic
-def call_line(typingctx, line, source, step, to, leap, passes, buffers, conjugate):  # noqa: ARG001
-    """Call a compiled :func:`line` by its address."""
+def _caller(words: int) -> Any:
+    """Return what calls a compiled function of so many integers by its address."""
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
-        kind = ir.FunctionType(ir.VoidType(), [_WORD] * 7)
+        kind = ir.FunctionType(ir.VoidType(), [_WORD] * words)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), codegen
+    return types.void(*[types.int64] * (1 + words)), codegen
+
+
+@intrinsic
+def call_line(typingctx, line, source, step, to, leap, passes, buffers, conjugate):  # noqa: ARG001
+    """Call a compiled :func:`line` by its address."""
+    return _caller(7)
+
+
+@intrinsic
+def call_fold(typingctx, fold, lanes, to, spectrum, unit, weights, taps, first, end):  # noqa: ARG001
+    """Call a compiled :func:`fold` by its address."""
+    return _caller(8)
 
 
 # --- whole lengths -------------------------------------------------------------------------
-
-_SIGNATURE = types.void(*[types.int64] * 7)
 
 
 @intrinsic
@@ -560,6 +569,44 @@ def _line(like: Any) -> Any:
     return line
 
 
+def _fold(like: Any) -> Any:
+    """Return what folds a line, stretch by stretch, for an element type."""
+
+    def fold(
+        lanes: int, to: int, spectrum: int, unit: int, weights: int, taps: int, first: int, end: int
+    ) -> None:
+        for stretch in range(first, end, 40):
+            sum_bins(
+                like,
+                lanes,
+                to + _word(stretch) * POINT,
+                _word(stretch + 8),
+                spectrum,
+                unit,
+                weights,
+                taps + 16 * _word(stretch + 16),
+                _word(stretch + 24),
+                _word(stretch + 32),
+            )
+
+    return fold
+
+
+_COMPILED: dict[tuple[Any, str], Any] = {}
+_COMPILING = threading.Lock()
+
+
+def _compiled(make: Any, dtype: str) -> Any:
+    """Return a function for C, compiled once: as machine code it is not copied into its callers."""
+    with _COMPILING:
+        if (make, dtype) not in _COMPILED:
+            function = make(np.dtype(dtype).type(0))
+            words = function.__code__.co_argcount
+            signature = types.void(*[types.int64] * words)
+            _COMPILED[make, dtype] = numba.cfunc(signature, cache=True)(function)
+        return _COMPILED[make, dtype]
+
+
 def line(dtype: str) -> Any:
     """Return the compiled transform of one line, which its address does not keep alive.
 
@@ -567,14 +614,17 @@ def line(dtype: str) -> Any:
     where they go (the same place is allowed), the address of a :class:`Passes` table, that of
     ``2 n`` points of room, and whether the transform is the forward one; neither has a factor.
     """
-    with _LINES_LOCK:
-        if dtype not in _LINES:
-            _LINES[dtype] = numba.cfunc(_SIGNATURE, cache=True)(_line(np.dtype(dtype).type(0)))
-        return _LINES[dtype]
+    return _compiled(_line, dtype)
 
 
-_LINES: dict[str, Any] = {}
-_LINES_LOCK = threading.Lock()
+def fold(dtype: str) -> Any:
+    """Return the compiled fold of one line, which its address does not keep alive.
+
+    It takes, all as integers: the lanes, the addresses of the line and of the spectrum, its units,
+    the addresses of the weights, of the taps and of the first stretch, and where the last one
+    ends; see :func:`lanes.stretch` and :func:`sum_bins`.
+    """
+    return _compiled(_fold, dtype)
 
 
 class Passes:

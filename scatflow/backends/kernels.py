@@ -168,8 +168,14 @@ def cut_rows(values, starts, shape, target, eps, kept):
 
     Returns
     -------
-    pieces, weights : ndarray
+    pieces : ndarray
         As in :func:`fold`, sorted by row written.
+    count : int
+        How many of these there are; the rest is undefined.
+    weights : ndarray
+        As in :func:`fold`.
+    used : int
+        How many of these there are.
     """
     (m, n), (m_out, n_out), (rows, columns) = shape, target, kept
     peak = 0.0
@@ -217,7 +223,7 @@ def cut_rows(values, starts, shape, target, eps, kept):
                     weights[used + t] = values[i, a + t]
                 used += length
                 a += length
-    return pieces[:count].copy(), weights[:used].copy()
+    return pieces, count, weights, used
 
 
 @numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True, fastmath={"reassoc"})

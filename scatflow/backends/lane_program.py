@@ -156,6 +156,9 @@ class _Table:
         row = [0] * lanes.FIELDS
         row[lanes.ROWS], row[lanes.COLUMNS] = grid
         row[lanes.PITCH] = _pitch(grid[0])
+        fold = codelets.fold(self.dtype.name)
+        self.kept.append(fold)
+        row[lanes.FOLD_CODE] = fold.address
         for column, n in ((lanes.COLUMN_PASSES, grid[0]), (lanes.ROW_PASSES, grid[1])):
             passes = codelets.passes(n, self.dtype.name)
             self.kept.append(passes)
@@ -217,9 +220,10 @@ class _Table:
         self, row: list[int], how: np.int64, runs: Array, weights: Array, lines: int, length: int
     ) -> None:
         """Say how lines are folded."""
-        found = lanes.stretch(runs, lines, length)
-        for field, array in zip((lanes.STARTS, lanes.STRETCHES, lanes.TAPS), found, strict=True):
-            row[how + field] = self._address(array)
+        starts, stretches, made, taps, tapped = lanes.stretch(runs, lines, length)
+        row[how + lanes.STARTS] = self._address(starts)
+        row[how + lanes.STRETCHES] = self._address(stretches[:made].copy())
+        row[how + lanes.TAPS] = self._address(taps[:tapped].copy())
         row[how + lanes.WEIGHTS] = self._address(weights.astype(self.dtype, copy=False))
 
     def _address(self, array: Array) -> int:

@@ -48,8 +48,9 @@ STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
     PATHS,  # address of (parents, filters): the row of the output
     CHILD,  # the groups whose parents are this group's paths
     CHILDREN_END,
+    FOLD_CODE,  # address of `codelets.fold`
     FOLD_FIELDS,  # how columns are folded, rows are averaged, and columns
-) = range(10)
+) = range(11)
 
 (
     STARTS,  # addresses of what `stretch` returns
@@ -75,26 +76,24 @@ def _chunk(k):
 
 
 @inner
-def _fold(like, lanes, group, how, line, spectrum, unit, to):
+def _fold(lanes, group, how, line, spectrum, unit, to):
     """Write one folded line, in some lanes: that of a wavelet's column or of a low-pass.
 
     A point of the spectrum has four units of bytes.
     """
     starts = integers(group, how + STARTS, (line + 2,))
-    stretches = integers(group, how + STRETCHES, (starts[line + 1], 5))
-    for k in range(starts[line], starts[line + 1]):
-        stretch = stretches[k]
-        codelets.sum_bins(
-            like, lanes, to + stretch[0] * POINT, stretch[1], spectrum, unit,
-            group[how + WEIGHTS], group[how + TAPS] + 16 * stretch[2], stretch[3], stretch[4],
-        )  # fmt: skip
+    stretches = group[how + STRETCHES]
+    codelets.call_fold(
+        group[FOLD_CODE], lanes, to, spectrum, unit, group[how + WEIGHTS], group[how + TAPS],
+        stretches + 40 * starts[line], stretches + 40 * starts[line + 1],
+    )  # fmt: skip
 
 
 @inner
 def _smooth(like, line, group, how, spectrum, short, room):
     """Low-pass and decimate lines whose spectra these are; return where the windows begin."""
     lanes = VECTOR_BYTES // codelets.item_bytes(like)
-    _fold(like, lanes, group, how, NONE, spectrum, QUARTER, short)
+    _fold(lanes, group, how, NONE, spectrum, QUARTER, short)
     call_line(line, short, POINT, short, POINT, group[how + AVERAGE_PASSES], room, 0)
     return short + group[how + AVERAGE_FIRST] * POINT
 
@@ -174,7 +173,7 @@ def _columns(like, line, group, spectrum, unit, shares, z, column, room):
             chunk = column + (x - first) * CHUNK
             for i in range(shares.shape[0]):
                 source, to = spectrum + shares[i, 1] * item, chunk + shares[i, 2] * item
-                _fold(like, shares[i, 3], group, FOLD, shares[i, 0] * n + x, source, unit, to)
+                _fold(shares[i, 3], group, FOLD, shares[i, 0] * n + x, source, unit, to)
         to = z + first // 2 * group[PITCH] * POINT
         call_line(line, column, POINT, to, POINT, group[COLUMN_PASSES], room, 0)
 
@@ -366,8 +365,12 @@ def stretch(runs, lines, length):
         ``(lines + 1,)``: the stretches of a line are ``starts[line] ... starts[line + 1] - 1``.
     stretches : ndarray
         ``(stretches, 5)``: first sample, samples, first tap, straight and mirrored ones.
+    made : int
+        How many of these there are; the rest is undefined.
     taps : ndarray
         ``(taps, 2)``: bin and weight of a stretch's first sample.
+    tapped : int
+        How many of these there are.
     """
     starts = np.zeros(lines + 1, np.int64)
     stretches = np.empty((max(16, runs.shape[0]), 5), np.int64)
@@ -378,7 +381,8 @@ def stretch(runs, lines, length):
     end = 0
     for line in range(lines):
         begin = end
-        cuts[:] = False
+        for k in range(length + 1):
+            cuts[k] = False
         while end < runs.shape[0] and runs[end, 0] == line:
             cuts[runs[end, 1]] = True
             cuts[runs[end, 1] + runs[end, 2]] = True
@@ -406,4 +410,4 @@ def stretch(runs, lines, length):
             made += 1
             first = after
         starts[line + 1] = made
-    return starts, stretches[:made].copy(), taps[:tapped].copy()
+    return starts, stretches, made, taps, tapped
