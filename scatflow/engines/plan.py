@@ -127,15 +127,38 @@ class Plan:
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = x.reshape(-1, *self.shape)
         out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
+        exponents = _exponents(signals)
+        if exponents.any():
+            at_once = self.signals_at_once if self.program is None else self.program.at_once
+            for first in range(0, len(signals), at_once * self.threads):
+                some = slice(first, first + at_once * self.threads)
+                self._apply(_scaled(signals[some], -exponents[some]), out[some])
+                self._rescale(out[some], exponents[some])
+        else:
+            self._apply(signals, out)
+        return out.reshape(*batch, *self.output_shape)
+
+    def _apply(self, signals: NDArray[Any], out: NDArray[Any]) -> None:
+        """Transform ``(batch, *shape)`` into ``(batch, *labelled_shape)``."""
         if self.program is not None:
             self.program(signals, out, self.threads)
-            return out.reshape(*batch, *self.output_shape)
+            return
 
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
             out[first : first + values.shape[0], rows] = values
 
         self._walk(signals, emit, self.threads)
-        return out.reshape(*batch, *self.output_shape)
+
+    def _rescale(self, out: NDArray[Any], exponents: NDArray[np.intc]) -> None:
+        """Multiply coefficients by two to the power of their signals' exponents."""
+        kept = self.tree.layers[0].average
+        if isinstance(kept, PowerSums):
+            degrees = np.multiply.outer(exponents, kept.powers)
+            factors = np.exp2(degrees).reshape(len(out), *[1] * (out.ndim - 2), -1)
+            with np.errstate(over="ignore"):  # infinite is what such powers are in this precision
+                out[...] = out * factors
+        else:
+            out[...] = _scaled(out, exponents)
 
     def apply_ragged(self, x: NDArray[Any]) -> list[NDArray[Any]]:
         """Transform real signals and return one array ``(..., *n_path)`` per path."""
@@ -152,7 +175,10 @@ class Plan:
 
         # Without any signal, one of zeros tells the lengths.
         some = signals if signals.size else np.zeros((1, *self.shape), self.dtype)
-        self._walk(some, emit, threads=1)
+        exponents = _exponents(some)
+        self._walk(_scaled(some, -exponents) if exponents.any() else some, emit, threads=1)
+        if exponents.any():
+            paths = {row: _scaled(path, exponents) for row, path in paths.items()}
         return [paths[row].reshape(*batch, *paths[row].shape[1:]) for row in range(len(paths))]
 
     def _walk(
@@ -256,6 +282,26 @@ class Plan:
         averaging = 3 if isinstance(kept, Samples) else 0 if kept == PowerSums(ONE_PASS) else 2
         nx = self.padded[-1]
         return math.ceil((3 + averaging) * volume * 2 * (nx // 2 + 1) / nx) + own
+
+
+def _exponents(signals: NDArray[Any]) -> NDArray[np.intc]:
+    """Return the power of two that each signal's peak is near, 0 if it is far from any limit.
+
+    Moduli are roots of sums of squares, which leave the range of floating point long before the
+    numbers do. A transform is homogeneous, and powers of two change no digit.
+    """
+    if not signals.size:
+        return np.zeros(len(signals), np.intc)
+    axes = tuple(range(1, signals.ndim))
+    peaks = np.maximum(signals.max(axis=axes), -signals.min(axis=axes))
+    exponents = np.frexp(np.where(np.isfinite(peaks), peaks, 0))[1]
+    far = np.abs(exponents) > np.finfo(signals.dtype).maxexp // 4
+    return np.where(far, exponents, 0).astype(np.intc)
+
+
+def _scaled(x: NDArray[Any], exponents: NDArray[np.intc]) -> NDArray[Any]:
+    """Multiply each entry of the first axis by a power of two."""
+    return np.asarray(np.ldexp(x, exponents.reshape(-1, *[1] * (x.ndim - 1))))
 
 
 def _layer_bytes(layer: Layer, parents: int, batch: int, item: int, tree: Tree) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,32 @@ def test_powers_of_two_factor_out_to_the_bit(S, factor, dtype, rng):
     else:
         weights[0] = factor  # order 0 is linear
     np.testing.assert_array_equal(scaled, y * weights)
+
+
+@engines
+@pytest.mark.parametrize("backend", ["numpy", "plain"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_squares_that_leave_the_range_of_floating_point_cost_no_digit(S, backend, dtype, rng):
+    S = replace(S, backend=backend)
+    x = rng.standard_normal((3, *S.shape)).astype(dtype)
+    expected = S(x)
+    most = np.finfo(dtype).maxexp
+    for k in (-most + 25, -most // 2, most // 3, most // 2 - 10):
+        far = x.copy()
+        far[1:] = np.ldexp(far[1:], k)  # the first signal has ordinary company
+        powers = np.array([1.0, 2.0]) if S.ndim == 3 else np.array(1.0)
+        with np.errstate(under="ignore"):
+            true = expected[1:] * np.exp2(k * powers)
+            assert np.isfinite(true).all()
+            np.testing.assert_allclose(S(far)[1:], true, rtol=1e-5, atol=np.finfo(dtype).tiny)
+        np.testing.assert_array_equal(S(far)[0], expected[0])
+
+
+def test_moduli_of_faint_signals_keep_their_digits(rng):
+    S = Scattering1D(4, 256, T=0, out_type="list")
+    x = rng.standard_normal(256).astype(np.float32)
+    for faint, path in zip(S(np.ldexp(x, -90)), S(x), strict=True):
+        np.testing.assert_array_equal(faint["coef"], np.ldexp(path["coef"], -90))
 
 
 @engines
