@@ -99,13 +99,13 @@ class Stored:
     """
 
     filters: HarmonicFilter
-    weights: tuple[Array, ...]
-    """Flat; conjugates of all but the first are filters, too."""
+    weights: Array
+    """``(harmonics, voxels)``; conjugates of all but the first are filters, too."""
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(w.nbytes for w in self.weights)
+        return int(self.weights.nbytes)
 
     @property
     def volumes(self) -> float:
@@ -138,7 +138,7 @@ def _stored(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Stored:
         dense[np.ix_(z, y, x)] = component
         dense /= math.prod(filters.shape)
         weights.append(dense.reshape(-1))
-    return Stored(filters, tuple(weights))
+    return Stored(filters, np.stack(weights))
 
 
 def _bins(b: int, n: int) -> NDArray[np.int64]:
@@ -218,49 +218,74 @@ def _edges(planes: tuple[Array, Array, Array], shape: Any, dtype: np.dtype[Any])
 def modulus(u_hat: Array, stage: Separable | Stored) -> Array:
     """Return the root of the sum over m of ``|u * psi_{l,m}|^2``, ``(batch, parents, z, y, x)``."""
     u = np.empty((*u_hat.shape[:2], *stage.filters.shape), u_hat.real.dtype)
-    for index in np.ndindex(u_hat.shape[:2]):
-        if isinstance(stage, Stored):
-            _stored_modulus(u_hat[index], stage, u[index])
-        else:
-            _separable_modulus(u_hat[index], stage, u[index])
+    spectra = u_hat.reshape(-1, *u_hat.shape[2:])
+    volumes = u.reshape(-1, *u.shape[2:])
+    if isinstance(stage, Separable):
+        _separable_moduli(spectra, stage, volumes)
+    elif stage.filters.real:
+        for spectrum, volume in zip(spectra, volumes, strict=True):
+            half = SCRATCH.take("z", spectrum.shape, spectrum.dtype)
+            kernels.multiply(spectrum.reshape(-1), stage.weights[0], half.reshape(-1), False)
+            np.abs(fft.irfft(half, volume, 3), out=volume)
+    else:
+        _stored_moduli(spectra, stage, volumes)
     return u
 
 
-def _stored_modulus(u_hat: Array, stage: Stored, u: Array) -> None:
-    if stage.filters.real:
-        half = SCRATCH.take("z", u_hat.shape, u_hat.dtype)
-        kernels.multiply(u_hat.reshape(-1), stage.weights[0], half.reshape(-1), False)
-        np.abs(fft.irfft(half, u, 3), out=u)
+def _stored_moduli(spectra: Array, stage: Stored, volumes: Array) -> None:
+    shape = volumes.shape[1:]
+    whole = SCRATCH.take("whole", shape, spectra.dtype)
+    z = SCRATCH.take("z", shape, spectra.dtype)
+    if fft.by_mkl(shape):
+        plan = fft.descriptor(shape, volumes.dtype, "complex")
+        kernels.stored(plan.handle, spectra, stage.weights, whole, z.reshape(-1), volumes)
         return
-    whole = _whole(u_hat, u.shape[2]).reshape(-1)
-    z = SCRATCH.take("z", u.shape, u_hat.dtype)
-    flat = u.reshape(-1)
-    for m, weights in enumerate(stage.weights):
-        for conjugate in (False, True)[: 1 + (m > 0)]:
-            kernels.multiply(whole, weights, z.reshape(-1), conjugate)
-            fft.ifft(z, 3)
-            pairs = z.view(u.dtype).reshape(-1)
-            kernels.add_squares_of_complex(pairs, flat, m == 0)
-    kernels.root(flat)
+    for spectrum, volume in zip(spectra, volumes, strict=True):
+        kernels.complete(spectrum, whole)
+        flat = volume.reshape(-1)
+        for m, weights in enumerate(stage.weights):
+            for conjugate in (False, True)[: 1 + (m > 0)]:
+                kernels.multiply(whole.reshape(-1), weights, z.reshape(-1), conjugate)
+                fft.ifft(z, 3)
+                pairs = z.view(volume.dtype).reshape(-1)
+                kernels.add_squares_of_complex(pairs, flat, m == 0)
+        kernels.root(flat)
 
 
 def _whole(half: Array, nx: int) -> Array:
-    """Complete the half spectrum of a real volume or plane, along the last axis."""
-    whole = np.empty((*half.shape[:-1], nx), half.dtype)
-    kept = half.shape[-1]
-    whole[..., :kept] = half
-    mirrored = half[..., nx - kept : 0 : -1] if nx - kept else half[..., :0]
-    axes = tuple(range(half.ndim - 1))
-    mirrored = np.roll(np.flip(mirrored, axes), (1,) * len(axes), axes)
-    np.conj(mirrored, out=whole[..., kept:])
-    return whole
+    """Complete the half spectrum of a real plane, along the last axis."""
+    whole = np.empty((1, *half.shape[:-1], nx), half.dtype)
+    kernels.complete(half[None], whole)
+    plane: Array = whole[0]
+    return plane
 
 
-def _separable_modulus(u_hat: Array, stage: Separable, u: Array) -> None:
+def _separable_moduli(spectra: Array, stage: Separable, volumes: Array) -> None:
     """Powers of one parity at a time: at most half of the columns are in flight."""
     for part in stage.parts:
-        _add_part(u_hat, stage, part, u, part is stage.parts[0])
-    kernels.root(u.reshape(-1))
+        fresh = part is stage.parts[0]
+        if not part.edges and fft.real_by_mkl(volumes.shape[2:]) and fft.by_mkl(volumes.shape[1:]):
+            _add_part_of_all(spectra, stage, part, volumes, fresh)
+        else:
+            for spectrum, volume in zip(spectra, volumes, strict=True):
+                _add_part(spectrum, stage, part, volume, fresh)
+    kernels.root(volumes.reshape(-1))
+
+
+def _add_part_of_all(
+    spectra: Array, stage: Separable, part: Part, volumes: Array, fresh: bool
+) -> None:
+    """Add the squared moduli of some harmonics' fields, or begin with them, in one call."""
+    nz, ny, nx = volumes.shape[1:]
+    half = SCRATCH.take("half", (1, ny, spectra.shape[3]), spectra.dtype)
+    real = SCRATCH.take("real", (1, ny, nx), volumes.dtype)
+    a = SCRATCH.take("columns", (len(part.profiles), stage.ys.size, nz, stage.width), spectra.dtype)
+    along_z = fft.columns_descriptor(nz, stage.width, stage.width, volumes.dtype)
+    planes = fft.descriptor((ny, nx), volumes.dtype, "inverse")
+    turn = stage.filters.l % 2 == 1
+    how = (spectra, stage.ys, stage.zs, part.profiles, a)
+    terms = (part.ends, part.which, part.planes, turn)
+    kernels.separable(along_z.handle, *how, planes.handle, *terms, half, real, volumes, fresh)
 
 
 def _add_part(u_hat: Array, stage: Separable, part: Part, u: Array, fresh: bool) -> None:

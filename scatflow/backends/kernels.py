@@ -667,6 +667,46 @@ def add_components(handle, a, ends, which, planes, ys, turn, half, real, edges, 
 
 
 @compiled
+def add_stored(handle, whole, weights, z, total):
+    """Write squared moduli of the fields of complex harmonics m >= 0 and of their conjugates.
+
+    Parameters
+    ----------
+    handle : int
+        Complex transforms of volumes.
+    whole : ndarray
+        ``(voxels,)``, whole spectrum.
+    weights : ndarray
+        ``(harmonics, voxels)``; the conjugates of all but the first are filters, too.
+    z : ndarray
+        Scratch, ``(voxels,)``.
+    total : ndarray
+        ``(voxels,)``, real.
+    """
+    for m in range(weights.shape[0]):
+        for conjugate in range(1 + (m > 0)):
+            multiply(whole, weights[m], z, conjugate > 0)
+            _dfti_backward(handle, z.ctypes.data, 0)
+            for i in range(total.size):
+                power = z[i].real * z[i].real + z[i].imag * z[i].imag
+                total[i] = power if m == 0 else total[i] + power
+
+
+@compiled
+def complete(half, whole):
+    """Complete the half spectra of real volumes ``(nz, ny, nx // 2 + 1)``."""
+    nz, ny, nx = whole.shape
+    kept = half.shape[2]
+    for z in range(nz):
+        for y in range(ny):
+            row, mirrored, out = half[z, y], half[(nz - z) % nz, (ny - y) % ny], whole[z, y]
+            for x in range(kept):
+                out[x] = row[x]
+            for x in range(kept, nx):
+                out[x] = np.conj(mirrored[nx - x])
+
+
+@compiled
 def root(u):
     """Replace squares by their roots."""
     for i in range(u.size):
@@ -698,3 +738,33 @@ def sum_of_powers(u, out):
     out[0] = roots
     out[1] = values
     out[2] = squares
+
+
+# --- batches of volumes ----------------------------------------------------------------------
+
+
+@compiled
+def stored(handle, u_hat, weights, whole, z, total):
+    """Write moduli of batches, see :func:`add_stored`; `whole` is scratch, too."""
+    for s in range(total.shape[0]):
+        complete(u_hat[s], whole)
+        flat = total[s].reshape(-1)
+        add_stored(handle, whole.reshape(-1), weights, z, flat)
+        root(flat)
+
+
+@compiled
+def separable(
+    along_z, u_hat, ys, zs, profiles, a, handle, ends, which, planes, turn, half, real, total, fresh
+):
+    """Add squared moduli of batches that do not reach the Nyquist planes.
+
+    See :func:`invert_columns`, whose handle comes first, and :func:`add_components`.
+    """
+    for s in range(total.shape[0]):
+        none = u_hat[s][:0]
+        invert_columns(along_z, u_hat[s], ys, zs, profiles, a)
+        add_components(
+            handle, a, ends, which, planes, ys, turn, half, real, (none, none, none), total[s],
+            fresh,
+        )  # fmt: skip

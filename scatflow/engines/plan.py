@@ -277,7 +277,7 @@ class Plan:
         most = max(stage.volumes for stage in stages)
         own: int = self.threads * math.ceil(voxels * self.dtype.itemsize * most)
         if voxels <= PRECISE_VOXELS:
-            return (8 if self.dtype == np.float32 else 7) * volume + own
+            return (10 if self.dtype == np.float32 else 8) * volume + own
         kept = self.tree.layers[0].average
         averaging = 3 if isinstance(kept, Samples) else 0 if kept == PowerSums(ONE_PASS) else 2
         nx = self.padded[-1]
