@@ -288,34 +288,43 @@ def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im)
 
 
 @intrinsic
-def _two_outputs(typingctx, like, n, source, step, turns, to, mirrored, twiddle, other, re, im):  # noqa: ARG001
-    """Store outputs k and -k of the transform of n points, turned by a twiddle each.
+def _four_outputs(typingctx, like, n, source, step, to, leap, table, twiddles, k, next_k, re, im):  # noqa: ARG001
+    """Store outputs k, -k and `next_k`, ``-next_k`` of the transform of n points, turned.
 
-    ``turns`` holds cosine and sine of each point's angle in output k.
+    ``table`` holds for each k cosine and sine of each point's angle, ``twiddles`` what each output
+    is turned by. Two k at a time have enough independent sums to keep the vector unit busy.
     """
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
-        _, n, source, step, turns, to, mirrored, twiddle, other, re, im = args
+        _, n, source, step, to, leap, table, twiddles, *ks, re, im = args
         code = _Code(builder, _scalar(like))
-        loop = _Loop(builder, n, [source, turns, *[code.constant(0.0)] * 4])
-        at, turn, *sums = loop.values
+        pair = builder.mul(ir.Constant(_WORD, 2), code.size)
+        row = builder.mul(pair, n)
+        starts = [builder.add(table, builder.mul(k, row)) for k in ks]
+        zeros = [code.constant(0.0)] * 8
+        loop = _Loop(builder, n, [source, *starts, *zeros])
+        at, *turns = loop.values[:3]
+        sums = loop.values[3:]
         x = code.load_number(at, re, im)
-        cos, sin = code.broadcast(turn), code.broadcast(turn, 1)
-        terms = [code.times(part, weight) for weight in (cos, sin) for part in x]
+        weights = [code.broadcast(turn, part) for turn in turns for part in (0, 1)]
+        terms = [code.times(part, weight) for weight in weights for part in x]
         sums = [code.plus(a, b) for a, b in zip(sums, terms, strict=True)]
-        ahead = builder.add(turn, ir.Constant(_WORD, 2 * code.bytes))
-        loop.close([builder.add(at, step), ahead, *sums])
-        a, b, c, d = loop.values[2:]
-        even, odd = (a, b), code.times_i((c, d))
-        for value, w, place in (
-            (code.add(even, odd), twiddle, to),
-            (code.subtract(even, odd), other, mirrored),
-        ):
-            turned = code.multiply(value, (code.broadcast(w), code.broadcast(w, 1)))
-            code.store_number(turned, place, re, im)
+        ahead = [builder.add(turn, pair) for turn in turns]
+        loop.close([builder.add(at, step), *ahead, *sums])
+        for i, k in enumerate(ks):
+            a, b, c, d = loop.values[3 + 4 * i : 7 + 4 * i]
+            even, odd = (a, b), code.times_i((c, d))
+            mirrored = builder.urem(builder.sub(n, k), n)
+            for value, output in (
+                (code.add(even, odd), k),
+                (code.subtract(even, odd), mirrored),
+            ):
+                w = builder.add(twiddles, builder.mul(output, pair))
+                turned = code.multiply(value, (code.broadcast(w), code.broadcast(w, 1)))
+                code.store_number(turned, builder.add(to, builder.mul(output, leap)), re, im)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 10), codegen
+    return types.void(like, *[types.int64] * 11), codegen
 
 
 # --- for the kernels -----------------------------------------------------------------------
@@ -547,18 +556,19 @@ def _line(like: Any) -> Any:
                         here = source + (q + done * p) * step
                         there = y + (q + done * radix * p) * hop
                         twiddles = table + (radix * (radix + 1) + p * radix * 2) * item
-                        for k in range((radix + 1) // 2):
-                            other = (radix - k) % radix
-                            _two_outputs(
+                        last = (radix - 1) // 2
+                        for k in range(0, last + 1, 2):
+                            _four_outputs(
                                 like,
                                 radix,
                                 here,
                                 done * m * step,
-                                table + k * radix * 2 * item,
-                                there + done * k * hop,
-                                there + done * other * hop,
-                                twiddles + k * 2 * item,
-                                twiddles + other * 2 * item,
+                                there,
+                                done * hop,
+                                table,
+                                twiddles,
+                                k,
+                                min(k + 1, last),
                                 re,
                                 im,
                             )
