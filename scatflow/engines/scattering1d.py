@@ -253,7 +253,7 @@ class Scattering1D(Engine):
         self._check_length(N)
         if boundary == "reflect":
             padded = padded_length(N, self.window)
-            before = (padded - N) // 2
+            padded, before = self._trimmed(N, padded, (padded - N) // 2, dtype)
         else:
             padded, before = N, 0
             if N % self.coarsest:
@@ -262,6 +262,32 @@ class Scattering1D(Engine):
                     "take a multiple."
                 )
         return _plan(self, shape, padded, before, dtype)
+
+    def _trimmed(
+        self, N: int, padded: int, before: int, dtype: np.dtype[Any]
+    ) -> tuple[int, int]:
+        """Return a shorter padding with the same windows, where all filters end within it.
+
+        Beyond the reach of all filters together no padding is noticed, so a power of two is not
+        needed; where they reach farther, border effects are what Kymatio's padding makes of them.
+        """
+        if self.averaging != "local":
+            return padded, before
+        unit = max(self.coarsest, 2 ** math.floor(math.log2(self.window)))
+        reach = self._reach(dtype)
+        if before < reach + unit:
+            return padded, before
+        start = reach + (before - reach) % unit  # whole units less, so that no window moves
+        least = start + N + reach
+        lengths = (unit * m * 2**k for m in (1, 3, 9, 27) for k in range(least.bit_length()))
+        best = min(n for n in lengths if n >= least)
+        return (best, start) if best < padded else (padded, before)
+
+    def _reach(self, dtype: np.dtype[Any]) -> int:
+        """Return how many samples both layers' widest wavelets and the low-pass reach together."""
+        widest = [min(scale.sigma for scale in layer) for layer in self.scales()]
+        sigmas = (*widest[: self.max_order], SIGMA0 / self.window)
+        return math.ceil(gaussian_reach(sigmas, HALO_TOLERANCE[dtype.name]))
 
     @property
     def coarsest(self) -> int:
@@ -291,10 +317,8 @@ class Scattering1D(Engine):
                 "average. Leave T out or give it in samples."
             )
         tolerance = HALO_TOLERANCE[precision(dtype).name]
-        widest = [min(scale.sigma for scale in layer) for layer in self.scales()]
-        sigmas = (*widest[: self.max_order], SIGMA0 / self.window)
         unit = self.coarsest
-        halo = math.ceil(gaussian_reach(sigmas, tolerance) / unit) * unit
+        halo = math.ceil(self._reach(precision(dtype)) / unit) * unit
         length = _canonical_length(halo, unit, precision(dtype).itemsize)
         return CanonicalGrid(length - 2 * halo, halo, 2**self.log2_stride, tolerance)
 
