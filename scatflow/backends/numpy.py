@@ -1,8 +1,11 @@
 """NumPy arrays on the CPU: fused kernels around the fastest FFT that is installed.
 
-Where MKL serves, a whole transform of signals or images is one compiled call: path by path, depth
-first, so that what is in flight stays in the cache (:class:`Program`). Elsewhere the cascade calls
-the same kernels verb by verb, with SciPy's FFT between them.
+A whole transform of averaged signals or images is one compiled call, depth first, so that what is
+in flight stays in the cache. Where MKL serves, it goes path by path (:class:`program.Program`).
+Signals elsewhere, and images of usual sizes in any case, go many at a time through the lanes of
+vectors, with FFTs of our own (:class:`lane_program.LaneProgram`). What is too long for that, or has
+lengths with large prime factors, goes through the same kernels verb by verb, with SciPy's FFT
+between them.
 """
 
 from __future__ import annotations
