@@ -425,6 +425,31 @@ def untangle(typingctx, like, z, mirrored, first, second, third, fourth):  # noq
 
 
 @intrinsic
+def split_halves(typingctx, like, z, mirrored, to, other, turn):  # noqa: ARG001
+    """Write bins k and ``h - k`` of 2h real samples, transformed as h complex ones.
+
+    ``z`` and ``mirrored`` are bins k and -k of these, ``turn`` is ``exp(-i pi k / h)``.
+    """
+
+    def codegen(context, builder, signature, args):  # noqa: ARG001
+        _, z, mirrored, to, other, turn = args
+        code = _Code(builder, _scalar(like))
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        half = code.constant(0.5)
+        a, b = code.load_number(z, zero, part), code.load_number(mirrored, zero, part)
+        even = code.plus(a[0], b[0]), code.minus(a[1], b[1])
+        odd = code.plus(a[1], b[1]), code.minus(b[0], a[0])
+        odd = code.multiply(odd, (code.broadcast(turn), code.broadcast(turn, 1)))
+        low, high = code.add(even, odd), code.subtract(even, odd)
+        for (re, im), place in ((low, to), ((high[0], builder.fneg(high[1])), other)):
+            number = code.times(re, half), code.times(im, half)
+            code.store_number(number, place, zero, part)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 5), codegen
+
+
+@intrinsic
 def gather(typingctx, like, to, low, high):  # noqa: ARG001
     """Make a point of two chunks of each part."""
 
@@ -531,10 +556,10 @@ def _line(like: Any) -> Any:
         for i in range(count):
             radix = _word(passes + 16 + 16 * i)
             table = _word(passes + 24 + 16 * i)
-            if i == count - 1:
+            if i == count - 1 or i % 2:
                 y, hop = to, leap
             else:
-                y, hop = room + i % 2 * n * POINT, POINT
+                y, hop = room, POINT
             m = left // radix
             if radix <= WRITTEN_OUT:
                 for p in range(m):
@@ -622,7 +647,10 @@ def line(dtype: str) -> Any:
 
     It takes, all as integers: the first point's address, the bytes between points, both also for
     where they go (the same place is allowed), the address of a :class:`Passes` table, that of
-    ``2 n`` points of room, and whether the transform is the forward one; neither has a factor.
+    n points of room, and whether the transform is the forward one; neither has a factor.
+
+    Passes go to the room and to the end in turn. After an odd number of them the last one works in
+    place, as each of its butterflies can, but for sums over all points.
     """
     return _compiled(_line, dtype)
 
@@ -682,9 +710,9 @@ def passes(n: int, dtype: str) -> Passes:
 
 def _radices(n: int) -> list[int]:
     """Return the fewest radices whose product is a length, the largest first."""
-    if n > WRITTEN_OUT and _prime(n):
-        return [1, n]  # a dense product does not work in place: copy first
     best = min(_factorizations(n, LARGEST_PRIME), key=lambda radices: (len(radices), sum(radices)))
+    if best and best[-1] > WRITTEN_OUT and len(best) % 2:
+        return [1, *best]  # sums over all points do not work in place: copy first
     return best or [1]
 
 

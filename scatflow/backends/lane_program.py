@@ -1,18 +1,21 @@
-"""Transforms of images laid out for :mod:`lanes`."""
+"""Transforms of signals and images laid out for :mod:`lane_signals` and :mod:`lanes`."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends import codelets, fft, lanes
-from scatflow.backends.bands import BandStage
+from scatflow.backends import bands, codelets, fft, lane_signals, lanes
+from scatflow.backends.bands import BandStage, Runs
 from scatflow.backends.codelets import CHUNK, POINT
-from scatflow.backends.program import held_bytes, in_threads, plain, reflected
+from scatflow.backends.program import held_bytes, in_threads, padding, plain
 from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
@@ -27,18 +30,31 @@ LARGEST = 2**19
 FILLED = 4
 """Wavelets of one scale that make lanes worth while for a single image, too."""
 
+LONG = 2**14
+"""Samples of a padded signal up to which lanes serve where MKL does not: 7 MiB in flight."""
+
+LONGEST = 2**17
+"""Samples up to which they do if one signal's wavelets fill half of them: 56 MiB in flight."""
+
 
 @dataclass(frozen=True, eq=False)
 class LaneProgram:
-    """A tree of filters laid out for :func:`lanes.scatter`."""
+    """A tree of filters laid out for a walk over lanes."""
 
+    walk: Callable[..., None]
+    """:func:`lanes.scatter` or :func:`lane_signals.scatter`."""
+    stamp: Array
+    """What the walk is compiled of, see :func:`kernels.stamp`."""
     groups: Array
     layers: int
     rows: Array
     columns: Array
     dtype: np.dtype[Any]
-    scratch: dict[str, int]
-    """Bytes of each piece of scratch."""
+    at_once: int
+    """Signals that one thread transforms side by side."""
+    arrays: dict[str, int]
+    places: dict[str, int]
+    """Bytes of each piece of scratch: those the walk takes as arrays, and as addresses."""
     line: int
     """Address of :func:`codelets.line`."""
     kept: tuple[Any, ...]
@@ -52,12 +68,7 @@ class LaneProgram:
     @property
     def working_bytes(self) -> int:
         """Bytes in flight in one thread, the input and output aside."""
-        return sum(self.scratch.values())
-
-    @property
-    def at_once(self) -> int:
-        """Images that one thread transforms side by side."""
-        return codelets.lanes(self.dtype)
+        return sum(self.arrays.values()) + sum(self.places.values())
 
     def __call__(self, x: Array, out: Array, threads: int) -> None:
         """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
@@ -68,12 +79,14 @@ class LaneProgram:
         in_threads(self._run, images, coefficients, threads, self.at_once)
 
     def _run(self, x: Array, out: Array, part: int, parts: int) -> None:
-        take = {
-            use: SCRATCH.take(use, (size // self.dtype.itemsize,), self.dtype)
-            for use, size in self.scratch.items()
-        }
-        uses = ("room", "row", "short", "averages", "z", "parent")
-        lanes.scatter(
+        arrays, places = (
+            [
+                SCRATCH.take(use, (size // self.dtype.itemsize,), self.dtype)
+                for use, size in s.items()
+            ]
+            for s in (self.arrays, self.places)
+        )
+        self.walk(
             x,
             self.rows,
             self.columns,
@@ -83,30 +96,27 @@ class LaneProgram:
             part,
             parts,
             self.line,
-            take["u"],
-            take["small"],
-            take["top"],
-            tuple(take[use].ctypes.data for use in uses),
-            lanes.STAMP,
+            *arrays,
+            tuple(place.ctypes.data for place in places),
+            self.stamp,
         )
 
 
 def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> LaneProgram | None:
-    """Return a tree as a program, or None where it is not one of images that suit lanes."""
+    """Return a tree as a program, or None where lanes do not suit it."""
     layers = list(tree.layers)
     children = [child for layer in layers for child in layer.children]
     averages = [tree.average, *(layer.average for layer in (*layers, *children))]
+    if len(tree.grid) > 2 or not all(isinstance(average, Lowpass) for average in averages):
+        return None
     grids = [tree.grid, *(layer.grid for layer in (*layers, *children))]
-    if len(tree.grid) != 2 or not all(isinstance(average, Lowpass) for average in averages):
-        return None
-    size = math.prod(tree.grid)
-    small = size <= SMALL and all(layer.rows.shape[1] >= FILLED for layer in layers)
-    if size > LARGEST or (not small and all(map(fft.fast_by_mkl, grids))):
-        return None
+    grids += {average.target for average in averages}  # type: ignore[union-attr]
+    table = (_Signals if len(tree.grid) == 1 else _Images)(dtype)
     if not all(codelets.splits(n) for grid in grids for n in grid):
         return None
-    table = _Table(dtype)
-    table.add(tree.grid, tree.average)
+    if not table.suits(grids, [layer.rows.size for layer in layers]):
+        return None
+    table.add(tree.grid, tree.average, children=len(layers))
     child = 1 + len(layers)
     for layer in layers:
         table.add(layer.grid, layer.average, layer, tree.grid, child, len(layer.children))
@@ -114,16 +124,21 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
     for layer in layers:
         for below in layer.children:
             table.add(below.grid, below.average, below, layer.grid)
-    rows, columns = (reflected(n, b, p) for n, b, p in zip(shape, before, tree.grid, strict=True))
+    rows, columns = padding(shape, before, tree.grid)
     groups = np.array(table.groups, np.int64)
+    arrays, places = table.scratch(groups, len(layers))
     line = codelets.line(dtype.name)
     return LaneProgram(
+        walk=table.walk,
+        stamp=table.stamp,
         groups=groups,
         layers=len(layers),
         rows=rows,
         columns=columns,
         dtype=dtype,
-        scratch=_scratch(groups, len(layers)),
+        at_once=table.at_once,
+        arrays=arrays,
+        places=places,
         line=line.address,
         kept=(line, *table.kept),
     )
@@ -134,14 +149,18 @@ def _pitch(n: int) -> int:
     return n | 1
 
 
-class _Table:
+class _Table(ABC):
     """The kernel's table, row by row."""
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    walk: Callable[..., None]
+    stamp: Array
+
+    def __init__(self, dtype: np.dtype[Any], at_once: int) -> None:
         self.dtype = dtype
+        self.at_once = at_once
         self.groups: list[list[int]] = []
         self.kept: list[Any] = []
-        self._folds: dict[int, tuple[int, list[int]]] = {}
+        self._folds: dict[int, list[int]] = {}
 
     def add(
         self,
@@ -149,69 +168,50 @@ class _Table:
         average: Any,
         layer: Layer | None = None,
         parent: Grid | None = None,
-        child: int = 0,
+        child: int = 1,
         children: int = 0,
     ) -> None:
         """Append the row of one group, whose wavelets are applied to half spectra of `parent`."""
         row = [0] * lanes.FIELDS
-        row[lanes.ROWS], row[lanes.COLUMNS] = grid
-        row[lanes.PITCH] = _pitch(grid[0])
         fold = codelets.fold(self.dtype.name)
         self.kept.append(fold)
         row[lanes.FOLD_CODE] = fold.address
-        for column, n in ((lanes.COLUMN_PASSES, grid[0]), (lanes.ROW_PASSES, grid[1])):
-            passes = codelets.passes(n, self.dtype.name)
-            self.kept.append(passes)
-            row[column] = passes.address
         paths: Rows = np.zeros((1, 1), np.intp) if layer is None else layer.rows
+        row[lanes.COUNT] = paths.shape[1]
         row[lanes.PATHS] = self._address(np.ascontiguousarray(paths, np.int64))
-        if layer is not None and parent is not None:
-            self._filters(row, layer.stage, grid, parent)
         row[lanes.CHILD], row[lanes.CHILDREN_END] = child, child + children
-        for axis, how in enumerate((lanes.COLUMN_AVERAGE, lanes.ROW_AVERAGE)):
-            self._lowpass(row, how, average, axis, grid[axis])
+        self._lay_out(row, grid, average)
+        if layer is not None and parent is not None:
+            fields = slice(int(lanes.FOLD), int(lanes.FOLD) + 4)
+            if id(layer.stage) not in self._folds:
+                assert isinstance(layer.stage, BandStage)
+                self._filters(row, layer.stage, grid, parent)
+                self._folds[id(layer.stage)] = row[fields]
+            # The first order's filters are the second's of moduli that are not decimated.
+            row[fields] = self._folds[id(layer.stage)]
         self.groups.append(row)
 
-    def _filters(self, row: list[int], stage: Any, grid: Grid, parent: Grid) -> None:
-        assert isinstance(stage, BandStage)
-        fields = slice(int(lanes.FOLD), int(lanes.FOLD) + 4)
-        if id(stage) in self._folds:  # the first order's are the second's of undecimated paths
-            row[lanes.COUNT], row[fields] = self._folds[id(stage)]
-            return
-        filters, pieces, weights = stage.columns()
-        column, y = np.divmod(pieces[:, 0], parent[0])
-        pairs, which = np.divmod(column, 2)
-        x, begin = np.divmod(pieces[:, 1], grid[0])
-        f = np.repeat(np.arange(len(filters) - 1), np.diff(filters))
-        runs = np.empty((len(pieces), 6), np.int64)
-        runs[:, 0] = f * grid[1] + x
-        runs[:, 1], runs[:, 2] = begin, pieces[:, 2]
-        last = (pieces[:, 2] - 1) * pieces[:, 4]  # pieces begin with the lowest bin
-        runs[:, 3] = 4 * (y + last + pairs * _pitch(parent[0])) + which
-        runs[:, 4], runs[:, 5] = pieces[:, 4], pieces[:, 3]
-        row[lanes.COUNT] = len(filters) - 1
-        self._fold(row, lanes.FOLD, runs, weights, row[lanes.COUNT] * grid[1], grid[0])
-        self._folds[id(stage)] = row[lanes.COUNT], row[fields]
+    @abstractmethod
+    def suits(self, grids: list[Grid], counts: list[int]) -> bool:
+        """Return whether lanes suit grids, at the first order of so many wavelets each."""
 
-    def _lowpass(self, row: list[int], how: np.int64, average: Lowpass, axis: int, n: int) -> None:
-        factor, target = average.factors[axis], average.target[axis]
-        reach = factor.size - 1
-        negative = factor[reach - (2 * reach == n) : 0 : -1]  # bin n/2 is its own mirror image
-        weights = np.concatenate([factor, negative]) / n  # bins 0 ... W, -W ... -1
-        runs = []
-        for first, bins in ((0, factor.size), (n - negative.size, negative.size)):
-            done = 0
-            while done < bins:
-                source = first + done
-                length = min(bins - done, target - source % target)
-                offset = done + (factor.size if first else 0)
-                runs.append((0, source % target, length, 4 * source, 0, offset))
-                done += length
-        self._fold(row, how, np.array(runs, np.int64), weights, 1, target)
-        passes = codelets.passes(target, self.dtype.name)
-        self.kept.append(passes)
+    @abstractmethod
+    def scratch(self, groups: Array, layers: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the bytes of each piece of scratch: arrays and places of the walk, in turn."""
+
+    @abstractmethod
+    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass) -> None:
+        """Describe a grid and its average."""
+
+    @abstractmethod
+    def _filters(self, row: list[int], stage: BandStage, grid: Grid, parent: Grid) -> None:
+        """Describe a group's wavelets."""
+
+    def _average(self, row: list[int], how: np.int64, average: Lowpass, axis: int) -> None:
+        """Say how a decimated line is transformed, and which of its samples are kept."""
+        target = average.target[axis]
         windows = range(*average.crop[axis].indices(target))
-        row[how + lanes.AVERAGE_PASSES] = passes.address
+        row[how + lanes.AVERAGE_PASSES] = self._passes(target)
         row[how + lanes.AVERAGE_LENGTH] = target
         row[how + lanes.AVERAGE_FIRST] = windows.start
         row[how + lanes.AVERAGE_WINDOWS] = len(windows)
@@ -226,31 +226,162 @@ class _Table:
         row[how + lanes.TAPS] = self._address(taps[:tapped].copy())
         row[how + lanes.WEIGHTS] = self._address(weights.astype(self.dtype, copy=False))
 
+    def _passes(self, n: int) -> int:
+        passes = codelets.passes(n, self.dtype.name)
+        self.kept.append(passes)
+        return passes.address
+
     def _address(self, array: Array) -> int:
         self.kept.append(array)
         return int(array.ctypes.data)
 
 
-def _scratch(groups: Array, layers: int) -> dict[str, int]:
-    """Return the bytes of each piece of scratch."""
-    rows, columns = groups[:, lanes.ROWS], groups[:, lanes.COLUMNS]
-    width = groups[:, lanes.ROW_AVERAGE + lanes.AVERAGE_WINDOWS]
-    windows = width * groups[:, lanes.COLUMN_AVERAGE + lanes.AVERAGE_WINDOWS]
-    short = groups[
-        :, [how + lanes.AVERAGE_LENGTH for how in (lanes.ROW_AVERAGE, lanes.COLUMN_AVERAGE)]
-    ]
-    grid = (columns + 1) // 2 * groups[:, lanes.PITCH]
-    half = (columns // 2 + 2) // 2 * groups[:, lanes.PITCH]
-    parents = np.where(groups[:, lanes.CHILD] < groups[:, lanes.CHILDREN_END], half, 0)
-    longest = int(max(rows.max(), columns.max()))
-    return {
-        "u": int(columns.max()) * POINT,
-        "small": int(windows.max()) * CHUNK,
-        "room": 2 * longest * POINT,
-        "row": longest * POINT,
-        "short": int(short.max()) * POINT,
-        "averages": int((rows * ((width + 3) // 4)).max()) * POINT,
-        "z": int(grid[1:].max(initial=0)) * POINT,
-        "top": int(half[0]) * POINT,
-        "parent": int(parents[1 : 1 + layers].max(initial=0)) * POINT,
-    }
+def _runs(cut: Runs, line: Array, first: Array, bins: Array) -> Array:
+    """Return what :func:`lanes.stretch` takes: line, first sample and lowest bin of pieces given.
+
+    Pieces begin with the lowest bin, runs with that of their first sample.
+    """
+    pieces = cut.pieces
+    runs = np.empty((len(pieces), 6), np.int64)
+    runs[:, 0], runs[:, 1], runs[:, 2] = line, first, pieces[:, 2]
+    runs[:, 3] = bins + 4 * (pieces[:, 2] - 1) * pieces[:, 4]
+    runs[:, 4], runs[:, 5] = pieces[:, 4], pieces[:, 3]
+    return runs
+
+
+def _which(cut: Runs) -> Array:
+    """Return the filter that each piece is of."""
+    return np.repeat(np.arange(len(cut.filters) - 1), np.diff(cut.filters))
+
+
+class _Images(_Table):
+    """What :func:`lanes.scatter` needs."""
+
+    walk = staticmethod(lanes.scatter)
+    stamp = lanes.STAMP
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        super().__init__(dtype, codelets.lanes(dtype))
+
+    def suits(self, grids: list[Grid], counts: list[int]) -> bool:
+        """Return whether images are small and fill the lanes, or MKL is missing or slow."""
+        size = math.prod(grids[0])
+        filled = size <= SMALL and min(counts, default=0) >= FILLED
+        return filled or (size <= LARGEST and not all(map(fft.fast_by_mkl, grids)))
+
+    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass) -> None:
+        row[lanes.ROWS], row[lanes.COLUMNS] = grid
+        row[lanes.PITCH] = _pitch(grid[0])
+        row[lanes.COLUMN_PASSES], row[lanes.ROW_PASSES] = map(self._passes, grid)
+        for axis, how in enumerate((lanes.COLUMN_AVERAGE, lanes.ROW_AVERAGE)):
+            self._lowpass(row, how, average, axis, grid[axis])
+
+    def _filters(self, row: list[int], stage: BandStage, grid: Grid, parent: Grid) -> None:
+        cut = stage.columns()
+        column, y = np.divmod(cut.pieces[:, 0], parent[0])
+        pairs, which = np.divmod(column, 2)
+        x, begin = np.divmod(cut.pieces[:, 1], grid[0])
+        bins = 4 * (y + pairs * _pitch(parent[0])) + which
+        runs = _runs(cut, _which(cut) * grid[1] + x, begin, bins)
+        self._fold(row, lanes.FOLD, runs, cut.weights, row[lanes.COUNT] * grid[1], grid[0])
+
+    def _lowpass(self, row: list[int], how: np.int64, average: Lowpass, axis: int, n: int) -> None:
+        factor, target = average.factors[axis], average.target[axis]
+        reach = factor.size - 1
+        negative = factor[reach - (2 * reach == n) : 0 : -1]  # bin n/2 is its own mirror image
+        weights = np.concatenate([factor, negative]) / n  # bins 0 ... W, -W ... -1
+        runs = []
+        for first, count in ((0, factor.size), (n - negative.size, negative.size)):
+            done = 0
+            while done < count:
+                source = first + done
+                length = min(count - done, target - source % target)
+                offset = done + (factor.size if first else 0)
+                runs.append((0, source % target, length, 4 * source, 0, offset))
+                done += length
+        self._fold(row, how, np.array(runs, np.int64), weights, 1, target)
+        self._average(row, how, average, axis)
+
+    def scratch(self, groups: Array, layers: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the bytes of each piece of scratch."""
+        rows, columns = groups[:, lanes.ROWS], groups[:, lanes.COLUMNS]
+        width = groups[:, lanes.ROW_AVERAGE + lanes.AVERAGE_WINDOWS]
+        windows = width * groups[:, lanes.COLUMN_AVERAGE + lanes.AVERAGE_WINDOWS]
+        lines = [how + lanes.AVERAGE_LENGTH for how in (lanes.ROW_AVERAGE, lanes.COLUMN_AVERAGE)]
+        grid = (columns + 1) // 2 * groups[:, lanes.PITCH]
+        half = (columns // 2 + 2) // 2 * groups[:, lanes.PITCH]
+        parents = np.where(groups[:, lanes.CHILD] < groups[:, lanes.CHILDREN_END], half, 0)
+        longest = int(max(rows.max(), columns.max()))
+        arrays = {
+            "u": int(columns.max()) * POINT,
+            "small": int(windows.max()) * CHUNK,
+            "top": int(half[0]) * POINT,
+        }
+        places = {
+            "room": longest * POINT,
+            "row": longest * POINT,
+            "short": int(groups[:, lines].max()) * POINT,
+            "averages": int((rows * ((width + 3) // 4)).max()) * POINT,
+            "z": int(grid[1:].max(initial=0)) * POINT,
+            "parent": int(parents[1 : 1 + layers].max(initial=0)) * POINT,
+        }
+        return arrays, places
+
+
+class _Signals(_Table):
+    """What :func:`lane_signals.scatter` needs."""
+
+    walk = staticmethod(lane_signals.scatter)
+    stamp = lane_signals.STAMP
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        super().__init__(dtype, 2 * codelets.lanes(dtype))
+
+    def suits(self, grids: list[Grid], counts: list[int]) -> bool:
+        """Return whether signals are short, or fill the lanes, and MKL does not serve."""
+        longest = LONGEST if 2 * max(counts, default=0) >= self.at_once else LONG
+        return grids[0][0] <= longest and not all(map(fft.by_mkl, grids))
+
+    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass) -> None:
+        (n,) = grid
+        half = n // 2
+        row[lane_signals.LENGTH] = n
+        row[lane_signals.PASSES] = self._passes(n)
+        row[lane_signals.HALF_PASSES] = self._passes(n if n % 2 else half)
+        if n % 2 == 0:
+            row[lane_signals.TURNS] = self._address(_turns(half, self.dtype.name))
+            followed = row[lanes.CHILD] < row[lanes.CHILDREN_END]
+            bins = half if followed else average.factors[0].size - 1
+            row[lane_signals.BINS] = 1 + min(bins, half // 2)
+        cut = bands.lowpass(average, grid, self.dtype).rows
+        self._fold_bins(row, lane_signals.AVERAGE, cut, average.target[0])
+        self._average(row, lane_signals.AVERAGE, average, 0)
+
+    def _filters(self, row: list[int], stage: BandStage, grid: Grid, parent: Grid) -> None:  # noqa: ARG002
+        self._fold_bins(row, lanes.FOLD, stage.rows, grid[0])
+
+    def _fold_bins(self, row: list[int], how: np.int64, cut: Runs, length: int) -> None:
+        runs = _runs(cut, _which(cut), cut.pieces[:, 1], 4 * cut.pieces[:, 0])
+        self._fold(row, how, runs, cut.weights, len(cut.filters) - 1, length)
+
+    def scratch(self, groups: Array, layers: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the bytes of each piece of scratch."""
+        n = groups[:, lane_signals.LENGTH]
+        short = groups[:, lane_signals.AVERAGE + lanes.AVERAGE_LENGTH]
+        real = np.where(n % 2, n, n // 2 + 1)
+        z = int(max(n[1:].max(initial=0), short.max()))
+        arrays = {"top": int(real[0]) * POINT, "z": z * POINT}
+        places = {
+            "room": max(z, int(real[0])) * POINT,
+            "parent": int(real[1 : 1 + layers].max(initial=0)) * POINT,
+            "leaf": int(real[1 + layers :].max(initial=0)) * POINT,
+        }
+        return arrays, places
+
+
+@lru_cache(maxsize=1024)
+def _turns(half: int, dtype: str) -> Array:
+    """Return the angles for :func:`codelets.split_halves`."""
+    angles = np.exp(-1j * np.pi * np.arange(half // 2 + 1) / half)
+    turns: Array = angles.astype(np.result_type(dtype, np.complex64))
+    return turns

@@ -161,6 +161,28 @@ def _lay(share, count, f, source, lane, lanes):
 
 
 @inner
+def _share_paths(shares, first, slots, some):
+    """Share a round among paths of `some` signals in turn, from number `first` on."""
+    count = NONE
+    lane = NONE
+    while lane < slots:
+        f, signal = divmod(first + lane, some)
+        width = min(some - signal, slots - lane)
+        count = _lay(shares, count, f, signal, lane, width)
+        lane += width
+    return count
+
+
+@inner
+def _share_children(shares, f, wavelets, width):
+    """Share a round among wavelets from f on, of which each has the same parents in its lanes."""
+    count = NONE
+    for q in range(wavelets):
+        count = _lay(shares, count, f + q, NONE, q * width, width)
+    return count
+
+
+@inner
 def _columns(like, line, group, spectrum, unit, shares, z, column, room):
     """Fold and invert columns of the wavelets of a round.
 
@@ -217,32 +239,26 @@ def _input(like, line, group, x, rows, columns, s, some, u, top, half, places):
 
 
 @inner
-def _keep(group, small, paths, f, count, width, slots, first, some, s, out):
+def _keep(windows, begin, pitch, small, paths, f, count, width, slots, first, some, s, out):
     """Write the averages of `count` wavelets, each in `width` lanes, of which `slots` are used.
 
-    The lanes hold paths of the images in turn, from `first` on.
+    The lanes hold paths of the signals in turn, from `first` on. The first window is
+    at number `begin`, each other one `pitch` further.
     """
-    lanes = CHUNK // codelets.item_bytes(small[0])
-    windows = group[ROW_AVERAGE + AVERAGE_WINDOWS] * group[COLUMN_AVERAGE + AVERAGE_WINDOWS]
     for q in range(count):
         for l in range(slots):
-            which, image = divmod(first + l, some)
-            row = out[s + image, paths[which, f + q]]
+            which, signal = divmod(first + l, some)
+            row = out[s + signal, paths[which, f + q]]
             for k in range(windows):
-                row[k] = small[k * lanes + q * width + l]
+                row[k] = small[begin + k * pitch + q * width + l]
 
 
 @inner
-def _share(shares, first, slots, some):
-    """Share a round's lanes among wavelets and images: paths `first` ... `first` + `slots` - 1."""
-    count = NONE
-    lane = NONE
-    while lane < slots:
-        f, image = divmod(first + lane, some)
-        width = min(some - image, slots - lane)
-        count = _lay(shares, count, f, image, lane, width)
-        lane += width
-    return shares[:count]
+def _keep_image(group, small, paths, f, count, width, slots, first, some, s, out):
+    """Write the averages of images."""
+    windows = group[ROW_AVERAGE + AVERAGE_WINDOWS] * group[COLUMN_AVERAGE + AVERAGE_WINDOWS]
+    pitch = CHUNK // codelets.item_bytes(small[0])
+    _keep(windows, NONE, pitch, small, paths, f, count, width, slots, first, some, s, out)
 
 
 @inner
@@ -266,12 +282,10 @@ def _below(like, line, groups, group, shares, first, slots, s, some, out, part, 
             if turn % parts != part:
                 continue
             count = min(step, child[COUNT] - f)
-            used = NONE
-            for q in range(count):
-                used = _lay(shares, used, f + q, NONE, q * width, width)
+            used = _share_children(shares, f, count, width)
             _columns(like, line, child, parent, QUARTER, shares[:used], z, spots[1], spots[0])
             _rows(like, line, child, z, NONE, spots)
-            _keep(child, small, paths, f, count, width, slots, first, some, s, out)
+            _keep_image(child, small, paths, f, count, width, slots, first, some, s, out)
 
 
 @compiled
@@ -319,7 +333,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
         _input(like, line, groups[0], x, rows, columns, s, some, u, top, whole, spots)
         if part == 0:
             zero = integers(groups[0], PATHS, (1, 1))
-            _keep(groups[0], small, zero, NONE, SINGLE, some, some, NONE, some, s, out)
+            _keep_image(groups[0], small, zero, NONE, SINGLE, some, some, NONE, some, s, out)
         rounds = NONE
         for g in range(1, 1 + layers):
             rounds += (groups[g, COUNT] * some + lanes - 1) // lanes
@@ -335,11 +349,13 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                 if not (mine or (few and parents)):
                     continue
                 slots = min(lanes, group[COUNT] * some - first)
-                used = _share(shares, first, slots, some)
-                _columns(like, line, group, whole, some * item, used, z, row, room)
+                used = _share_paths(shares, first, slots, some)
+                _columns(like, line, group, whole, some * item, shares[:used], z, row, room)
                 _rows(like, line, group, z, parent if parents else NONE, spots)
                 if mine:
-                    _keep(group, small, paths, NONE, SINGLE, slots, slots, first, some, s, out)
+                    _keep_image(
+                        group, small, paths, NONE, SINGLE, slots, slots, first, some, s, out
+                    )
                 _below(
                     like, line, groups, group, shares, first, slots, s, some, out,
                     part if few else NONE, parts if few else SINGLE, (small, z, parent, spots),

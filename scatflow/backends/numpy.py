@@ -1,9 +1,11 @@
 """NumPy arrays on the CPU: fused kernels around FFTs.
 
-A whole transform is one compiled call where it can be: of images, eight at a time in the lanes of
-vectors by FFTs of our own (:mod:`lanes`); of signals, and of images too large for that, path by
-path with MKL (:mod:`program`), so that what is in flight stays in the cache. Elsewhere, and for
-volumes, the cascade calls kernels verb by verb, with the FFT that is installed between them.
+A whole transform of averaged signals or images is one compiled call, depth first, so that what is
+in flight stays in the cache. Where MKL serves, it goes path by path (:class:`program.Program`).
+Signals elsewhere, and images of usual sizes in any case, go many at a time through the lanes of
+vectors, with FFTs of our own (:class:`lane_program.LaneProgram`). What is too long for that, or has
+lengths with large prime factors, goes through the same kernels verb by verb, with SciPy's FFT
+between them.
 """
 
 from __future__ import annotations

@@ -32,12 +32,6 @@ from scatflow.errors import ParameterError
 Boundary = Literal["reflect", "periodic"]
 Tail = Literal["decimated", "power", "point", "ragged"]
 
-MKL_BUFFERS = 2
-"""Bytes that MKL keeps in each thread for each byte of a real signal: one complex transform.
-
-Measured from 2**13 to 2**22 samples; images and volumes are transformed line by line.
-"""
-
 ONE_PASS = (0.5, 1.0, 2.0)
 """Powers that are summed without an array of their own."""
 
@@ -243,9 +237,9 @@ class Plan:
 
         - Signals in one compiled call (:attr:`program`) are in flight one a thread, in at most 8 V
           and 16 KiB, of which MKL has 2 V in buffers of its own; 10 V with a window at every
-          sample. Images are in flight eight a thread (four in float64), be there so many or not,
-          in at most 8 V and 16 KiB, too; beyond 2**17 pixels one where MKL serves it well, beyond
-          2**19 in any case.
+          sample. Without MKL sixteen are in flight a thread (eight in float64). Images are in
+          flight eight a thread (four in float64), be there so many or not; beyond 2**17 pixels one
+          where MKL serves it well, beyond 2**19 in any case; in at most 8 V and 16 KiB, too.
         - Otherwise so many are taken together (:attr:`signals_at_once`) that the moduli in flight
           are ``tree.elements`` samples, E bytes, however short one signal is: at most 3 V and
           8 times E or V a thread, whichever is larger.
@@ -256,8 +250,7 @@ class Plan:
           up to 22 V.
         """
         if self.program is not None:
-            long = math.prod(self.padded) * self.dtype.itemsize if len(self.shape) == 1 else 0
-            return self.threads * (self.program.working_bytes + MKL_BUFFERS * long)
+            return self.threads * self.program.working_bytes
         signals = self.threads * self.signals_at_once
         if self.threads == 1:
             signals = min(max(batch, 1), signals)

@@ -263,9 +263,7 @@ class Scattering1D(Engine):
                 )
         return _plan(self, shape, padded, before, dtype)
 
-    def _trimmed(
-        self, N: int, padded: int, before: int, dtype: np.dtype[Any]
-    ) -> tuple[int, int]:
+    def _trimmed(self, N: int, padded: int, before: int, dtype: np.dtype[Any]) -> tuple[int, int]:
         """Return a shorter padding with the same windows, where all filters end within it.
 
         Beyond the reach of all filters together no padding is noticed, so a power of two is not
