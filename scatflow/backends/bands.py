@@ -52,7 +52,10 @@ class BandStage:
 
     def columns(self) -> Runs:
         """Return runs along the columns of the same spectra, transposed, which are not kept."""
-        boxes = [_Box(box.starts[::-1], box.values.T, box.shape[::-1]) for box in self._take()]
+        boxes = [
+            _Box(box.starts[::-1], box.values.T, box.shape[::-1])
+            for box in map(_towards_the_half, self._take())
+        ]
         n, m = boxes[0].shape
         return _cut(boxes, self.target[::-1], (n // 2 + 1, m))
 

@@ -47,6 +47,9 @@ RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 
 WRITTEN_OUT = max(RADICES)
 
+PAIRED = 64
+"""Instead of a number of lanes: both chunks, whose bins have weights of their own."""
+
 TURNED = 32
 """Added to a radix: multiply what comes out by twiddles."""
 
@@ -336,7 +339,9 @@ def sum_bins(typingctx, like, lanes, to, count, spectrum, unit, weights, taps, s
 
     Each row of `taps` is the first bin and the first weight of one term. The bins of `straight`
     rows go up; those of the `mirrored` ones that follow go down and are conjugate. Bins count in
-    fourths of a point, of `unit` bytes. `lanes` is a power of two.
+    fourths of a point, of `unit` bytes. `lanes` is a power of two, or :data:`PAIRED` for both
+    chunks at once: weights are pairs, then, and of mirrored bins the second chunk's is `unit` bytes
+    further than the first one's.
     """
 
     def codegen(context, builder, signature, args):  # noqa: ARG001
@@ -374,10 +379,62 @@ def sum_bins(typingctx, like, lanes, to, count, spectrum, unit, weights, taps, s
             points.close([builder.add(at, ir.Constant(_WORD, POINT)), builder.add(k, one)])
             builder.branch(done)
             width //= 2
+        case = builder.append_basic_block("paired")
+        switch.add_case(ir.Constant(_WORD, PAIRED), case)
+        builder.position_at_end(case)
+        _sum_pairs(_Code(builder, scalar), to, count, spectrum, unit, weights, taps, args[8:])
+        builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * 9), codegen
+
+
+def _sum_pairs(
+    code: _Code,
+    to: Any,
+    count: Any,
+    spectrum: Any,
+    delta: Any,
+    weights: Any,
+    taps: Any,
+    terms: Any,
+) -> None:
+    """Write :func:`sum_bins` for both chunks; in each, sums go as they do for one alone."""
+    builder = code.builder
+    narrow = _Code(builder, code.scalar, code.count // 2)
+    zero, one, part = (ir.Constant(_WORD, n) for n in (0, 1, VECTOR_BYTES))
+    both = ir.Constant(ir.VectorType(_INDEX, code.count), list(range(code.count)))
+    points = _Loop(builder, count, [to, zero])
+    at, k = points.values
+    x: list[Any] = [taps, code.constant(0.0), code.constant(0.0)]
+    for rows, mirrored in zip(terms, (False, True), strict=True):
+        loop = _Loop(builder, rows, x)
+        row, re, im = loop.values
+        move, take = (builder.sub, code.minus) if mirrored else (builder.add, code.plus)
+        bins = move(code.word(row, 0), builder.mul(k, ir.Constant(_WORD, 4)))
+        low = builder.add(spectrum, builder.mul(bins, ir.Constant(_WORD, CHUNK)))
+        weight = builder.mul(builder.add(code.word(row, 1), k), code.size)
+        pair = builder.add(weights, builder.shl(weight, one))
+        c = builder.shuffle_vector(narrow.broadcast(pair), narrow.broadcast(pair, 1), both)
+        if mirrored:
+            high = builder.add(low, delta)
+            value = [
+                builder.shuffle_vector(
+                    narrow.load(builder.add(low, offset)),
+                    narrow.load(builder.add(high, offset)),
+                    both,
+                )
+                for offset in (zero, part)
+            ]
+        else:
+            value = list(code.load_number(low, zero, part))
+        re = code.plus(re, code.times(value[0], c))
+        im = take(im, code.times(value[1], c))
+        loop.close([builder.add(row, ir.Constant(_WORD, 16)), re, im])
+        x = loop.values
+    code.store_number((x[1], x[2]), at, zero, part)
+    points.close([builder.add(at, ir.Constant(_WORD, POINT)), builder.add(k, one)])
 
 
 @intrinsic

@@ -182,13 +182,14 @@ class _Table(ABC):
         row[lanes.CHILD], row[lanes.CHILDREN_END] = child, child + children
         self._lay_out(row, grid, average)
         if layer is not None and parent is not None:
-            fields = slice(int(lanes.FOLD), int(lanes.FOLD) + 4)
+            fields = slice(int(lanes.FOLD), int(lanes.ROW_AVERAGE))
             if id(layer.stage) not in self._folds:
                 assert isinstance(layer.stage, BandStage)
                 self._filters(row, layer.stage, grid, parent)
                 self._folds[id(layer.stage)] = row[fields]
             # The first order's filters are the second's of moduli that are not decimated.
             row[fields] = self._folds[id(layer.stage)]
+            row[lanes.DELTA] = self._delta(grid, parent)
         self.groups.append(row)
 
     @abstractmethod
@@ -198,6 +199,10 @@ class _Table(ABC):
     @abstractmethod
     def scratch(self, groups: Array, layers: int) -> tuple[dict[str, int], dict[str, int]]:
         """Return the bytes of each piece of scratch: arrays and places of the walk, in turn."""
+
+    def _delta(self, grid: Grid, parent: Grid) -> int:  # noqa: ARG002
+        """Return the bytes from a mirrored bin to that of the other column, 0 without pairs."""
+        return 0
 
     @abstractmethod
     def _lay_out(self, row: list[int], grid: Grid, average: Lowpass) -> None:
@@ -276,6 +281,10 @@ class _Images(_Table):
         for axis, how in enumerate((lanes.COLUMN_AVERAGE, lanes.ROW_AVERAGE)):
             self._lowpass(row, how, average, axis, grid[axis])
 
+    def _delta(self, grid: Grid, parent: Grid) -> int:
+        # A mirrored pair begins with an even column; the other's bin is in the pair before.
+        return CHUNK - _pitch(parent[0]) * POINT if grid[1] % 2 == parent[1] % 2 == 0 else 0
+
     def _filters(self, row: list[int], stage: BandStage, grid: Grid, parent: Grid) -> None:
         cut = stage.columns()
         column, y = np.divmod(cut.pieces[:, 0], parent[0])
@@ -283,7 +292,18 @@ class _Images(_Table):
         x, begin = np.divmod(cut.pieces[:, 1], grid[0])
         bins = 4 * (y + pairs * _pitch(parent[0])) + which
         runs = _runs(cut, _which(cut) * grid[1] + x, begin, bins)
+        # In pairs of columns or not, the terms of a sum come in one order: by the bins of the whole
+        # spectrum.
+        mirrored, length = cut.pieces[:, 4] == 1, cut.pieces[:, 2]
+        kx = np.where(mirrored, parent[1] - column, column)
+        ky = np.where(mirrored, -(y + length - 1) % parent[0], y)
+        runs = runs[np.lexsort((ky, kx, runs[:, 0]))]
         self._fold(row, lanes.FOLD, runs, cut.weights, row[lanes.COUNT] * grid[1], grid[0])
+        pitch = _pitch(parent[0])
+        if parent[1] % 2 == 0 and grid[1] % 2 == 0:
+            runs, made, pairs, written = lanes.pair_columns(*cut, parent, grid, pitch)
+            lines = row[lanes.COUNT] * grid[1] // 2
+            self._fold(row, lanes.PAIRS, runs[:made], pairs[:written].copy(), lines, grid[0])
 
     def _lowpass(self, row: list[int], how: np.int64, average: Lowpass, axis: int, n: int) -> None:
         factor, target = average.factors[axis], average.target[axis]

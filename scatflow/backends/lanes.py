@@ -49,8 +49,9 @@ STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
     CHILD,  # the groups whose parents are this group's paths
     CHILDREN_END,
     FOLD_CODE,  # address of `codelets.fold`
-    FOLD_FIELDS,  # how columns are folded, rows are averaged, and columns
-) = range(11)
+    DELTA,  # where columns may be folded in pairs: bytes from a mirrored bin to the other one's
+    FOLD_FIELDS,  # how columns are folded, and pairs of them, rows are averaged, and columns
+) = range(12)
 
 (
     STARTS,  # addresses of what `stretch` returns
@@ -64,8 +65,11 @@ STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
     HOW_FIELDS,
 ) = range(9)
 
-FIELDS = FOLD_FIELDS + 3 * HOW_FIELDS
-FOLD, ROW_AVERAGE, COLUMN_AVERAGE = (np.int64(k) for k in range(FOLD_FIELDS, FIELDS, HOW_FIELDS))
+FIELDS = FOLD_FIELDS + 4 * HOW_FIELDS
+FOLD, PAIRS, ROW_AVERAGE, COLUMN_AVERAGE = (
+    np.int64(k) for k in range(FOLD_FIELDS, FIELDS, HOW_FIELDS)
+)
+BOTH = np.int64(codelets.PAIRED)
 QUARTER = np.int64(CHUNK)
 
 
@@ -140,7 +144,13 @@ def _finish(like, line, group, half, places):
                 to = small + (y * width + x) * CHUNK
                 codelets.copy_chunk(like, to, source + y * POINT + _chunk(x))
     if half:
-        for k in range(0, group[COLUMNS] // 2 + 1, 2):
+        last = group[COLUMNS] // 2
+        if last % 2 == 0:  # its point's other chunk is no column, but is multiplied by zeros
+            for y in range(rows):
+                to = half + (last // 2 * group[PITCH] + y) * POINT + CHUNK
+                codelets.clear_chunk(like, to)
+                codelets.clear_chunk(like, to + VECTOR_BYTES)
+        for k in range(0, last + 1, 2):
             at = half + k // 2 * group[PITCH] * POINT
             call_line(line, at, POINT, at, POINT, group[COLUMN_PASSES], room, 1)
 
@@ -190,8 +200,12 @@ def _columns(like, line, group, spectrum, unit, shares, z, column, room):
     """
     item = codelets.item_bytes(like)
     n = group[COLUMNS]
+    paired = group[DELTA] != 0 and shares[0, 3] * item == CHUNK
     for first in range(0, n, 2):
-        for x in range(first, min(first + 2, n)):
+        if paired:
+            pair = (shares[0, 0] * n + first) // 2
+            _fold(BOTH, group, PAIRS, pair, spectrum, group[DELTA], column)
+        for x in range(first, first if paired else min(first + 2, n)):
             chunk = column + (x - first) * CHUNK
             for i in range(shares.shape[0]):
                 source, to = spectrum + shares[i, 1] * item, chunk + shares[i, 2] * item
@@ -361,6 +375,93 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                     part if few else NONE, parts if few else SINGLE, (small, z, parent, spots),
                 )  # fmt: skip
         s += some
+
+
+@compiled
+def pair_columns(filters, pieces, weights, grid, target, pitch):
+    """Join the runs of each two columns, 2 x and 2 x + 1, of filters that are cut down columns.
+
+    Parameters
+    ----------
+    filters, pieces, weights : ndarray
+        As in :func:`kernels.fold`, of transposed spectra ``(columns // 2 + 1, rows)``.
+    grid, target : tuple of int
+        ``(rows, columns)`` of the images and of the decimated ones; all columns are even numbers.
+    pitch : int
+        Points from one pair of columns to the next.
+
+    Returns
+    -------
+    runs : ndarray
+        ``(made, 6)``, as :func:`stretch` takes them; the bins are those of the first of both
+        columns, and the weights count in pairs.
+    made : int
+        How many of these there are; the rest is undefined.
+    pairs : ndarray
+        ``(written, 2)``: the weights of both columns.
+    written : int
+        How many of these there are.
+    """
+    (m, n), (m_out, n_out) = grid, target
+    values = np.zeros((n, m), weights.dtype)
+    used = np.zeros((n, m), np.bool_)
+    runs = np.empty((max(16, pieces.shape[0]), 6), np.int64)
+    pairs = np.empty((max(16, 2 * weights.size), 2), weights.dtype)
+    lowest = np.full(n // 2, m)
+    highest = np.full(n // 2, -1)
+    made = 0
+    written = 0
+    for f in range(filters.size - 1):
+        for k in range(filters[f], filters[f + 1]):
+            x, y = divmod(pieces[k, 0], m)
+            for i in range(pieces[k, 2]):
+                if pieces[k, 4]:  # weights are in the order written, which is read backwards
+                    a, b = n - x, -(y + pieces[k, 2] - 1 - i) % m
+                else:
+                    a, b = x, y + i
+                values[a, b] = weights[pieces[k, 3] + i]
+                used[a, b] = True
+                lowest[a // 2] = min(lowest[a // 2], b)
+                highest[a // 2] = max(highest[a // 2], b)
+        for x_out in range(0, n_out, 2):
+            for x in range(x_out, n, n_out):
+                for mirrored in range(2):
+                    # Of the pair around bin n/2, one column is mirrored and the other is not.
+                    if mirrored:
+                        first, second = x > n // 2, x + 1 > n // 2
+                    else:
+                        first, second = x <= n // 2, x + 1 <= n // 2
+                    y = lowest[x // 2]
+                    while y <= highest[x // 2]:
+                        if not ((first and used[x, y]) or (second and used[x + 1, y])):
+                            y += 1
+                            continue
+                        limit = 1 if mirrored and y == 0 else (y // m_out + 1) * m_out
+                        end = y
+                        while end < limit and (
+                            (first and used[x, end]) or (second and used[x + 1, end])
+                        ):
+                            pairs[written, 0] = values[x, end] if first else 0.0
+                            pairs[written, 1] = values[x + 1, end] if second else 0.0
+                            written += 1
+                            end += 1
+                        if made == runs.shape[0]:
+                            runs = twice(runs)
+                        column = n - x if mirrored else x
+                        runs[made, 0] = (f * n_out + x_out) // 2
+                        runs[made, 1] = y % m_out
+                        runs[made, 2] = end - y
+                        runs[made, 3] = 4 * (column // 2 * pitch + (-y % m if mirrored else y))
+                        runs[made, 4] = mirrored
+                        runs[made, 5] = written - (end - y)
+                        made += 1
+                        y = end
+        for k in range(n // 2):
+            for y in range(lowest[k], highest[k] + 1):
+                values[2 * k, y] = values[2 * k + 1, y] = 0.0
+                used[2 * k, y] = used[2 * k + 1, y] = False
+            lowest[k], highest[k] = m, -1
+    return runs, made, pairs, written
 
 
 @compiled
