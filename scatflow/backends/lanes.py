@@ -263,8 +263,10 @@ def _keep(windows, begin, pitch, small, paths, f, count, width, slots, first, so
         for l in range(slots):
             which, signal = divmod(first + l, some)
             row = out[s + signal, paths[which, f + q]]
-            for k in range(windows):
-                row[k] = small[begin + k * pitch + q * width + l]
+            at = np.uintp(begin + q * width + l)
+            for k in range(np.uintp(windows)):
+                row[k] = small[at]
+                at += np.uintp(pitch)
 
 
 @inner
@@ -403,8 +405,7 @@ def pair_columns(filters, pieces, weights, grid, target, pitch):
         How many of these there are.
     """
     (m, n), (m_out, n_out) = grid, target
-    values = np.zeros((n, m), weights.dtype)
-    used = np.zeros((n, m), np.bool_)
+    values = np.full((n, m), np.nan, weights.dtype)  # of bins that the filter does not touch
     runs = np.empty((max(16, pieces.shape[0]), 6), np.int64)
     pairs = np.empty((max(16, 2 * weights.size), 2), weights.dtype)
     lowest = np.full(n // 2, m)
@@ -414,52 +415,50 @@ def pair_columns(filters, pieces, weights, grid, target, pitch):
     for f in range(filters.size - 1):
         for k in range(filters[f], filters[f + 1]):
             x, y = divmod(pieces[k, 0], m)
+            if pieces[k, 4]:  # weights are in the order written, the bins in that read
+                x, y = n - x, -(y + pieces[k, 2] - 1) % m
+            column = values[x]
             for i in range(pieces[k, 2]):
-                if pieces[k, 4]:  # weights are in the order written, which is read backwards
-                    a, b = n - x, -(y + pieces[k, 2] - 1 - i) % m
-                else:
-                    a, b = x, y + i
-                values[a, b] = weights[pieces[k, 3] + i]
-                used[a, b] = True
-                lowest[a // 2] = min(lowest[a // 2], b)
-                highest[a // 2] = max(highest[a // 2], b)
+                column[y + i] = weights[pieces[k, 3] + i]
+            lowest[x // 2] = min(lowest[x // 2], y)
+            highest[x // 2] = max(highest[x // 2], y + pieces[k, 2] - 1)
         for x_out in range(0, n_out, 2):
             for x in range(x_out, n, n_out):
+                low, high = values[x], values[x + 1]
                 for mirrored in range(2):
                     # Of the pair around bin n/2, one column is mirrored and the other is not.
-                    if mirrored:
-                        first, second = x > n // 2, x + 1 > n // 2
-                    else:
-                        first, second = x <= n // 2, x + 1 <= n // 2
+                    first, second = (x > n // 2) == mirrored, (x + 1 > n // 2) == mirrored
                     y = lowest[x // 2]
                     while y <= highest[x // 2]:
-                        if not ((first and used[x, y]) or (second and used[x + 1, y])):
+                        if not ((first and low[y] == low[y]) or (second and high[y] == high[y])):
                             y += 1
                             continue
                         limit = 1 if mirrored and y == 0 else (y // m_out + 1) * m_out
                         end = y
-                        while end < limit and (
-                            (first and used[x, end]) or (second and used[x + 1, end])
-                        ):
-                            pairs[written, 0] = values[x, end] if first else 0.0
-                            pairs[written, 1] = values[x + 1, end] if second else 0.0
+                        while end < limit:
+                            v, w = low[end], high[end]
+                            touched, other = first and v == v, second and w == w
+                            if not (touched or other):
+                                break
+                            pairs[written, 0] = v if touched else 0.0
+                            pairs[written, 1] = w if other else 0.0
                             written += 1
                             end += 1
                         if made == runs.shape[0]:
                             runs = twice(runs)
-                        column = n - x if mirrored else x
+                        column_read = n - x if mirrored else x
+                        row_read = -y % m if mirrored else y
                         runs[made, 0] = (f * n_out + x_out) // 2
                         runs[made, 1] = y % m_out
                         runs[made, 2] = end - y
-                        runs[made, 3] = 4 * (column // 2 * pitch + (-y % m if mirrored else y))
+                        runs[made, 3] = 4 * (column_read // 2 * pitch + row_read)
                         runs[made, 4] = mirrored
                         runs[made, 5] = written - (end - y)
                         made += 1
                         y = end
         for k in range(n // 2):
             for y in range(lowest[k], highest[k] + 1):
-                values[2 * k, y] = values[2 * k + 1, y] = 0.0
-                used[2 * k, y] = used[2 * k + 1, y] = False
+                values[2 * k, y] = values[2 * k + 1, y] = np.nan
             lowest[k], highest[k] = m, -1
     return runs, made, pairs, written
 
