@@ -417,9 +417,10 @@ def pair_columns(filters, pieces, weights, grid, target, pitch):
             x, y = divmod(pieces[k, 0], m)
             if pieces[k, 4]:  # weights are in the order written, the bins in that read
                 x, y = n - x, -(y + pieces[k, 2] - 1) % m
-            column = values[x]
-            for i in range(pieces[k, 2]):
-                column[y + i] = weights[pieces[k, 3] + i]
+            column = values[x, y : y + pieces[k, 2]]
+            given = weights[pieces[k, 3] :]
+            for i in range(column.size):
+                column[i] = given[i]
             lowest[x // 2] = min(lowest[x // 2], y)
             highest[x // 2] = max(highest[x // 2], y + pieces[k, 2] - 1)
         for x_out in range(0, n_out, 2):
@@ -428,22 +429,23 @@ def pair_columns(filters, pieces, weights, grid, target, pitch):
                 for mirrored in range(2):
                     # Of the pair around bin n/2, one column is mirrored and the other is not.
                     first, second = (x > n // 2) == mirrored, (x + 1 > n // 2) == mirrored
-                    y = lowest[x // 2]
+                    y = lowest[x // 2] if first or second else m
                     while y <= highest[x // 2]:
                         if not ((first and low[y] == low[y]) or (second and high[y] == high[y])):
                             y += 1
                             continue
                         limit = 1 if mirrored and y == 0 else (y // m_out + 1) * m_out
                         end = y
-                        while end < limit:
-                            v, w = low[end], high[end]
-                            touched, other = first and v == v, second and w == w
-                            if not (touched or other):
-                                break
-                            pairs[written, 0] = v if touched else 0.0
-                            pairs[written, 1] = w if other else 0.0
-                            written += 1
+                        while end < limit and (
+                            (first and low[end] == low[end]) or (second and high[end] == high[end])
+                        ):
                             end += 1
+                        some = pairs[written : written + end - y]
+                        one, two = low[y:end], high[y:end]
+                        for i in range(one.size):
+                            some[i, 0] = one[i] if first and one[i] == one[i] else 0.0
+                            some[i, 1] = two[i] if second and two[i] == two[i] else 0.0
+                        written += end - y
                         if made == runs.shape[0]:
                             runs = twice(runs)
                         column_read = n - x if mirrored else x
@@ -457,8 +459,10 @@ def pair_columns(filters, pieces, weights, grid, target, pitch):
                         made += 1
                         y = end
         for k in range(n // 2):
-            for y in range(lowest[k], highest[k] + 1):
-                values[2 * k, y] = values[2 * k + 1, y] = np.nan
+            for x in range(2 * k, 2 * k + 2):
+                column = values[x, lowest[k] : highest[k] + 1]
+                for i in range(column.size):
+                    column[i] = np.nan
             lowest[k], highest[k] = m, -1
     return runs, made, pairs, written
 

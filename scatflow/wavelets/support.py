@@ -65,11 +65,13 @@ def cyclic_arc(significant: NDArray[np.bool_]) -> tuple[int, int]:
 def band_of(dense: Array, eps: float) -> Band:
     """Cut the smallest cyclic box that holds every value above `eps` times the peak."""
     magnitude = np.abs(dense)
-    significant = magnitude > eps * magnitude.max()
+    profiles = [
+        magnitude.max(axis=tuple(a for a in range(dense.ndim) if a != axis))
+        for axis in range(dense.ndim)
+    ]
     starts, indices = [], []
-    for axis, n in enumerate(dense.shape):
-        others = tuple(a for a in range(dense.ndim) if a != axis)
-        start, width = cyclic_arc(significant.any(axis=others))
+    for profile, n in zip(profiles, dense.shape, strict=True):
+        start, width = cyclic_arc(profile > eps * profile.max())
         starts.append(start)
         indices.append((start + np.arange(width)) % n)
     return Band(tuple(starts), dense[np.ix_(*indices)], dense.shape)
