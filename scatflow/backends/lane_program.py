@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scatflow.backends import bands, codelets, fft, lane_signals, lanes
 from scatflow.backends.bands import BandStage, Runs
-from scatflow.backends.codelets import CHUNK, POINT
+from scatflow.backends.codelets import CHUNK, POINT, VECTOR_BYTES
 from scatflow.backends.program import held_bytes, in_threads, padding, plain
 from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
@@ -335,7 +335,7 @@ class _Images(_Table):
         arrays = {
             "u": int(columns.max()) * POINT,
             "small": int(windows.max()) * CHUNK,
-            "top": int(half[0]) * POINT,
+            "top": int(half[0]) * POINT + VECTOR_BYTES,  # shares may read beyond
         }
         places = {
             "room": longest * POINT,
@@ -390,7 +390,7 @@ class _Signals(_Table):
         short = groups[:, lane_signals.AVERAGE + lanes.AVERAGE_LENGTH]
         real = np.where(n % 2, n, n // 2 + 1)
         z = int(max(n[1:].max(initial=0), short.max()))
-        arrays = {"top": int(real[0]) * POINT, "z": z * POINT}
+        arrays = {"top": int(real[0]) * POINT + VECTOR_BYTES, "z": z * POINT}
         places = {
             "room": max(z, int(real[0])) * POINT,
             "parent": int(real[1 : 1 + layers].max(initial=0)) * POINT,

@@ -139,7 +139,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, top, z, pl
                 if turn % parts != part:
                     continue
                 slots = min(width, group[COUNT] * some - first)
-                used = lanes._share_paths(shares, first, slots, some)
+                used = lanes._share_paths(shares, first, slots, some, width)
                 unit = some * item // 2
                 _round(like, line, group, whole, unit, shares[:used], parent, at, room)
                 _keep(group, z, paths, NONE, SINGLE, slots, slots, first, some, s, out)

@@ -156,11 +156,17 @@ def _finish(like, line, group, half, places):
 
 
 @inner
-def _lay(share, count, f, source, lane, lanes):
-    """Append to a round's shares: lanes of the spectra through wavelet f to lanes of the round."""
-    width = CHUNK
-    while lanes:
-        while width > lanes:
+def _lay(share, count, f, source, lane, lanes, most):
+    """Append to a round's shares: lanes of the spectra through wavelet f to lanes of the round.
+
+    As one power of two where the round, of `most` lanes, has room for it: what is too much comes
+    from other signals, and later shares write over it.
+    """
+    width = SINGLE
+    while width < lanes:
+        width *= 2
+    while lanes > 0:
+        while lane + width > most:
             width //= 2
         share[count, 0], share[count, 1], share[count, 2], share[count, 3] = f, source, lane, width
         count += 1
@@ -171,14 +177,14 @@ def _lay(share, count, f, source, lane, lanes):
 
 
 @inner
-def _share_paths(shares, first, slots, some):
+def _share_paths(shares, first, slots, some, most):
     """Share a round among paths of `some` signals in turn, from number `first` on."""
     count = NONE
     lane = NONE
     while lane < slots:
         f, signal = divmod(first + lane, some)
         width = min(some - signal, slots - lane)
-        count = _lay(shares, count, f, signal, lane, width)
+        count = _lay(shares, count, f, signal, lane, width, most)
         lane += width
     return count
 
@@ -188,7 +194,7 @@ def _share_children(shares, f, wavelets, width):
     """Share a round among wavelets from f on, of which each has the same parents in its lanes."""
     count = NONE
     for q in range(wavelets):
-        count = _lay(shares, count, f + q, NONE, q * width, width)
+        count = _lay(shares, count, f + q, NONE, q * width, width, (q + 1) * width)
     return count
 
 
@@ -200,7 +206,7 @@ def _columns(like, line, group, spectrum, unit, shares, z, column, room):
     """
     item = codelets.item_bytes(like)
     n = group[COLUMNS]
-    paired = group[DELTA] != 0 and shares[0, 3] * item == CHUNK
+    paired = group[DELTA] != 0 and unit == CHUNK and shares[0, 3] * item == CHUNK
     for first in range(0, n, 2):
         if paired:
             pair = (shares[0, 0] * n + first) // 2
@@ -365,7 +371,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
                 if not (mine or (few and parents)):
                     continue
                 slots = min(lanes, group[COUNT] * some - first)
-                used = _share_paths(shares, first, slots, some)
+                used = _share_paths(shares, first, slots, some, lanes)
                 _columns(like, line, group, whole, some * item, shares[:used], z, row, room)
                 _rows(like, line, group, z, parent if parents else NONE, spots)
                 if mine:
