@@ -255,10 +255,10 @@ class _Loop:
 
 
 @intrinsic
-def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im):  # noqa: ARG001
+def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im):
     """Transform `radix` points; with TURNED added, then multiply all but the first by twiddles."""
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         _, radix, source, step, to, leap, twiddles, re, im = args
         code = _Code(builder, _scalar(like))
         done = builder.append_basic_block("done")
@@ -291,14 +291,14 @@ def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im)
 
 
 @intrinsic
-def _four_outputs(typingctx, like, n, source, step, to, leap, table, twiddles, k, next_k, re, im):  # noqa: ARG001
+def _four_outputs(typingctx, like, n, source, step, to, leap, table, twiddles, k, next_k, re, im):
     """Store outputs k, -k and `next_k`, ``-next_k`` of the transform of n points, turned.
 
     ``table`` holds for each k cosine and sine of each point's angle, ``twiddles`` what each output
     is turned by. Two k at a time have enough independent sums to keep the vector unit busy.
     """
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         _, n, source, step, to, leap, table, twiddles, *ks, re, im = args
         code = _Code(builder, _scalar(like))
         pair = builder.mul(ir.Constant(_WORD, 2), code.size)
@@ -334,7 +334,7 @@ def _four_outputs(typingctx, like, n, source, step, to, leap, table, twiddles, k
 
 
 @intrinsic
-def sum_bins(typingctx, like, lanes, to, count, spectrum, unit, weights, taps, straight, mirrored):  # noqa: ARG001
+def sum_bins(typingctx, like, lanes, to, count, spectrum, unit, weights, taps, straight, mirrored):
     """Write `count` points that follow one another: sums of some lanes of bins times real weights.
 
     Each row of `taps` is the first bin and the first weight of one term. The bins of `straight`
@@ -344,7 +344,7 @@ def sum_bins(typingctx, like, lanes, to, count, spectrum, unit, weights, taps, s
     further than the first one's.
     """
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         _, lanes, to, count, spectrum, unit, weights, taps, straight, mirrored = args
         part = builder.mul(unit, ir.Constant(_WORD, 2))
         scalar = _scalar(like)
@@ -438,10 +438,10 @@ def _sum_pairs(
 
 
 @intrinsic
-def moduli(typingctx, like, to, source):  # noqa: ARG001
+def moduli(typingctx, like, to, source):
     """Store the modulus of a point, one vector of real numbers."""
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         _, to, source = args
         code = _Code(builder, _scalar(like))
         re = code.load(source)
@@ -456,13 +456,13 @@ def moduli(typingctx, like, to, source):  # noqa: ARG001
 
 
 @intrinsic
-def untangle(typingctx, like, z, mirrored, first, second, third, fourth):  # noqa: ARG001
+def untangle(typingctx, like, z, mirrored, first, second, third, fourth):
     """Split the spectra of two pairs of real signals, given at k and at -k, into their chunks.
 
     The real parts are of the first and third signal, the imaginary ones of the others.
     """
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         _, z, mirrored, *places = args
         code = _Code(builder, _scalar(like))
         zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
@@ -482,13 +482,13 @@ def untangle(typingctx, like, z, mirrored, first, second, third, fourth):  # noq
 
 
 @intrinsic
-def split_halves(typingctx, like, z, mirrored, to, other, turn):  # noqa: ARG001
+def split_halves(typingctx, like, z, mirrored, to, other, turn):
     """Write bins k and ``h - k`` of 2h real samples, transformed as h complex ones.
 
     ``z`` and ``mirrored`` are bins k and -k of these, ``turn`` is ``exp(-i pi k / h)``.
     """
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         _, z, mirrored, to, other, turn = args
         code = _Code(builder, _scalar(like))
         zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
@@ -507,10 +507,10 @@ def split_halves(typingctx, like, z, mirrored, to, other, turn):  # noqa: ARG001
 
 
 @intrinsic
-def gather(typingctx, like, to, low, high):  # noqa: ARG001
+def gather(typingctx, like, to, low, high):
     """Make a point of two chunks of each part."""
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         _, to, low, high = args
         code = _Code(builder, _scalar(like))
         narrow = _Code(builder, code.scalar, code.count // 2)
@@ -525,20 +525,20 @@ def gather(typingctx, like, to, low, high):  # noqa: ARG001
 
 
 @intrinsic
-def item_bytes(typingctx, like):  # noqa: ARG001
+def item_bytes(typingctx, like):
     """Return the bytes of a number."""
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         return ir.Constant(_WORD, _Code(builder, _scalar(like)).bytes)
 
     return types.int64(like), codegen
 
 
 @intrinsic
-def copy_chunk(typingctx, like, to, source):  # noqa: ARG001
+def copy_chunk(typingctx, like, to, source):
     """Copy half a part of a point."""
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         _, to, source = args
         code = _Code(builder, _scalar(like))
         narrow = _Code(builder, code.scalar, code.count // 2)
@@ -549,10 +549,10 @@ def copy_chunk(typingctx, like, to, source):  # noqa: ARG001
 
 
 @intrinsic
-def clear_chunk(typingctx, like, to):  # noqa: ARG001
+def clear_chunk(typingctx, like, to):
     """Set half a part of a point to zero."""
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         code = _Code(builder, _scalar(like))
         narrow = _Code(builder, code.scalar, code.count // 2)
         narrow.store(narrow.constant(0.0), args[1])
@@ -564,7 +564,7 @@ def clear_chunk(typingctx, like, to):  # noqa: ARG001
 def _caller(words: int) -> Any:
     """Return what calls a compiled function of so many integers by its address."""
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [_WORD] * words)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
@@ -573,13 +573,13 @@ def _caller(words: int) -> Any:
 
 
 @intrinsic
-def call_line(typingctx, line, source, step, to, leap, passes, buffers, conjugate):  # noqa: ARG001
+def call_line(typingctx, line, source, step, to, leap, passes, buffers, conjugate):
     """Call a compiled :func:`line` by its address."""
     return _caller(7)
 
 
 @intrinsic
-def call_fold(typingctx, fold, lanes, to, spectrum, unit, weights, taps, first, end):  # noqa: ARG001
+def call_fold(typingctx, fold, lanes, to, spectrum, unit, weights, taps, first, end):
     """Call a compiled :func:`fold` by its address."""
     return _caller(8)
 
@@ -588,10 +588,10 @@ def call_fold(typingctx, fold, lanes, to, spectrum, unit, weights, taps, first, 
 
 
 @intrinsic
-def _word(typingctx, address):  # noqa: ARG001
+def _word(typingctx, address):
     """Load an integer."""
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         return builder.load(builder.inttoptr(args[0], _WORD.as_pointer()))
 
     return types.int64(types.int64), codegen
