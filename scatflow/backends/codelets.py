@@ -12,7 +12,8 @@ permutation.
 
 References
 ----------
-J. W. Cooley, J. W. Tukey, "An algorithm for the machine calculation of complex Fourier series",
+I. J. Good, "The interaction algorithm and practical Fourier analysis", J. R. Stat. Soc. B 20
+(1958), 10.1111/j.2517-6161.1958.tb00300.x. J. W. Cooley, J. W. Tukey, "An algorithm for the machine calculation of complex Fourier series",
 Math. Comp. 19 (1965), 10.1090/S0025-5718-1965-0178586-1. C. Van Loan, "Computational Frameworks
 for the Fast Fourier Transform" (1992), 10.1137/1.9781611970999.
 """
@@ -47,11 +48,11 @@ RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 
 WRITTEN_OUT = max(RADICES)
 
+COPRIME = -1
+"""Instead of a number of passes: two without twiddles."""
+
 PAIRED = 64
 """Instead of a number of lanes: both chunks, whose bins have weights of their own."""
-
-TURNED = 32
-"""Added to a radix: multiply what comes out by twiddles."""
 
 LARGEST_PRIME = 61
 """Largest factor of a length; those without a radix of their own are sums over all points."""
@@ -182,40 +183,50 @@ class _Code:
         p = next((p for p in (4, 2, 3, 5, 7) if n % p == 0 and n > p), n)
         if n == 4:
             p = 2
-        if p == n:
-            return self._prime(x)
         m = n // p
-        inner = [self.transform(x[q::p]) for q in range(p)]
+        if m == 1:
+            return self._prime(x)
         out: list[Any] = [None] * n
+        if math.gcd(m, p) == 1:  # one of two dimensions
+            inner = [self.transform([x[(q * m + j * p) % n] for j in range(m)]) for q in range(p)]
+            for k in range(m):
+                for q, y in enumerate(self.transform([row[k] for row in inner])):
+                    out[(q * m * pow(m, -1, p) + k * p * pow(p, -1, m)) % n] = y
+            return out
+        inner = [self.transform(x[q::p]) for q in range(p)]
         for k in range(m):
             turned = [self.turn(inner[q][k], q * k, n) for q in range(p)]
             out[k::m] = self.transform(turned)
         return out
 
     def _prime(self, x: list[Number]) -> list[Number]:
+        """Transform a prime number of points, part by part, so that registers suffice."""
         n = len(x)
         js = range(1, (n + 1) // 2)
         sums = {j: self.add(x[j], x[n - j]) for j in js}
         differences = {j: self.subtract(x[j], x[n - j]) for j in js}
-        total = x[0]
-        for j in js:
-            total = self.add(total, sums[j])
-        out: list[Any] = [total] + [None] * (n - 1)
-        for k in js:
-            angles = {j: 2 * math.pi * (j * k % n) / n for j in js}
-            even = x[0]
+        parts = []
+        for part in (0, 1):
+            total = x[0][part]
             for j in js:
-                even = self.add(even, self._scaled(sums[j], math.cos(angles[j])))
-            odd = self._scaled(differences[1], math.sin(angles[1]))
-            for j in js[1:]:
-                odd = self.add(odd, self._scaled(differences[j], math.sin(angles[j])))
-            odd = self.times_i(odd)
-            out[k], out[n - k] = self.add(even, odd), self.subtract(even, odd)
-        return out
-
-    def _scaled(self, x: Number, c: float) -> Number:
-        factor = self.constant(c)
-        return self.times(x[0], factor), self.times(x[1], factor)
+                total = self.plus(total, sums[j][part])
+            even = dict.fromkeys(js, x[0][part])
+            odd: dict[int, Any] = {}
+            for j in js:
+                for k in js:
+                    c = self.constant(math.cos(2 * math.pi * (j * k % n) / n))
+                    even[k] = self.plus(even[k], self.times(sums[j][part], c))
+            for j in js:
+                for k in js:
+                    c = self.constant(math.sin(2 * math.pi * (j * k % n) / n))
+                    term = self.times(differences[j][1 - part], c)
+                    odd[k] = self.plus(odd[k], term) if k in odd else term
+            ahead, back = (self.plus, self.minus) if part else (self.minus, self.plus)
+            parts.append(
+                [total, *(ahead(even[k], odd[k]) for k in js)]
+                + [back(even[n - k], odd[n - k]) for k in range((n + 1) // 2, n)]
+            )
+        return list(zip(*parts, strict=True))
 
 
 def _scalar(like: Any) -> Any:
@@ -254,40 +265,70 @@ class _Loop:
         self.builder.position_at_end(self.after)
 
 
+def _each_radix(builder: Any, scalar: Any, radix: Any, write: Any) -> None:
+    """Write a transform for each radix, and a switch among them."""
+    code = _Code(builder, scalar)
+    done = builder.append_basic_block("done")
+    switch = builder.switch(radix, done)
+    for n in RADICES:
+        case = builder.append_basic_block(f"radix{n}")
+        switch.add_case(ir.Constant(_WORD, n), case)
+        builder.position_at_end(case)
+        write(code, n)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
 @intrinsic
-def _butterfly(typingctx, like, radix, source, step, to, leap, twiddles, re, im):
-    """Transform `radix` points; with TURNED added, then multiply all but the first by twiddles."""
+def _turned(typingctx, like, radix, source, step, to, leap, twiddles, re, im):
+    """Transform `radix` points and multiply all but the first by twiddles."""
 
     def codegen(context, builder, signature, args):
         _, radix, source, step, to, leap, twiddles, re, im = args
-        code = _Code(builder, _scalar(like))
-        done = builder.append_basic_block("done")
-        switch = builder.switch(radix, done)
-        for turned in (False, True):
-            for n in RADICES:
-                case = builder.append_basic_block(f"radix{n}")
-                switch.add_case(ir.Constant(_WORD, n + TURNED * turned), case)
-                builder.position_at_end(case)
-                at = source
-                x = []
-                for _ in range(n):
-                    x.append(code.load_number(at, re, im))
-                    at = builder.add(at, step)
-                at = to
-                for k, y in enumerate(code.transform(x)):
-                    if turned and k:
-                        w = (
-                            code.broadcast(twiddles, 2 * k - 2),
-                            code.broadcast(twiddles, 2 * k - 1),
-                        )
-                        y = code.multiply(y, w)
-                    code.store_number(y, at, re, im)
-                    at = builder.add(at, leap)
-                builder.branch(done)
-        builder.position_at_end(done)
+
+        def write(code: _Code, n: int) -> None:
+            at = source
+            x = []
+            for _ in range(n):
+                x.append(code.load_number(at, re, im))
+                at = builder.add(at, step)
+            at = to
+            for k, y in enumerate(code.transform(x)):
+                if k:
+                    w = code.broadcast(twiddles, 2 * k - 2), code.broadcast(twiddles, 2 * k - 1)
+                    y = code.multiply(y, w)
+                code.store_number(y, at, re, im)
+                at = builder.add(at, leap)
+
+        _each_radix(builder, _scalar(like), radix, write)
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * 8), codegen
+
+
+@intrinsic
+def _plain(typingctx, like, radix, source, reads, to, writes, re, im):
+    """Transform `radix` points, which are so many bytes behind `source`, and go behind `to`."""
+
+    def codegen(context, builder, signature, args):
+        _, radix, source, reads, to, writes, re, im = args
+
+        def places(first: Any, table: Any, n: int) -> list[Any]:
+            entries = builder.inttoptr(table, _INDEX.as_pointer())
+            offsets = (builder.gep(entries, [ir.Constant(_WORD, k)]) for k in range(n))
+            return [builder.add(first, builder.sext(builder.load(at), _WORD)) for at in offsets]
+
+        def write(code: _Code, n: int) -> None:
+            x = [code.load_number(at, re, im) for at in places(source, reads, n)]
+            y, there = code.transform(x), places(to, writes, n)
+            for part, offset in enumerate((re, im)):
+                for value, at in zip(y, there, strict=True):
+                    code.store(value[part], builder.add(at, offset))
+
+        _each_radix(builder, _scalar(like), radix, write)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 7), codegen
 
 
 @intrinsic
@@ -573,9 +614,9 @@ def _caller(words: int) -> Any:
 
 
 @intrinsic
-def call_line(typingctx, line, source, step, to, leap, passes, buffers, conjugate):
+def call_line(typingctx, line, source, to, passes, room, conjugate):
     """Call a compiled :func:`line` by its address."""
-    return _caller(7)
+    return _caller(5)
 
 
 @intrinsic
@@ -601,60 +642,50 @@ def _line(like: Any) -> Any:
     """Return what transforms the points of one line, from and to anywhere, for an element type."""
     item = like.itemsize
 
-    def line(
-        source: int, step: int, to: int, leap: int, passes: int, room: int, conjugate: int
-    ) -> None:
+    def line(source: int, to: int, passes: int, room: int, conjugate: int) -> None:
         count = _word(passes)
         n = _word(passes + 8)
         re = VECTOR_BYTES if conjugate else 0  # parts changed before and after: the forward one
         im = VECTOR_BYTES - re
+        if count == COPRIME:
+            for row in range(passes + 16, passes + 64, 24):
+                radix, reads, writes = _word(row), _word(row + 8), _word(row + 16)
+                for at in range(0, 4 * n, 4 * radix):
+                    _plain(like, radix, source, reads + at, to, writes + at, re, im)
+                source = to
+            return
         done = 1
         left = n
         for i in range(count):
             radix = _word(passes + 16 + 16 * i)
             table = _word(passes + 24 + 16 * i)
-            if i == count - 1 or i % 2:
-                y, hop = to, leap
-            else:
-                y, hop = room, POINT
+            y = to if i == count - 1 or i % 2 else room
             m = left // radix
-            if radix <= WRITTEN_OUT:
+            if radix > WRITTEN_OUT:
                 for p in range(m):
                     for q in range(done):
-                        _butterfly(
-                            like,
-                            radix if m == 1 else radix + TURNED,
-                            source + (q + done * p) * step,
-                            done * m * step,
-                            y + (q + done * radix * p) * hop,
-                            done * hop,
-                            table + p * (radix - 1) * 2 * item,
-                            re,
-                            im,
-                        )
-            else:
-                for p in range(m):
-                    for q in range(done):
-                        here = source + (q + done * p) * step
-                        there = y + (q + done * radix * p) * hop
+                        here = source + (q + done * p) * POINT
+                        there = y + (q + done * radix * p) * POINT
                         twiddles = table + (radix * (radix + 1) + p * radix * 2) * item
                         last = (radix - 1) // 2
                         for k in range(0, last + 1, 2):
                             _four_outputs(
-                                like,
-                                radix,
-                                here,
-                                done * m * step,
-                                there,
-                                done * hop,
-                                table,
-                                twiddles,
-                                k,
-                                min(k + 1, last),
-                                re,
-                                im,
-                            )
-            source, step = y, hop
+                                like, radix, here, done * m * POINT, there, done * POINT,
+                                table, twiddles, k, min(k + 1, last), re, im,
+                            )  # fmt: skip
+            elif m == 1:
+                for q in range(0, done * POINT, POINT):
+                    _plain(like, radix, source + q, table, y + q, table, re, im)
+            else:
+                for p in range(m):
+                    for q in range(done):
+                        here = source + (q + done * p) * POINT
+                        there = y + (q + done * radix * p) * POINT
+                        _turned(
+                            like, radix, here, done * m * POINT, there, done * POINT,
+                            table + p * (radix - 1) * 2 * item, re, im,
+                        )  # fmt: skip
+            source = y
             done *= radix
             left = m
 
@@ -702,9 +733,9 @@ def _compiled(make: Any, dtype: str) -> Any:
 def line(dtype: str) -> Any:
     """Return the compiled transform of one line, which its address does not keep alive.
 
-    It takes, all as integers: the first point's address, the bytes between points, both also for
-    where they go (the same place is allowed), the address of a :class:`Passes` table, that of
-    n points of room, and whether the transform is the forward one; neither has a factor.
+    It takes, all as integers: the first point's address, that of where they go (the same place is
+    allowed), the address of a :class:`Passes` table, that of n points of room, and whether the
+    transform is the forward one; neither has a factor.
 
     Passes go to the room and to the end in turn. After an odd number of them the last one works in
     place, as each of its butterflies can, but for sums over all points.
@@ -735,23 +766,51 @@ class Passes:
 
     def __init__(self, n: int, dtype: str) -> None:
         self.radices = _radices(n)
-        words = [len(self.radices), n]
-        self._tables = []
-        left = n
-        for radix in self.radices:
-            m = left // radix
-            turns = np.exp(2j * np.pi * np.outer(np.arange(m), np.arange(radix)) / left)
-            if radix > WRITTEN_OUT:
-                k, j = np.ogrid[: (radix + 1) // 2, :radix]
-                cosines = np.exp(2j * np.pi * (j * k % radix) / radix)
-                turns = np.concatenate([cosines.reshape(-1), turns.reshape(-1)])
-            else:
-                turns = turns[:, 1:]
-            table = np.ascontiguousarray(turns, np.result_type(dtype, np.complex64))
-            words += [radix, table.ctypes.data]
-            self._tables.append(table)
-            left = m
+        self._tables: list[Any] = []
+        if _coprime(self.radices):
+            words = [COPRIME, n, *self._coprime(*self.radices)]
+        else:
+            words = [len(self.radices), n]
+            for i, radix in enumerate(self.radices):
+                words += [radix, self._stage(radix, math.prod(self.radices[i:]), n, dtype)]
         self._words = np.array(words, np.int64)
+
+    def _stage(self, radix: int, left: int, n: int, dtype: str) -> int:
+        """Return the address of what the transforms of one radix need."""
+        m = left // radix
+        turns = np.exp(2j * np.pi * np.outer(np.arange(m), np.arange(radix)) / left)
+        kind = np.result_type(dtype, np.complex64)
+        if radix > WRITTEN_OUT:
+            k, j = np.ogrid[: (radix + 1) // 2, :radix]
+            cosines = np.exp(2j * np.pi * (j * k % radix) / radix)
+            turns = np.concatenate([cosines.reshape(-1), turns.reshape(-1)])
+            return self._keep(turns, kind)
+        if m == 1:
+            return self._keep(np.arange(0, n, n // radix) * POINT, np.int32)
+        return self._keep(turns[:, 1:], kind)
+
+    def _coprime(self, a: int, b: int) -> list[int]:
+        """Return what the two passes of ``n = a b`` need: radix and addresses of where points are.
+
+        With j a = q (mod b) and so on, sample ``(b j + a q) mod n`` is sample (j, q) of an array,
+        whose transform's bin (k mod a, k mod b) is bin k: Good and Thomas's transform. The first
+        pass writes its bins where the second, in place, has its own.
+        """
+        one, other = b * pow(b, -1, a), a * pow(a, -1, b)
+        j, q = np.ogrid[:a, :b]
+        samples, mixed, bins = (
+            (b * j + a * q) % (a * b),
+            (one * j + a * q) % (a * b),
+            (one * j + other * q) % (a * b),
+        )
+        first = [self._keep(places.T * POINT, np.int32) for places in (samples, mixed)]
+        second = [self._keep(places * POINT, np.int32) for places in (mixed, bins)]
+        return [a, *first, b, *second]
+
+    def _keep(self, table: Any, dtype: Any) -> int:
+        """Keep a table; return its address."""
+        self._tables.append(np.ascontiguousarray(table, dtype))
+        return int(self._tables[-1].ctypes.data)
 
     @property
     def address(self) -> int:
@@ -767,10 +826,18 @@ def passes(n: int, dtype: str) -> Passes:
 
 def _radices(n: int) -> list[int]:
     """Return the fewest radices whose product is a length, the largest first."""
-    best = min(_factorizations(n, LARGEST_PRIME), key=lambda radices: (len(radices), sum(radices)))
+    best = min(
+        _factorizations(n, LARGEST_PRIME),
+        key=lambda radices: (len(radices), not _coprime(radices), sum(radices)),
+    )
     if best and best[-1] > WRITTEN_OUT and len(best) % 2:
         return [1, *best]  # sums over all points do not work in place: copy first
     return best or [1]
+
+
+def _coprime(radices: list[int]) -> bool:
+    """Return whether the transform is one of two dimensions, without twiddles."""
+    return len(radices) == 2 and max(radices) <= WRITTEN_OUT and math.gcd(*radices) == 1
 
 
 def _factorizations(n: int, most: int) -> Iterator[list[int]]:

@@ -36,7 +36,7 @@ TURNS = lanes.PITCH  # address of their angles
 @inner
 def _average(like, line, group, u, z, room):
     """Transform a real line in place, as far as the group needs it, and low-pass it."""
-    call_line(line, u, POINT, u, POINT, group[HALF_PASSES], room, 1)
+    call_line(line, u, u, group[HALF_PASSES], room, 1)
     half = group[LENGTH] // 2
     turn = group[TURNS]
     for k in range(group[BINS]):
@@ -58,7 +58,7 @@ def _round(like, line, group, spectrum, unit, shares, u, z, room):
     for i in range(shares.shape[0]):
         source, to = spectrum + shares[i, 1] * item, z + shares[i, 2] * item
         lanes._fold(shares[i, 3], group, FOLD, shares[i, 0], source, unit, to)
-    call_line(line, z, POINT, z, POINT, group[PASSES], room, 0)
+    call_line(line, z, z, group[PASSES], room, 0)
     step = POINT if n % 2 else VECTOR_BYTES
     for k in range(n):
         codelets.moduli(like, u + k * step, z + k * POINT)

@@ -98,7 +98,7 @@ def _smooth(like, line, group, how, spectrum, short, room):
     """Low-pass and decimate lines whose spectra these are; return where the windows begin."""
     lanes = VECTOR_BYTES // codelets.item_bytes(like)
     _fold(lanes, group, how, NONE, spectrum, QUARTER, short)
-    call_line(line, short, POINT, short, POINT, group[how + AVERAGE_PASSES], room, 0)
+    call_line(line, short, short, group[how + AVERAGE_PASSES], room, 0)
     return short + group[how + AVERAGE_FIRST] * POINT
 
 
@@ -110,7 +110,7 @@ def _four_rows(like, line, group, y, half, places):
     """
     room, row, u, short, averages, _ = places
     rows, n = group[ROWS], group[COLUMNS]
-    call_line(line, u, POINT, row, POINT, group[ROW_PASSES], room, 1)
+    call_line(line, u, row, group[ROW_PASSES], room, 1)
     source = _smooth(like, line, group, ROW_AVERAGE, row, short, room)
     for x in range(group[ROW_AVERAGE + AVERAGE_WINDOWS]):
         to = averages + (x // 4 * rows + y) * POINT + _chunk(x)
@@ -137,7 +137,7 @@ def _finish(like, line, group, half, places):
             codelets.clear_chunk(like, averages + (x // 4 * rows + y) * POINT + _chunk(x))
     for first in range(0, width, 4):
         source = averages + first // 4 * rows * POINT
-        call_line(line, source, POINT, row, POINT, group[COLUMN_PASSES], room, 1)
+        call_line(line, source, row, group[COLUMN_PASSES], room, 1)
         source = _smooth(like, line, group, COLUMN_AVERAGE, row, short, room)
         for x in range(first, min(first + 4, width)):
             for y in range(windows):
@@ -152,7 +152,7 @@ def _finish(like, line, group, half, places):
                 codelets.clear_chunk(like, to + VECTOR_BYTES)
         for k in range(0, last + 1, 2):
             at = half + k // 2 * group[PITCH] * POINT
-            call_line(line, at, POINT, at, POINT, group[COLUMN_PASSES], room, 1)
+            call_line(line, at, at, group[COLUMN_PASSES], room, 1)
 
 
 @inner
@@ -217,7 +217,7 @@ def _columns(like, line, group, spectrum, unit, shares, z, column, room):
                 source, to = spectrum + shares[i, 1] * item, chunk + shares[i, 2] * item
                 _fold(shares[i, 3], group, FOLD, shares[i, 0] * n + x, source, unit, to)
         to = z + first // 2 * group[PITCH] * POINT
-        call_line(line, column, POINT, to, POINT, group[COLUMN_PASSES], room, 0)
+        call_line(line, column, to, group[COLUMN_PASSES], room, 0)
 
 
 @inner
@@ -231,7 +231,7 @@ def _rows(like, line, group, z, half, places):
             for x in range(n):
                 source = z + x // 2 * group[PITCH] * POINT + x % 2 * CHUNK
                 codelets.gather(like, row + x * POINT, source + low, source + high)
-            call_line(line, row, POINT, row, POINT, group[ROW_PASSES], room, 0)
+            call_line(line, row, row, group[ROW_PASSES], room, 0)
             for x in range(n):
                 codelets.moduli(like, u + x * POINT + y % 2 * VECTOR_BYTES, row + x * POINT)
         _four_rows(like, line, group, first, half, places)
