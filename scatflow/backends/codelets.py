@@ -12,10 +12,11 @@ permutation.
 
 References
 ----------
-I. J. Good, "The interaction algorithm and practical Fourier analysis", J. R. Stat. Soc. B 20
-(1958), 10.1111/j.2517-6161.1958.tb00300.x. J. W. Cooley, J. W. Tukey, "An algorithm for the machine calculation of complex Fourier series",
-Math. Comp. 19 (1965), 10.1090/S0025-5718-1965-0178586-1. C. Van Loan, "Computational Frameworks
-for the Fast Fourier Transform" (1992), 10.1137/1.9781611970999.
+J. W. Cooley, J. W. Tukey, "An algorithm for the machine calculation of complex Fourier series",
+Math. Comp. 19 (1965), 10.1090/S0025-5718-1965-0178586-1. I. J. Good, "The interaction algorithm
+and practical Fourier analysis", J. R. Stat. Soc. B 20 (1958), 10.1111/j.2517-6161.1958.tb00300.x.
+C. Van Loan, "Computational Frameworks for the Fast Fourier Transform" (1992),
+10.1137/1.9781611970999.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ WRITTEN_OUT = max(RADICES)
 
 COPRIME = -1
 """Instead of a number of passes: two without twiddles."""
+
+INVERSE, FORWARD, MODULI, PACKED_MODULI = range(4)
+"""What to make of a line: a transform, or the inverse one's moduli, as the first halves of points
+or packed."""
 
 PAIRED = 64
 """Instead of a number of lanes: both chunks, whose bins have weights of their own."""
@@ -159,6 +164,13 @@ class _Code:
 
     def times_i(self, x: Number) -> Number:
         return self.builder.fneg(x[1]), x[0]
+
+    def modulus(self, x: Number) -> Any:
+        kind = ir.FunctionType(self.vector, [self.vector])
+        name = f"llvm.sqrt.v{self.count}f{8 * self.bytes}"
+        root = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        squared = self.plus(self.times(x[0], x[0]), self.times(x[1], x[1]))
+        return self.builder.call(root, [squared])
 
     def turn(self, x: Number, k: int, n: int) -> Number:
         """Multiply by ``exp(2 pi i k / n)``."""
@@ -306,6 +318,13 @@ def _turned(typingctx, like, radix, source, step, to, leap, twiddles, re, im):
     return types.void(like, *[types.int64] * 8), codegen
 
 
+def _places(builder: Any, first: Any, table: Any, n: int) -> list[Any]:
+    """Return n addresses: `first` and what a table says."""
+    entries = builder.inttoptr(table, _INDEX.as_pointer())
+    offsets = (builder.gep(entries, [ir.Constant(_WORD, k)]) for k in range(n))
+    return [builder.add(first, builder.sext(builder.load(at), _WORD)) for at in offsets]
+
+
 @intrinsic
 def _plain(typingctx, like, radix, source, reads, to, writes, re, im):
     """Transform `radix` points, which are so many bytes behind `source`, and go behind `to`."""
@@ -313,22 +332,37 @@ def _plain(typingctx, like, radix, source, reads, to, writes, re, im):
     def codegen(context, builder, signature, args):
         _, radix, source, reads, to, writes, re, im = args
 
-        def places(first: Any, table: Any, n: int) -> list[Any]:
-            entries = builder.inttoptr(table, _INDEX.as_pointer())
-            offsets = (builder.gep(entries, [ir.Constant(_WORD, k)]) for k in range(n))
-            return [builder.add(first, builder.sext(builder.load(at), _WORD)) for at in offsets]
-
         def write(code: _Code, n: int) -> None:
-            x = [code.load_number(at, re, im) for at in places(source, reads, n)]
-            y, there = code.transform(x), places(to, writes, n)
+            x = [code.load_number(at, re, im) for at in _places(builder, source, reads, n)]
+            y, places = code.transform(x), _places(builder, to, writes, n)
             for part, offset in enumerate((re, im)):
-                for value, at in zip(y, there, strict=True):
+                for value, at in zip(y, places, strict=True):
                     code.store(value[part], builder.add(at, offset))
 
         _each_radix(builder, _scalar(like), radix, write)
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * 7), codegen
+
+
+@intrinsic
+def _rooted(typingctx, like, radix, source, reads, to, writes, shift):
+    """Do as :func:`_plain`, but write moduli, by a power of two nearer to each other."""
+
+    def codegen(context, builder, signature, args):
+        _, radix, source, reads, to, writes, shift = args
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+
+        def write(code: _Code, n: int) -> None:
+            x = [code.load_number(at, zero, part) for at in _places(builder, source, reads, n)]
+            places = _places(builder, zero, writes, n)
+            for y, at in zip(code.transform(x), places, strict=True):
+                code.store(code.modulus(y), builder.add(to, builder.ashr(at, shift)))
+
+        _each_radix(builder, _scalar(like), radix, write)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 6), codegen
 
 
 @intrinsic
@@ -485,12 +519,8 @@ def moduli(typingctx, like, to, source):
     def codegen(context, builder, signature, args):
         _, to, source = args
         code = _Code(builder, _scalar(like))
-        re = code.load(source)
-        im = code.load(builder.add(source, ir.Constant(_WORD, VECTOR_BYTES)))
-        kind = ir.FunctionType(code.vector, [code.vector])
-        name = f"llvm.sqrt.v{code.count}f{8 * code.bytes}"
-        root = cgutils.get_or_insert_function(builder.module, kind, name)
-        code.store(builder.call(root, [code.plus(code.times(re, re), code.times(im, im))]), to)
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        code.store(code.modulus(code.load_number(source, zero, part)), to)
         return context.get_dummy_value()
 
     return types.void(like, types.int64, types.int64), codegen
@@ -614,7 +644,7 @@ def _caller(words: int) -> Any:
 
 
 @intrinsic
-def call_line(typingctx, line, source, to, passes, room, conjugate):
+def call_line(typingctx, line, source, to, passes, room, what):
     """Call a compiled :func:`line` by its address."""
     return _caller(5)
 
@@ -642,25 +672,34 @@ def _line(like: Any) -> Any:
     """Return what transforms the points of one line, from and to anywhere, for an element type."""
     item = like.itemsize
 
-    def line(source: int, to: int, passes: int, room: int, conjugate: int) -> None:
+    def line(source: int, to: int, passes: int, room: int, what: int) -> None:
         count = _word(passes)
         n = _word(passes + 8)
-        re = VECTOR_BYTES if conjugate else 0  # parts changed before and after: the forward one
+        re = VECTOR_BYTES if what == FORWARD else 0  # parts changed before and after
         im = VECTOR_BYTES - re
+        shift = what - MODULI
+        between = to if shift < 0 else source
         if count == COPRIME:
-            for row in range(passes + 16, passes + 64, 24):
-                radix, reads, writes = _word(row), _word(row + 8), _word(row + 16)
-                for at in range(0, 4 * n, 4 * radix):
-                    _plain(like, radix, source, reads + at, to, writes + at, re, im)
-                source = to
+            a, b = _word(passes + 16), _word(passes + 40)
+            reads, writes = _word(passes + 24), _word(passes + 32)
+            for at in range(0, 4 * n, 4 * a):
+                _plain(like, a, source, reads + at, between, writes + at, re, im)
+            reads, writes = _word(passes + 48), _word(passes + 56)
+            for at in range(0, 4 * n, 4 * b):
+                if shift < 0:
+                    _plain(like, b, between, reads + at, to, writes + at, re, im)
+                else:
+                    _rooted(like, b, between, reads + at, to, writes + at, shift)
             return
         done = 1
         left = n
         for i in range(count):
             radix = _word(passes + 16 + 16 * i)
             table = _word(passes + 24 + 16 * i)
-            y = to if i == count - 1 or i % 2 else room
             m = left // radix
+            y = between if i % 2 else room
+            if m == 1 and (shift < 0 or radix <= WRITTEN_OUT):
+                y = to
             if radix > WRITTEN_OUT:
                 for p in range(m):
                     for q in range(done):
@@ -673,10 +712,10 @@ def _line(like: Any) -> Any:
                                 like, radix, here, done * m * POINT, there, done * POINT,
                                 table, twiddles, k, min(k + 1, last), re, im,
                             )  # fmt: skip
-            elif m == 1:
-                for q in range(0, done * POINT, POINT):
-                    _plain(like, radix, source + q, table, y + q, table, re, im)
-            else:
+                if m == 1 and shift >= 0:
+                    for k in range(0, n * POINT, POINT):
+                        moduli(like, to + (k >> shift), y + k)
+            elif m > 1:
                 for p in range(m):
                     for q in range(done):
                         here = source + (q + done * p) * POINT
@@ -685,6 +724,12 @@ def _line(like: Any) -> Any:
                             like, radix, here, done * m * POINT, there, done * POINT,
                             table + p * (radix - 1) * 2 * item, re, im,
                         )  # fmt: skip
+            elif shift < 0:
+                for q in range(0, done * POINT, POINT):
+                    _plain(like, radix, source + q, table, y + q, table, re, im)
+            else:
+                for q in range(0, done * POINT, POINT):
+                    _rooted(like, radix, source + q, table, y + (q >> shift), table, shift)
             source = y
             done *= radix
             left = m
@@ -734,8 +779,9 @@ def line(dtype: str) -> Any:
     """Return the compiled transform of one line, which its address does not keep alive.
 
     It takes, all as integers: the first point's address, that of where they go (the same place is
-    allowed), the address of a :class:`Passes` table, that of n points of room, and whether the
-    transform is the forward one; neither has a factor.
+    allowed), the address of a :class:`Passes` table, that of n points of room, and one of
+    :data:`INVERSE`, :data:`FORWARD`, :data:`MODULI` and :data:`PACKED_MODULI`. No transform has a
+    factor. Where moduli go, the points are overwritten.
 
     Passes go to the room and to the end in turn. After an odd number of them the last one works in
     place, as each of its butterflies can, but for sums over all points.
@@ -825,13 +871,15 @@ def passes(n: int, dtype: str) -> Passes:
 
 
 def _radices(n: int) -> list[int]:
-    """Return the fewest radices whose product is a length, the largest first."""
+    """Return the fewest radices whose product is a length, coprime ones where there are two."""
     best = min(
         _factorizations(n, LARGEST_PRIME),
         key=lambda radices: (len(radices), not _coprime(radices), sum(radices)),
     )
     if best and best[-1] > WRITTEN_OUT and len(best) % 2:
         return [1, *best]  # sums over all points do not work in place: copy first
+    if len(best) == 2 and max(best) <= WRITTEN_OUT:
+        return best[::-1]  # twiddles take registers, which larger transforms have not
     return best or [1]
 
 

@@ -11,7 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from scatflow.backends import codelets, kernels, lanes
-from scatflow.backends.codelets import CHUNK, POINT, VECTOR_BYTES, call_line
+from scatflow.backends.codelets import (
+    CHUNK,
+    FORWARD,
+    MODULI,
+    PACKED_MODULI,
+    POINT,
+    VECTOR_BYTES,
+    call_line,
+)
 from scatflow.backends.kernels import NONE, SINGLE, compiled, inner, integers, stamp
 from scatflow.backends.lanes import (
     CHILD,
@@ -36,7 +44,7 @@ TURNS = lanes.PITCH  # address of their angles
 @inner
 def _average(like, line, group, u, z, room):
     """Transform a real line in place, as far as the group needs it, and low-pass it."""
-    call_line(line, u, u, group[HALF_PASSES], room, 1)
+    call_line(line, u, u, group[HALF_PASSES], room, FORWARD)
     half = group[LENGTH] // 2
     turn = group[TURNS]
     for k in range(group[BINS]):
@@ -58,10 +66,8 @@ def _round(like, line, group, spectrum, unit, shares, u, z, room):
     for i in range(shares.shape[0]):
         source, to = spectrum + shares[i, 1] * item, z + shares[i, 2] * item
         lanes._fold(shares[i, 3], group, FOLD, shares[i, 0], source, unit, to)
-    call_line(line, z, z, group[PASSES], room, 0)
-    step = POINT if n % 2 else VECTOR_BYTES
-    for k in range(n):
-        codelets.moduli(like, u + k * step, z + k * POINT)
+    what = MODULI if n % 2 else PACKED_MODULI
+    call_line(line, z, u, group[PASSES], room, what)
     if n % 2:
         for k in range(n):
             codelets.clear_chunk(like, u + k * POINT + VECTOR_BYTES)

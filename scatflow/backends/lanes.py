@@ -14,7 +14,15 @@ from __future__ import annotations
 import numpy as np
 
 from scatflow.backends import codelets, kernels
-from scatflow.backends.codelets import CHUNK, POINT, VECTOR_BYTES, call_line
+from scatflow.backends.codelets import (
+    CHUNK,
+    FORWARD,
+    INVERSE,
+    MODULI,
+    POINT,
+    VECTOR_BYTES,
+    call_line,
+)
 from scatflow.backends.kernels import (
     NONE,
     SINGLE,
@@ -98,7 +106,7 @@ def _smooth(like, line, group, how, spectrum, short, room):
     """Low-pass and decimate lines whose spectra these are; return where the windows begin."""
     lanes = VECTOR_BYTES // codelets.item_bytes(like)
     _fold(lanes, group, how, NONE, spectrum, QUARTER, short)
-    call_line(line, short, short, group[how + AVERAGE_PASSES], room, 0)
+    call_line(line, short, short, group[how + AVERAGE_PASSES], room, INVERSE)
     return short + group[how + AVERAGE_FIRST] * POINT
 
 
@@ -110,7 +118,7 @@ def _four_rows(like, line, group, y, half, places):
     """
     room, row, u, short, averages, _ = places
     rows, n = group[ROWS], group[COLUMNS]
-    call_line(line, u, row, group[ROW_PASSES], room, 1)
+    call_line(line, u, row, group[ROW_PASSES], room, FORWARD)
     source = _smooth(like, line, group, ROW_AVERAGE, row, short, room)
     for x in range(group[ROW_AVERAGE + AVERAGE_WINDOWS]):
         to = averages + (x // 4 * rows + y) * POINT + _chunk(x)
@@ -137,7 +145,7 @@ def _finish(like, line, group, half, places):
             codelets.clear_chunk(like, averages + (x // 4 * rows + y) * POINT + _chunk(x))
     for first in range(0, width, 4):
         source = averages + first // 4 * rows * POINT
-        call_line(line, source, row, group[COLUMN_PASSES], room, 1)
+        call_line(line, source, row, group[COLUMN_PASSES], room, FORWARD)
         source = _smooth(like, line, group, COLUMN_AVERAGE, row, short, room)
         for x in range(first, min(first + 4, width)):
             for y in range(windows):
@@ -152,7 +160,7 @@ def _finish(like, line, group, half, places):
                 codelets.clear_chunk(like, to + VECTOR_BYTES)
         for k in range(0, last + 1, 2):
             at = half + k // 2 * group[PITCH] * POINT
-            call_line(line, at, at, group[COLUMN_PASSES], room, 1)
+            call_line(line, at, at, group[COLUMN_PASSES], room, FORWARD)
 
 
 @inner
@@ -217,7 +225,7 @@ def _columns(like, line, group, spectrum, unit, shares, z, column, room):
                 source, to = spectrum + shares[i, 1] * item, chunk + shares[i, 2] * item
                 _fold(shares[i, 3], group, FOLD, shares[i, 0] * n + x, source, unit, to)
         to = z + first // 2 * group[PITCH] * POINT
-        call_line(line, column, to, group[COLUMN_PASSES], room, 0)
+        call_line(line, column, to, group[COLUMN_PASSES], room, INVERSE)
 
 
 @inner
@@ -231,9 +239,8 @@ def _rows(like, line, group, z, half, places):
             for x in range(n):
                 source = z + x // 2 * group[PITCH] * POINT + x % 2 * CHUNK
                 codelets.gather(like, row + x * POINT, source + low, source + high)
-            call_line(line, row, row, group[ROW_PASSES], room, 0)
-            for x in range(n):
-                codelets.moduli(like, u + x * POINT + y % 2 * VECTOR_BYTES, row + x * POINT)
+            to = u + y % 2 * VECTOR_BYTES
+            call_line(line, row, to, group[ROW_PASSES], room, MODULI)
         _four_rows(like, line, group, first, half, places)
     _finish(like, line, group, half, places)
 

@@ -14,8 +14,8 @@ EPS = {"float32": 3e-7, "float64": 1e-15}
 
 
 @numba.njit
-def call(line, source, step, to, leap, passes, room, conjugate):
-    codelets.call_line(line, source, step, to, leap, passes, room, conjugate)
+def call(line, source, to, passes, room, what):
+    codelets.call_line(line, source, to, passes, room, what)
 
 
 def points(count, dtype, rng=None):
@@ -28,15 +28,14 @@ def points(count, dtype, rng=None):
     return x
 
 
-def transform(x, n, dtype, forward, step=1, leap=1):
-    """Transform every `step`-th point, to every `leap`-th."""
-    y = points(n * leap, dtype)
-    room = points(2 * n, dtype)
+def transform(x, n, dtype, forward):
+    y = points(n, dtype)
+    room = points(n, dtype)
     call(
-        codelets.line(dtype).address, x.ctypes.data, step * POINT, y.ctypes.data, leap * POINT,
+        codelets.line(dtype).address, x.ctypes.data, y.ctypes.data,
         codelets.passes(n, dtype).address, room.ctypes.data, int(forward),
     )  # fmt: skip
-    return y[::leap]
+    return y
 
 
 def complex_of(x):
@@ -63,16 +62,18 @@ def test_every_length_that_splits(dtype, forward, rng):
 
 
 @dtypes
-@given(
-    n=st.integers(1, 300).filter(codelets.splits),
-    step=st.integers(1, 4),
-    leap=st.integers(1, 4),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_points_anywhere(dtype, n, step, leap, seed):
-    x = points(n * step, dtype, np.random.default_rng(seed))
-    found = transform(x, n, dtype, False, step, leap)
-    np.testing.assert_array_equal(found, transform(x[::step].copy(), n, dtype, False))
+@pytest.mark.parametrize("what", [codelets.MODULI, codelets.PACKED_MODULI])
+@given(n=st.integers(1, 300).filter(codelets.splits), seed=st.integers(0, 2**32 - 1))
+def test_moduli_of_a_line(dtype, what, n, seed):
+    x = points(n, dtype, np.random.default_rng(seed))
+    true = np.abs(expected(x, n, False))
+    u, room = points(n, dtype), points(n, dtype)
+    passes = codelets.passes(n, dtype).address
+    call(codelets.line(dtype).address, x.ctypes.data, u.ctypes.data, passes, room.ctypes.data, what)
+    found = u[:, 0] if what == codelets.MODULI else u.reshape(2 * n, -1)[:n]
+    np.testing.assert_allclose(found, true, rtol=0, atol=EPS[dtype] * 10 * true.max())
+    rest = u[:, 1] if what == codelets.MODULI else u.reshape(2 * n, -1)[n:]
+    assert not rest.any()
 
 
 @dtypes
@@ -80,9 +81,9 @@ def test_points_anywhere(dtype, n, step, leap, seed):
 def test_a_line_may_be_overwritten(dtype, n, seed):
     x = points(n, dtype, np.random.default_rng(seed))
     apart = transform(x, n, dtype, True)
-    room = points(2 * n, dtype)
+    room = points(n, dtype)
     call(
-        codelets.line(dtype).address, x.ctypes.data, POINT, x.ctypes.data, POINT,
+        codelets.line(dtype).address, x.ctypes.data, x.ctypes.data,
         codelets.passes(n, dtype).address, room.ctypes.data, 1,
     )  # fmt: skip
     np.testing.assert_array_equal(x, apart)
