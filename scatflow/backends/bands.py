@@ -33,8 +33,8 @@ class Runs(NamedTuple):
 class BandStage:
     """A stack of stored filters, with the decimation's mean and the FFT's 1/N inside.
 
-    They are for half spectra, or else for whole ones. They are cut once, along rows or along
-    columns, and what they were cut from is let go.
+    They are for half spectra, or else for whole ones. They are cut once, and what they were cut
+    from is let go.
     """
 
     def __init__(self, boxes: Sequence[_Box], target: Grid, half: bool = True) -> None:
@@ -45,24 +45,16 @@ class BandStage:
     @cached_property
     def rows(self) -> Runs:
         """Runs along the rows of spectra whose last axis is half of the whole one."""
-        boxes = [_towards_the_half(box) if self._half else box for box in self._take()]
+        boxes = self.take()
         n = boxes[0].shape[-1]
         kept = (math.prod(boxes[0].shape[:-1]), n // 2 + 1 if self._half else n)
         return _cut(boxes, self.target, kept)
 
-    def columns(self) -> Runs:
-        """Return runs along the columns of the same spectra, transposed, which are not kept."""
-        boxes = [
-            _Box(box.starts[::-1], box.values.T, box.shape[::-1])
-            for box in map(_towards_the_half, self._take())
-        ]
-        n, m = boxes[0].shape
-        return _cut(boxes, self.target[::-1], (n // 2 + 1, m))
-
-    def _take(self) -> tuple[_Box, ...]:
+    def take(self) -> list[_Box]:
+        """Return the filters, which are not kept, turned towards the half spectrum if it is one."""
         assert self._boxes, "filters are cut once"
         boxes, self._boxes = self._boxes, ()
-        return boxes
+        return [_towards_the_half(box) if self._half else box for box in boxes]
 
     @property
     def nbytes(self) -> int:

@@ -41,8 +41,14 @@ VECTOR_BYTES = 64
 POINT = 2 * VECTOR_BYTES
 """Bytes of a point."""
 
-CHUNK = VECTOR_BYTES // 2
-"""Bytes of a part's half."""
+ABREAST = 4
+"""Lines of images in a point, each in one chunk of either part."""
+
+CHUNK = VECTOR_BYTES // ABREAST
+"""Bytes of a chunk."""
+
+UNITS = 2 * ABREAST
+"""Chunks of a point."""
 
 RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 """Lengths of the transforms written out."""
@@ -56,8 +62,8 @@ INVERSE, FORWARD, MODULI, PACKED_MODULI = range(4)
 """What to make of a line: a transform, or the inverse one's moduli, as the first halves of points
 or packed."""
 
-PAIRED = 64
-"""Instead of a number of lanes: both chunks, whose bins have weights of their own."""
+GROUPED = 64
+"""Instead of a number of lanes: all chunks, whose bins have weights of their own."""
 
 LARGEST_PRIME = 61
 """Largest factor of a length; those without a radix of their own are sums over all points."""
@@ -124,13 +130,23 @@ class _Code:
         at = self.builder.add(address, ir.Constant(_WORD, 8 * k))
         return self.builder.load(self.builder.inttoptr(at, _WORD.as_pointer()))
 
-    def chunk(self, value: Any, which: int) -> Any:
-        """Return one half of a vector."""
-        half = self.count // 2
-        mask = [which * half + k for k in range(half)]
-        none = ir.Constant(self.vector, ir.Undefined)
-        mask = ir.Constant(ir.VectorType(_INDEX, half), mask)
-        return self.builder.shuffle_vector(value, none, mask)
+    def chunk(self) -> _Code:
+        """Return what writes instructions for one chunk."""
+        return _Code(self.builder, self.scalar, self.count // ABREAST)
+
+    def pick(self, a: Any, b: Any, which: list[int]) -> Any:
+        """Return a vector of some lanes of two vectors, which are numbered through."""
+        mask = ir.Constant(ir.VectorType(_INDEX, len(which)), which)
+        return self.builder.shuffle_vector(a, b, mask)
+
+    def join(self, vectors: list[Any]) -> Any:
+        """Return vectors, a power of two, as one."""
+        while len(vectors) > 1:
+            both = list(range(2 * vectors[0].type.count))
+            vectors = [
+                self.pick(a, b, both) for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+            ]
+        return vectors[0]
 
     def constant(self, c: float) -> Any:
         return ir.Constant(self.vector, [c] * self.count)
@@ -409,107 +425,93 @@ def _four_outputs(typingctx, like, n, source, step, to, leap, table, twiddles, k
 
 
 @intrinsic
-def sum_bins(typingctx, like, lanes, to, count, spectrum, unit, weights, taps, straight, mirrored):
+def sum_bins(
+    typingctx, like, lanes, to, count, spectrum, mirror, unit, weights, stride, taps, straight,
+    mirrored
+):  # fmt: skip
     """Write `count` points that follow one another: sums of some lanes of bins times real weights.
 
     Each row of `taps` is the first bin and the first weight of one term. The bins of `straight`
-    rows go up; those of the `mirrored` ones that follow go down and are conjugate. Bins count in
-    fourths of a point, of `unit` bytes. `lanes` is a power of two, or :data:`PAIRED` for both
-    chunks at once: weights are pairs, then, and of mirrored bins the second chunk's is `unit` bytes
-    further than the first one's.
+    rows go up; those of the `mirrored` ones that follow go down, are conjugate and count from
+    `mirror` on. Bins count in chunks, of `unit` bytes, weights in `stride` bytes. `lanes` is a
+    power of two, or :data:`GROUPED` for all chunks at once, each with one of as many weights: of
+    mirrored bins, whose lines come in falling order, the first chunk is that of a point in
+    `spectrum`, the others are the last ones of a point in `mirror`, the last one first.
     """
 
     def codegen(context, builder, signature, args):
-        _, lanes, to, count, spectrum, unit, weights, taps, straight, mirrored = args
-        part = builder.mul(unit, ir.Constant(_WORD, 2))
+        _, lanes, to, count, *rest, straight, mirrored = args
+        unit = rest[2]
+        part = builder.mul(unit, ir.Constant(_WORD, ABREAST))
         scalar = _scalar(like)
         done = builder.append_basic_block("done")
         switch = builder.switch(lanes, done)
         width = _Code(builder, scalar).count
-        zero, one = ir.Constant(_WORD, 0), ir.Constant(_WORD, 1)
-        while width:
-            case = builder.append_basic_block(f"lanes{width}")
-            switch.add_case(ir.Constant(_WORD, width), case)
+        widths = [width >> k for k in range(width.bit_length())]
+        for key, width in [*((width, width) for width in widths), (GROUPED, widths[0])]:
+            case = builder.append_basic_block(f"lanes{key}")
+            switch.add_case(ir.Constant(_WORD, key), case)
             builder.position_at_end(case)
             code = _Code(builder, scalar, width)
-            points = _Loop(builder, count, [to, zero])
-            at, k = points.values
-            x: list[Any] = [taps, code.constant(0.0), code.constant(0.0)]
-            for rows, move, take in (
-                (straight, builder.add, code.plus),
-                (mirrored, builder.sub, code.minus),
-            ):
-                terms = _Loop(builder, rows, x)
-                row, re, im = terms.values
-                bins = move(code.word(row, 0), builder.mul(k, ir.Constant(_WORD, 4)))
-                weight = builder.mul(builder.add(code.word(row, 1), k), code.size)
-                c = code.broadcast(builder.add(weights, weight))
-                at_bin = builder.add(spectrum, builder.mul(bins, unit))
-                value = code.load_number(at_bin, zero, part)
-                re = code.plus(re, code.times(value[0], c))
-                im = take(im, code.times(value[1], c))
-                terms.close([builder.add(row, ir.Constant(_WORD, 16)), re, im])
-                x = terms.values
-            code.store_number((x[1], x[2]), at, zero, ir.Constant(_WORD, VECTOR_BYTES))
-            points.close([builder.add(at, ir.Constant(_WORD, POINT)), builder.add(k, one)])
+            term = _grouped_term if key == GROUPED else _term
+            _sums(code, to, count, (straight, mirrored), rest, part, term)
             builder.branch(done)
-            width //= 2
-        case = builder.append_basic_block("paired")
-        switch.add_case(ir.Constant(_WORD, PAIRED), case)
-        builder.position_at_end(case)
-        _sum_pairs(_Code(builder, scalar), to, count, spectrum, unit, weights, taps, args[8:])
-        builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 9), codegen
+    return types.void(like, *[types.int64] * 11), codegen
 
 
-def _sum_pairs(
-    code: _Code,
-    to: Any,
-    count: Any,
-    spectrum: Any,
-    delta: Any,
-    weights: Any,
-    taps: Any,
-    terms: Any,
+def _sums(
+    code: _Code, to: Any, count: Any, rows: Any, where: list[Any], part: Any, term: Any
 ) -> None:
-    """Write :func:`sum_bins` for both chunks; in each, sums go as they do for one alone."""
+    """Write the sums of :func:`sum_bins` for one width."""
     builder = code.builder
-    narrow = _Code(builder, code.scalar, code.count // 2)
-    zero, one, part = (ir.Constant(_WORD, n) for n in (0, 1, VECTOR_BYTES))
-    both = ir.Constant(ir.VectorType(_INDEX, code.count), list(range(code.count)))
-    points = _Loop(builder, count, [to, zero])
+    spectrum, mirror, unit, weights, stride, taps = where
+    points = _Loop(builder, count, [to, ir.Constant(_WORD, 0)])
     at, k = points.values
     x: list[Any] = [taps, code.constant(0.0), code.constant(0.0)]
-    for rows, mirrored in zip(terms, (False, True), strict=True):
-        loop = _Loop(builder, rows, x)
-        row, re, im = loop.values
-        move, take = (builder.sub, code.minus) if mirrored else (builder.add, code.plus)
-        bins = move(code.word(row, 0), builder.mul(k, ir.Constant(_WORD, 4)))
-        low = builder.add(spectrum, builder.mul(bins, ir.Constant(_WORD, CHUNK)))
-        weight = builder.mul(builder.add(code.word(row, 1), k), code.size)
-        pair = builder.add(weights, builder.shl(weight, one))
-        c = builder.shuffle_vector(narrow.broadcast(pair), narrow.broadcast(pair, 1), both)
-        if mirrored:
-            high = builder.add(low, delta)
-            value = [
-                builder.shuffle_vector(
-                    narrow.load(builder.add(low, offset)),
-                    narrow.load(builder.add(high, offset)),
-                    both,
-                )
-                for offset in (zero, part)
-            ]
-        else:
-            value = list(code.load_number(low, zero, part))
+    ahead = builder.mul(k, ir.Constant(_WORD, UNITS))
+    for some, back in zip(rows, (False, True), strict=True):
+        terms = _Loop(builder, some, x)
+        row, re, im = terms.values
+        bins = (builder.sub if back else builder.add)(code.word(row, 0), ahead)
+        bins = builder.mul(bins, unit)
+        weight = builder.mul(builder.add(code.word(row, 1), k), stride)
+        value, c = term(
+            code, [builder.add(base, bins) for base in (spectrum, mirror)],
+            builder.add(weights, weight), part, back,
+        )  # fmt: skip
         re = code.plus(re, code.times(value[0], c))
-        im = take(im, code.times(value[1], c))
-        loop.close([builder.add(row, ir.Constant(_WORD, 16)), re, im])
-        x = loop.values
-    code.store_number((x[1], x[2]), at, zero, part)
-    points.close([builder.add(at, ir.Constant(_WORD, POINT)), builder.add(k, one)])
+        im = (code.minus if back else code.plus)(im, code.times(value[1], c))
+        terms.close([builder.add(row, ir.Constant(_WORD, 16)), re, im])
+        x = terms.values
+    code.store_number((x[1], x[2]), at, ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES))
+    points.close(
+        [builder.add(at, ir.Constant(_WORD, POINT)), builder.add(k, ir.Constant(_WORD, 1))]
+    )
+
+
+def _term(code: _Code, places: list[Any], weight: Any, part: Any, back: bool) -> Any:
+    """Load some lanes of a bin, and its weight."""
+    return code.load_number(places[back], ir.Constant(_WORD, 0), part), code.broadcast(weight)
+
+
+def _grouped_term(code: _Code, places: list[Any], weight: Any, part: Any, back: bool) -> Any:
+    """Load bins of all chunks, and their weights."""
+    narrow = code.count // ABREAST
+    each = _Code(code.builder, code.scalar, ABREAST).load(weight)
+    c = code.pick(each, each, [k // narrow for k in range(code.count)])
+    zero = ir.Constant(_WORD, 0)
+    value = code.load_number(places[0], zero, part)
+    if back:
+        falling = [code.count + narrow * k + l for k in range(3, 0, -1) for l in range(narrow)]
+        others = code.load_number(places[1], zero, part)
+        value = tuple(
+            code.pick(a, b, list(range(narrow)) + falling)
+            for a, b in zip(value, others, strict=True)
+        )
+    return value, c
 
 
 @intrinsic
@@ -527,29 +529,35 @@ def moduli(typingctx, like, to, source):
 
 
 @intrinsic
-def untangle(typingctx, like, z, mirrored, first, second, third, fourth):
-    """Split the spectra of two pairs of real signals, given at k and at -k, into their chunks.
+def untangle(typingctx, like, z, mirrored, to, last):
+    """Write the spectra of pairs of real signals, whose sums are given at k and at -k, to chunks.
 
-    The real parts are of the first and third signal, the imaginary ones of the others.
+    The signals' order is first real part, first imaginary one, second real part and so on. They
+    go to points `to` and following ones; those behind number `last` are the same as it.
     """
 
     def codegen(context, builder, signature, args):
-        _, z, mirrored, *places = args
+        _, z, mirrored, to, last = args
         code = _Code(builder, _scalar(like))
         zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
         half = code.constant(0.5)
         a, b = code.load_number(z, zero, part), code.load_number(mirrored, zero, part)
-        one = code.plus(a[0], b[0]), code.minus(a[1], b[1])
-        other = code.plus(a[1], b[1]), code.minus(b[0], a[0])
-        narrow = _Code(builder, code.scalar, code.count // 2)
-        for x, (low, high) in ((one, places[::2]), (other, places[1::2])):
-            for value, offset in zip(x, (zero, part), strict=True):
-                value = code.times(value, half)
-                narrow.store(code.chunk(value, 0), builder.add(low, offset))
-                narrow.store(code.chunk(value, 1), builder.add(high, offset))
+        doubled = (
+            (code.plus(a[0], b[0]), code.minus(a[1], b[1])),
+            (code.plus(a[1], b[1]), code.minus(b[0], a[0])),
+        )
+        spectra = [[code.times(value, half) for value in x] for x in doubled]
+        narrow = code.chunk()
+        for k in range(UNITS):
+            which = ir.Constant(_WORD, k)
+            which = builder.select(builder.icmp_signed("<", which, last), which, last)
+            place = builder.add(to, builder.mul(which, ir.Constant(_WORD, POINT)))
+            lanes = [k // 2 * narrow.count + l for l in range(narrow.count)]
+            for value, offset in zip(spectra[k % 2], (zero, part), strict=True):
+                narrow.store(code.pick(value, value, lanes), builder.add(place, offset))
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 6), codegen
+    return types.void(like, *[types.int64] * 4), codegen
 
 
 @intrinsic
@@ -578,21 +586,19 @@ def split_halves(typingctx, like, z, mirrored, to, other, turn):
 
 
 @intrinsic
-def gather(typingctx, like, to, low, high):
-    """Make a point of two chunks of each part."""
+def gather(typingctx, like, to, first, second, third, fourth):
+    """Make a point of a chunk of each part of several points."""
 
     def codegen(context, builder, signature, args):
-        _, to, low, high = args
+        _, to, *places = args
         code = _Code(builder, _scalar(like))
-        narrow = _Code(builder, code.scalar, code.count // 2)
-        mask = ir.Constant(ir.VectorType(_INDEX, code.count), list(range(code.count)))
         for offset in (0, VECTOR_BYTES):
             at = ir.Constant(_WORD, offset)
-            chunks = [narrow.load(builder.add(chunk, at)) for chunk in (low, high)]
-            code.store(builder.shuffle_vector(*chunks, mask), builder.add(to, at))
+            chunks = [code.chunk().load(builder.add(place, at)) for place in places]
+            code.store(code.join(chunks), builder.add(to, at))
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 3), codegen
+    return types.void(like, *[types.int64] * (1 + ABREAST)), codegen
 
 
 @intrinsic
@@ -607,12 +613,12 @@ def item_bytes(typingctx, like):
 
 @intrinsic
 def copy_chunk(typingctx, like, to, source):
-    """Copy half a part of a point."""
+    """Copy a chunk."""
 
     def codegen(context, builder, signature, args):
         _, to, source = args
         code = _Code(builder, _scalar(like))
-        narrow = _Code(builder, code.scalar, code.count // 2)
+        narrow = code.chunk()
         narrow.store(narrow.load(source), to)
         return context.get_dummy_value()
 
@@ -621,11 +627,11 @@ def copy_chunk(typingctx, like, to, source):
 
 @intrinsic
 def clear_chunk(typingctx, like, to):
-    """Set half a part of a point to zero."""
+    """Set a chunk to zero."""
 
     def codegen(context, builder, signature, args):
         code = _Code(builder, _scalar(like))
-        narrow = _Code(builder, code.scalar, code.count // 2)
+        narrow = code.chunk()
         narrow.store(narrow.constant(0.0), args[1])
         return context.get_dummy_value()
 
@@ -650,9 +656,11 @@ def call_line(typingctx, line, source, to, passes, room, what):
 
 
 @intrinsic
-def call_fold(typingctx, fold, lanes, to, spectrum, unit, weights, taps, first, end):
+def call_fold(
+    typingctx, fold, lanes, to, spectrum, mirror, unit, weights, stride, taps, first, end
+):
     """Call a compiled :func:`fold` by its address."""
-    return _caller(8)
+    return _caller(10)
 
 
 # --- whole lengths -------------------------------------------------------------------------
@@ -741,21 +749,15 @@ def _fold(like: Any) -> Any:
     """Return what folds a line, stretch by stretch, for an element type."""
 
     def fold(
-        lanes: int, to: int, spectrum: int, unit: int, weights: int, taps: int, first: int, end: int
-    ) -> None:
+        lanes: int, to: int, spectrum: int, mirror: int, unit: int, weights: int, stride: int,
+        taps: int, first: int, end: int,
+    ) -> None:  # fmt: skip
         for stretch in range(first, end, 40):
             sum_bins(
-                like,
-                lanes,
-                to + _word(stretch) * POINT,
-                _word(stretch + 8),
-                spectrum,
-                unit,
-                weights,
-                taps + 16 * _word(stretch + 16),
-                _word(stretch + 24),
+                like, lanes, to + _word(stretch) * POINT, _word(stretch + 8), spectrum, mirror,
+                unit, weights, stride, taps + 16 * _word(stretch + 16), _word(stretch + 24),
                 _word(stretch + 32),
-            )
+            )  # fmt: skip
 
     return fold
 
@@ -792,9 +794,10 @@ def line(dtype: str) -> Any:
 def fold(dtype: str) -> Any:
     """Return the compiled fold of one line, which its address does not keep alive.
 
-    It takes, all as integers: the lanes, the addresses of the line and of the spectrum, its units,
-    the addresses of the weights, of the taps and of the first stretch, and where the last one
-    ends; see :func:`lanes.stretch` and :func:`sum_bins`.
+    It takes, all as integers: the lanes, the addresses of the line, of the spectrum and of where
+    mirrored bins count from, their unit, the address and stride of weights, the addresses of the
+    taps and of the first stretch, and where the last one ends; see :func:`lanes.stretch` and
+    :func:`sum_bins`.
     """
     return _compiled(_fold, dtype)
 

@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from scatflow.backends import bands, codelets, fft, lane_signals, lanes
 from scatflow.backends.bands import BandStage, Runs
-from scatflow.backends.codelets import CHUNK, POINT, VECTOR_BYTES
+from scatflow.backends.codelets import ABREAST, CHUNK, POINT, UNITS, VECTOR_BYTES
 from scatflow.backends.program import held_bytes, in_threads, padding, plain
 from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
 Array = NDArray[Any]
 
-SMALL = 2**17
-"""Pixels up to which lanes were at least as fast as MKL on every grid: 16 MiB in flight."""
+SMALL = 2**19
+"""Pixels up to which lanes were at least as fast as MKL on every grid: 32 MiB in flight."""
 
-LARGEST = 2**19
+LARGEST = 2**20
 """Pixels up to which they are taken where MKL is missing or slow: 64 MiB in flight."""
 
-FILLED = 4
+FILLED = 2
 """Wavelets of one scale that make lanes worth while for a single image, too."""
 
 LONG = 2**14
@@ -145,7 +145,7 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
 
 
 def _pitch(n: int) -> int:
-    """Return the points from one pair of columns of n to the next, see :mod:`lanes`."""
+    """Return the points from columns of n to the next ones, see :mod:`lanes`."""
     return n | 1
 
 
@@ -182,14 +182,13 @@ class _Table(ABC):
         row[lanes.CHILD], row[lanes.CHILDREN_END] = child, child + children
         self._lay_out(row, grid, average)
         if layer is not None and parent is not None:
-            fields = slice(int(lanes.FOLD), int(lanes.ROW_AVERAGE))
+            fields = slice(lanes.WIDE, int(lanes.ROW_AVERAGE))
             if id(layer.stage) not in self._folds:
                 assert isinstance(layer.stage, BandStage)
                 self._filters(row, layer.stage, grid, parent)
                 self._folds[id(layer.stage)] = row[fields]
             # The first order's filters are the second's of moduli that are not decimated.
             row[fields] = self._folds[id(layer.stage)]
-            row[lanes.DELTA] = self._delta(grid, parent)
         self.groups.append(row)
 
     @abstractmethod
@@ -199,10 +198,6 @@ class _Table(ABC):
     @abstractmethod
     def scratch(self, groups: Array, layers: int) -> tuple[dict[str, int], dict[str, int]]:
         """Return the bytes of each piece of scratch: arrays and places of the walk, in turn."""
-
-    def _delta(self, grid: Grid, parent: Grid) -> int:  # noqa: ARG002
-        """Return the bytes from a mirrored bin to that of the other column, 0 without pairs."""
-        return 0
 
     @abstractmethod
     def _lay_out(self, row: list[int], grid: Grid, average: Lowpass) -> None:
@@ -241,24 +236,6 @@ class _Table(ABC):
         return int(array.ctypes.data)
 
 
-def _runs(cut: Runs, line: Array, first: Array, bins: Array) -> Array:
-    """Return what :func:`lanes.stretch` takes: line, first sample and lowest bin of pieces given.
-
-    Pieces begin with the lowest bin, runs with that of their first sample.
-    """
-    pieces = cut.pieces
-    runs = np.empty((len(pieces), 6), np.int64)
-    runs[:, 0], runs[:, 1], runs[:, 2] = line, first, pieces[:, 2]
-    runs[:, 3] = bins + 4 * (pieces[:, 2] - 1) * pieces[:, 4]
-    runs[:, 4], runs[:, 5] = pieces[:, 4], pieces[:, 3]
-    return runs
-
-
-def _which(cut: Runs) -> Array:
-    """Return the filter that each piece is of."""
-    return np.repeat(np.arange(len(cut.filters) - 1), np.diff(cut.filters))
-
-
 class _Images(_Table):
     """What :func:`lanes.scatter` needs."""
 
@@ -281,29 +258,26 @@ class _Images(_Table):
         for axis, how in enumerate((lanes.COLUMN_AVERAGE, lanes.ROW_AVERAGE)):
             self._lowpass(row, how, average, axis, grid[axis])
 
-    def _delta(self, grid: Grid, parent: Grid) -> int:
-        # A mirrored pair begins with an even column; the other's bin is in the pair before.
-        return CHUNK - _pitch(parent[0]) * POINT if grid[1] % 2 == parent[1] % 2 == 0 else 0
-
     def _filters(self, row: list[int], stage: BandStage, grid: Grid, parent: Grid) -> None:
-        cut = stage.columns()
-        column, y = np.divmod(cut.pieces[:, 0], parent[0])
-        pairs, which = np.divmod(column, 2)
-        x, begin = np.divmod(cut.pieces[:, 1], grid[0])
-        bins = 4 * (y + pairs * _pitch(parent[0])) + which
-        runs = _runs(cut, _which(cut) * grid[1] + x, begin, bins)
-        # In pairs of columns or not, the terms of a sum come in one order: by the bins of the whole
-        # spectrum.
-        mirrored, length = cut.pieces[:, 4] == 1, cut.pieces[:, 2]
-        kx = np.where(mirrored, parent[1] - column, column)
-        ky = np.where(mirrored, -(y + length - 1) % parent[0], y)
-        runs = runs[np.lexsort((ky, kx, runs[:, 0]))]
-        self._fold(row, lanes.FOLD, runs, cut.weights, row[lanes.COUNT] * grid[1], grid[0])
         pitch = _pitch(parent[0])
-        if parent[1] % 2 == 0 and grid[1] % 2 == 0:
-            runs, made, pairs, written = lanes.pair_columns(*cut, parent, grid, pitch)
-            lines = row[lanes.COUNT] * grid[1] // 2
-            self._fold(row, lanes.PAIRS, runs[:made], pairs[:written].copy(), lines, grid[0])
+        wide = ABREAST if grid[1] % ABREAST == parent[1] % UNITS == 0 else 1
+        row[lanes.WIDE], row[lanes.DELTA] = wide, -pitch * UNITS
+        eps = bands.SPAN_EPS[self.dtype.name]
+        lines = grid[1] // wide
+        cuts, weights, used = [], [], 0
+        for f, box in enumerate(stage.take()):
+            values = np.ascontiguousarray(box.values.T)
+            runs, some = lanes.cut_columns(
+                values, box.starts, parent, grid, eps, wide, pitch, f * lines
+            )
+            runs[:, 5] += used
+            used += len(some)
+            cuts.append(runs)
+            weights.append(some)
+        runs = np.concatenate(cuts)
+        self._fold(
+            row, lanes.FOLD, runs, np.concatenate(weights), row[lanes.COUNT] * lines, grid[0]
+        )
 
     def _lowpass(self, row: list[int], how: np.int64, average: Lowpass, axis: int, n: int) -> None:
         factor, target = average.factors[axis], average.target[axis]
@@ -317,7 +291,7 @@ class _Images(_Table):
                 source = first + done
                 length = min(count - done, target - source % target)
                 offset = done + (factor.size if first else 0)
-                runs.append((0, source % target, length, 4 * source, 0, offset))
+                runs.append((0, source % target, length, UNITS * source, 0, offset))
                 done += length
         self._fold(row, how, np.array(runs, np.int64), weights, 1, target)
         self._average(row, how, average, axis)
@@ -328,8 +302,8 @@ class _Images(_Table):
         width = groups[:, lanes.ROW_AVERAGE + lanes.AVERAGE_WINDOWS]
         windows = width * groups[:, lanes.COLUMN_AVERAGE + lanes.AVERAGE_WINDOWS]
         lines = [how + lanes.AVERAGE_LENGTH for how in (lanes.ROW_AVERAGE, lanes.COLUMN_AVERAGE)]
-        grid = (columns + 1) // 2 * groups[:, lanes.PITCH]
-        half = (columns // 2 + 2) // 2 * groups[:, lanes.PITCH]
+        grid = (columns + ABREAST - 1) // ABREAST * groups[:, lanes.PITCH]
+        half = (columns // 2 + ABREAST) // ABREAST * groups[:, lanes.PITCH]
         parents = np.where(groups[:, lanes.CHILD] < groups[:, lanes.CHILDREN_END], half, 0)
         longest = int(max(rows.max(), columns.max()))
         arrays = {
@@ -341,7 +315,7 @@ class _Images(_Table):
             "room": longest * POINT,
             "row": longest * POINT,
             "short": int(groups[:, lines].max()) * POINT,
-            "averages": int((rows * ((width + 3) // 4)).max()) * POINT,
+            "averages": int((rows * ((width + UNITS - 1) // UNITS)).max()) * POINT,
             "z": int(grid[1:].max(initial=0)) * POINT,
             "parent": int(parents[1 : 1 + layers].max(initial=0)) * POINT,
         }
@@ -355,7 +329,7 @@ class _Signals(_Table):
     stamp = lane_signals.STAMP
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
-        super().__init__(dtype, 2 * codelets.lanes(dtype))
+        super().__init__(dtype, ABREAST * codelets.lanes(dtype))
 
     def suits(self, grids: list[Grid], counts: list[int]) -> bool:
         """Return whether signals are short, or fill the lanes, and MKL does not serve."""
@@ -381,7 +355,11 @@ class _Signals(_Table):
         self._fold_bins(row, lanes.FOLD, stage.rows, grid[0])
 
     def _fold_bins(self, row: list[int], how: np.int64, cut: Runs, length: int) -> None:
-        runs = _runs(cut, _which(cut), cut.pieces[:, 1], 4 * cut.pieces[:, 0])
+        pieces = cut.pieces
+        which = np.repeat(np.arange(len(cut.filters) - 1), np.diff(cut.filters))
+        # Pieces begin with the lowest bin, runs with that of their first sample.
+        bins = UNITS * (pieces[:, 0] + (pieces[:, 2] - 1) * pieces[:, 4])
+        runs = np.column_stack([which, pieces[:, 1:3], bins, pieces[:, 4], pieces[:, 3]])
         self._fold(row, how, runs, cut.weights, len(cut.filters) - 1, length)
 
     def scratch(self, groups: Array, layers: int) -> tuple[dict[str, int], dict[str, int]]:

@@ -28,7 +28,7 @@ from scatflow.backends.lanes import (
     COUNT,
     FOLD,
     PATHS,
-    QUARTER,
+    UNIT,
 )
 
 STAMP = stamp(__file__, lanes.__file__, codelets.__file__, kernels.__file__)
@@ -65,13 +65,15 @@ def _round(like, line, group, spectrum, unit, shares, u, z, room):
     n = group[LENGTH]
     for i in range(shares.shape[0]):
         source, to = spectrum + shares[i, 1] * item, z + shares[i, 2] * item
-        lanes._fold(shares[i, 3], group, FOLD, shares[i, 0], source, unit, to)
+        lanes._fold(
+            shares[i, 3], group, FOLD, shares[i, 0], source, source, unit, NONE, item, to
+        )  # fmt: skip
     what = MODULI if n % 2 else PACKED_MODULI
     call_line(line, z, u, group[PASSES], room, what)
     if n % 2:
         for k in range(n):
-            codelets.clear_chunk(like, u + k * POINT + VECTOR_BYTES)
-            codelets.clear_chunk(like, u + k * POINT + VECTOR_BYTES + CHUNK)
+            for at in range(VECTOR_BYTES, POINT, CHUNK):
+                codelets.clear_chunk(like, u + k * POINT + at)
     _average(like, line, group, u, z, room)
 
 
@@ -146,7 +148,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, top, z, pl
                     continue
                 slots = min(width, group[COUNT] * some - first)
                 used = lanes._share_paths(shares, first, slots, some, width)
-                unit = some * item // 2
+                unit = some * item // codelets.ABREAST
                 _round(like, line, group, whole, unit, shares[:used], parent, at, room)
                 _keep(group, z, paths, NONE, SINGLE, slots, slots, first, some, s, out)
                 # Where paths leave lanes empty, several wavelets of the next order go side by side.
@@ -159,6 +161,6 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, top, z, pl
                     for f in range(0, child[COUNT], width // each):
                         count = min(width // each, child[COUNT] - f)
                         used = lanes._share_children(shares, f, count, each)
-                        _round(like, line, child, parent, QUARTER, shares[:used], leaf, at, room)
+                        _round(like, line, child, parent, UNIT, shares[:used], leaf, at, room)
                         _keep(child, z, below, f, count, each, slots, first, some, s, out)
         s += some

@@ -5,8 +5,8 @@ wavelets of one scale. Below them, every wavelet of the second order is one filt
 once. Bins are multiplied and folded as whole vectors, however short the runs, and rows are
 averaged while they are in the nearest cache.
 
-A round fills half a vector, a chunk, and lines are transformed two or four at a time: wider rounds
-would not be faster, but would need twice the memory.
+A round fills a quarter of a vector, a chunk, and lines are transformed four at a time, or eight
+where they are real: wider rounds would need more memory, which is slower.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 
 from scatflow.backends import codelets, kernels
 from scatflow.backends.codelets import (
+    ABREAST,
     CHUNK,
     FORWARD,
     INVERSE,
     MODULI,
     POINT,
+    UNITS,
     VECTOR_BYTES,
     call_line,
 )
@@ -39,17 +41,17 @@ STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
 # What the loops need of each group of wavelets (one layer, one set of parents, one decimation) is
 # one row of a table of integers, some of which are addresses of arrays.
 #
-# Spectra lie column by column, (kx, ky), two columns being the chunks of points; of real images
+# Spectra lie column by column, (kx, ky), four columns being the chunks of points; of real images
 # those with kx = 0 ... n/2. A grid is made in two sweeps: columns are folded and inverted along y
 # in the nearest cache, then rows are gathered, inverted along x, and all that they are for is taken
-# from them there, four at a time: their moduli are two pairs of complex rows, and so are the
-# averaged rows four columns. The columns' pitch is odd, so that a row's points do not share the
+# from them there, eight at a time: their moduli are four pairs of complex rows, and so are the
+# averaged rows eight columns. The columns' pitch is odd, so that a row's points do not share the
 # cache's sets.
 
 (
     ROWS,
     COLUMNS,
-    PITCH,  # points from one pair of columns to the next
+    PITCH,  # points from four columns to the next ones
     ROW_PASSES,  # addresses of the passes that transform a row, a column
     COLUMN_PASSES,
     COUNT,  # wavelets
@@ -57,9 +59,10 @@ STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
     CHILD,  # the groups whose parents are this group's paths
     CHILDREN_END,
     FOLD_CODE,  # address of `codelets.fold`
-    DELTA,  # where columns may be folded in pairs: bytes from a mirrored bin to the other one's
-    FOLD_FIELDS,  # how columns are folded, and pairs of them, rows are averaged, and columns
-) = range(12)
+    WIDE,  # columns that are folded together, four or one, and chunks from a mirrored bin to the
+    DELTA,  # point before, which has the columns of all but the first of them
+    FOLD_FIELDS,  # how columns are folded, rows are averaged, and columns
+) = range(13)
 
 (
     STARTS,  # addresses of what `stretch` returns
@@ -73,46 +76,45 @@ STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
     HOW_FIELDS,
 ) = range(9)
 
-FIELDS = FOLD_FIELDS + 4 * HOW_FIELDS
-FOLD, PAIRS, ROW_AVERAGE, COLUMN_AVERAGE = (
-    np.int64(k) for k in range(FOLD_FIELDS, FIELDS, HOW_FIELDS)
-)
-BOTH = np.int64(codelets.PAIRED)
-QUARTER = np.int64(CHUNK)
+FIELDS = FOLD_FIELDS + 3 * HOW_FIELDS
+FOLD, ROW_AVERAGE, COLUMN_AVERAGE = (np.int64(k) for k in range(FOLD_FIELDS, FIELDS, HOW_FIELDS))
+ALL = np.int64(codelets.GROUPED)
+UNIT = np.int64(CHUNK)
 
 
 @inner
 def _chunk(k):
-    """Return where the k-th line of four is in a point: two are real parts, two imaginary ones."""
-    return k % 2 * VECTOR_BYTES + k // 2 % 2 * CHUNK
+    """Return where the k-th line of eight is in a point: four are real parts, four imaginary."""
+    return k % 2 * VECTOR_BYTES + k // 2 % ABREAST * CHUNK
 
 
 @inner
-def _fold(lanes, group, how, line, spectrum, unit, to):
+def _fold(lanes, group, how, line, spectrum, mirror, unit, weight, stride, to):
     """Write one folded line, in some lanes: that of a wavelet's column or of a low-pass.
 
-    A point of the spectrum has four units of bytes.
+    Chunks of the spectrum have a unit of bytes; of each weight, those at byte `weight` are taken.
     """
     starts = integers(group, how + STARTS, (line + 2,))
     stretches = group[how + STRETCHES]
     codelets.call_fold(
-        group[FOLD_CODE], lanes, to, spectrum, unit, group[how + WEIGHTS], group[how + TAPS],
-        stretches + 40 * starts[line], stretches + 40 * starts[line + 1],
+        group[FOLD_CODE], lanes, to, spectrum, mirror, unit, group[how + WEIGHTS] + weight, stride,
+        group[how + TAPS], stretches + 40 * starts[line], stretches + 40 * starts[line + 1],
     )  # fmt: skip
 
 
 @inner
 def _smooth(like, line, group, how, spectrum, short, room):
     """Low-pass and decimate lines whose spectra these are; return where the windows begin."""
-    lanes = VECTOR_BYTES // codelets.item_bytes(like)
-    _fold(lanes, group, how, NONE, spectrum, QUARTER, short)
+    item = codelets.item_bytes(like)
+    lanes = VECTOR_BYTES // item
+    _fold(lanes, group, how, NONE, spectrum, spectrum, UNIT, NONE, item, short)
     call_line(line, short, short, group[how + AVERAGE_PASSES], room, INVERSE)
     return short + group[how + AVERAGE_FIRST] * POINT
 
 
 @inner
-def _four_rows(like, line, group, y, half, places):
-    """Average rows y ... y + 3, the chunks of `u`, and write them to `half`, if any.
+def _eight_rows(like, line, group, y, half, places):
+    """Average rows y ... y + 7, the chunks of `u`, and write them to `half`, if any.
 
     Rows that are not there are copies of the last one.
     """
@@ -121,17 +123,13 @@ def _four_rows(like, line, group, y, half, places):
     call_line(line, u, row, group[ROW_PASSES], room, FORWARD)
     source = _smooth(like, line, group, ROW_AVERAGE, row, short, room)
     for x in range(group[ROW_AVERAGE + AVERAGE_WINDOWS]):
-        to = averages + (x // 4 * rows + y) * POINT + _chunk(x)
-        for k in range(min(4, rows - y)):
+        to = averages + (x // UNITS * rows + y) * POINT + _chunk(x)
+        for k in range(min(UNITS, rows - y)):
             codelets.copy_chunk(like, to + k * POINT, source + x * POINT + _chunk(k))
     if half:
-        last = rows - 1 - y
         for k in range(n // 2 + 1):
-            to = half + (k // 2 * group[PITCH] + y) * POINT + k % 2 * CHUNK
-            codelets.untangle(
-                like, row + k * POINT, row + (n - k) % n * POINT, to, to + min(1, last) * POINT,
-                to + min(2, last) * POINT, to + min(3, last) * POINT,
-            )  # fmt: skip
+            to = half + (k // ABREAST * group[PITCH] + y) * POINT + k % ABREAST * CHUNK
+            codelets.untangle(like, row + k * POINT, row + (n - k) % n * POINT, to, rows - 1 - y)
 
 
 @inner
@@ -140,26 +138,25 @@ def _finish(like, line, group, half, places):
     room, row, _, short, averages, small = places
     rows = group[ROWS]
     windows, width = group[COLUMN_AVERAGE + AVERAGE_WINDOWS], group[ROW_AVERAGE + AVERAGE_WINDOWS]
-    for x in range(width, (width + 3) // 4 * 4):
+    for x in range(width, (width + UNITS - 1) // UNITS * UNITS):
         for y in range(rows):
-            codelets.clear_chunk(like, averages + (x // 4 * rows + y) * POINT + _chunk(x))
-    for first in range(0, width, 4):
-        source = averages + first // 4 * rows * POINT
+            codelets.clear_chunk(like, averages + (x // UNITS * rows + y) * POINT + _chunk(x))
+    for first in range(0, width, UNITS):
+        source = averages + first // UNITS * rows * POINT
         call_line(line, source, row, group[COLUMN_PASSES], room, FORWARD)
         source = _smooth(like, line, group, COLUMN_AVERAGE, row, short, room)
-        for x in range(first, min(first + 4, width)):
+        for x in range(first, min(first + UNITS, width)):
             for y in range(windows):
                 to = small + (y * width + x) * CHUNK
                 codelets.copy_chunk(like, to, source + y * POINT + _chunk(x))
     if half:
-        last = group[COLUMNS] // 2
-        if last % 2 == 0:  # its point's other chunk is no column, but is multiplied by zeros
-            for y in range(rows):
-                to = half + (last // 2 * group[PITCH] + y) * POINT + CHUNK
-                codelets.clear_chunk(like, to)
-                codelets.clear_chunk(like, to + VECTOR_BYTES)
-        for k in range(0, last + 1, 2):
-            at = half + k // 2 * group[PITCH] * POINT
+        columns = group[COLUMNS] // 2 + 1
+        for k in range(0, columns, ABREAST):
+            at = half + k // ABREAST * group[PITCH] * POINT
+            for c in range(columns - k, ABREAST):  # no columns, but multiplied by zeros
+                for y in range(rows):
+                    codelets.clear_chunk(like, at + y * POINT + c * CHUNK)
+                    codelets.clear_chunk(like, at + y * POINT + c * CHUNK + VECTOR_BYTES)
             call_line(line, at, at, group[COLUMN_PASSES], room, FORWARD)
 
 
@@ -210,21 +207,30 @@ def _share_children(shares, f, wavelets, width):
 def _columns(like, line, group, spectrum, unit, shares, z, column, room):
     """Fold and invert columns of the wavelets of a round.
 
-    Shares are wavelet, first lane of the spectra, first lane of the round, number of lanes.
+    Shares are wavelet, first lane of the spectra, first lane of the round, number of lanes. With
+    one that fills the round, columns are folded together where they can be; in each, sums go as
+    they do for one alone.
     """
     item = codelets.item_bytes(like)
-    n = group[COLUMNS]
-    paired = group[DELTA] != 0 and unit == CHUNK and shares[0, 3] * item == CHUNK
-    for first in range(0, n, 2):
-        if paired:
-            pair = (shares[0, 0] * n + first) // 2
-            _fold(BOTH, group, PAIRS, pair, spectrum, group[DELTA], column)
-        for x in range(first, first if paired else min(first + 2, n)):
-            chunk = column + (x - first) * CHUNK
+    n, wide, delta = group[COLUMNS], group[WIDE], group[DELTA] * unit
+    stride = wide * item
+    together = wide > 1 and unit == CHUNK and shares[0, 3] * item == CHUNK
+    for first in range(0, n, ABREAST):
+        if together:
+            which = shares[0, 0] * (n // wide) + first // wide
+            _fold(
+                ALL, group, FOLD, which, spectrum, spectrum + delta, unit, NONE, stride, column
+            )  # fmt: skip
+        for x in range(first, first if together else min(first + ABREAST, n)):
             for i in range(shares.shape[0]):
-                source, to = spectrum + shares[i, 1] * item, chunk + shares[i, 2] * item
-                _fold(shares[i, 3], group, FOLD, shares[i, 0] * n + x, source, unit, to)
-        to = z + first // 2 * group[PITCH] * POINT
+                which, k = shares[i, 0] * (n // wide) + x // wide, x % wide
+                source = spectrum + shares[i, 1] * item
+                mirror = source + delta + (ABREAST - k) * unit if k else source
+                _fold(
+                    shares[i, 3], group, FOLD, which, source + k * unit, mirror, unit, k * item,
+                    stride, column + (x - first) * CHUNK + shares[i, 2] * item,
+                )  # fmt: skip
+        to = z + first // ABREAST * group[PITCH] * POINT
         call_line(line, column, to, group[COLUMN_PASSES], room, INVERSE)
 
 
@@ -233,15 +239,18 @@ def _rows(like, line, group, z, half, places):
     """Invert rows, take moduli, average them, and where `half` is not 0, transform them."""
     room, row, u = places[:3]
     rows, n = group[ROWS], group[COLUMNS]
-    for first in range(0, rows, 4):
+    for first in range(0, rows, UNITS):
         for y in range(first, first + 2):
-            low, high = min(y, rows - 1) * POINT, min(y + 2, rows - 1) * POINT
+            a, b = min(y, rows - 1) * POINT, min(y + 2, rows - 1) * POINT
+            c, d = min(y + 4, rows - 1) * POINT, min(y + 6, rows - 1) * POINT
             for x in range(n):
-                source = z + x // 2 * group[PITCH] * POINT + x % 2 * CHUNK
-                codelets.gather(like, row + x * POINT, source + low, source + high)
+                source = z + x // ABREAST * group[PITCH] * POINT + x % ABREAST * CHUNK
+                codelets.gather(
+                    like, row + x * POINT, source + a, source + b, source + c, source + d
+                )  # fmt: skip
             to = u + y % 2 * VECTOR_BYTES
             call_line(line, row, to, group[ROW_PASSES], room, MODULI)
-        _four_rows(like, line, group, first, half, places)
+        _eight_rows(like, line, group, first, half, places)
     _finish(like, line, group, half, places)
 
 
@@ -250,14 +259,14 @@ def _input(like, line, group, x, rows, columns, s, some, u, top, half, places):
     """Pad images s ... s + some - 1; average and transform them, to as many lanes."""
     lanes = CHUNK // codelets.item_bytes(like)
     last = rows.size - 1
-    for first in range(0, rows.size, 4):
-        for y in range(first, first + 4):
+    for first in range(0, rows.size, UNITS):
+        for y in range(first, first + UNITS):
             chunk = _chunk(y) // codelets.item_bytes(like)
             for l in range(some):
                 samples = x[s + l, rows[min(y, last)]]
                 for k in range(columns.size):
-                    u[4 * lanes * k + chunk + l] = samples[columns[k]]
-        _four_rows(like, line, group, first, half, places)
+                    u[UNITS * lanes * k + chunk + l] = samples[columns[k]]
+        _eight_rows(like, line, group, first, half, places)
     _finish(like, line, group, half, places)
     if some < lanes:
         for k in range(top.size // lanes):
@@ -312,7 +321,7 @@ def _below(like, line, groups, group, shares, first, slots, s, some, out, part, 
                 continue
             count = min(step, child[COUNT] - f)
             used = _share_children(shares, f, count, width)
-            _columns(like, line, child, parent, QUARTER, shares[:used], z, spots[1], spots[0])
+            _columns(like, line, child, parent, UNIT, shares[:used], z, spots[1], spots[0])
             _rows(like, line, child, z, NONE, spots)
             _keep_image(child, small, paths, f, count, width, slots, first, some, s, out)
 
@@ -339,7 +348,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
     line : int
         Address of :func:`codelets.line`.
     u, small, top : ndarray
-        Scratch: four real rows, the windows, and the half spectra of the input.
+        Scratch: eight real rows, the windows, and the half spectra of the input.
     places : tuple of int
         Addresses of more scratch: room of a line, a row or column, a decimated one, averaged rows,
         a grid, and the half spectra of parents.
@@ -393,91 +402,77 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
 
 
 @compiled
-def pair_columns(filters, pieces, weights, grid, target, pitch):
-    """Join the runs of each two columns, 2 x and 2 x + 1, of filters that are cut down columns.
+def cut_columns(box, starts, grid, target, eps, wide, pitch, line):
+    """Cut a filter into runs down the columns of its box, some columns side by side.
 
     Parameters
     ----------
-    filters, pieces, weights : ndarray
-        As in :func:`kernels.fold`, of transposed spectra ``(columns // 2 + 1, rows)``.
+    box : ndarray
+        ``(columns, rows)`` of values.
+    starts : tuple of int
+        First row and column of the box on the cyclic grid.
     grid, target : tuple of int
-        ``(rows, columns)`` of the images and of the decimated ones; all columns are even numbers.
+        Rows and columns of the images and of the decimated ones.
+    eps : float
+        Height, relative to the peak, below which the ends of columns count as zero.
+    wide : int
+        How many columns go side by side. If more than one, it divides the columns of the target
+        and half the columns of the grid.
     pitch : int
-        Points from one pair of columns to the next.
+        Points from one group of columns of the spectrum to the next.
+    line : int
+        Number of the filter's first folded line, which is of so many columns.
 
     Returns
     -------
     runs : ndarray
-        ``(made, 6)``, as :func:`stretch` takes them; the bins are those of the first of both
-        columns, and the weights count in pairs.
-    made : int
-        How many of these there are; the rest is undefined.
-    pairs : ndarray
-        ``(written, 2)``: the weights of both columns.
-    written : int
-        How many of these there are.
+        ``(made, 6)``, as :func:`stretch` takes them: bins are those of the first column.
+    weights : ndarray
+        ``(written, wide)``: of each column.
     """
     (m, n), (m_out, n_out) = grid, target
-    values = np.full((n, m), np.nan, weights.dtype)  # of bins that the filter does not touch
-    runs = np.empty((max(16, pieces.shape[0]), 6), np.int64)
-    pairs = np.empty((max(16, 2 * weights.size), 2), weights.dtype)
-    lowest = np.full(n // 2, m)
-    highest = np.full(n // 2, -1)
+    width, height = box.shape
+    threshold = eps * np.abs(box).max()
+    lows = np.full(width, height)
+    highs = np.full(width, -1)
+    for k in range(width):
+        for r in range(height):
+            if abs(box[k, r]) > threshold:
+                lows[k] = min(lows[k], r)
+                highs[k] = r
+    weights = np.zeros(((2 * width // wide + 4) * height, wide), box.dtype)
+    runs = np.empty((64, 6), np.int64)
     made = 0
     written = 0
-    for f in range(filters.size - 1):
-        for k in range(filters[f], filters[f + 1]):
-            x, y = divmod(pieces[k, 0], m)
-            if pieces[k, 4]:  # weights are in the order written, the bins in that read
-                x, y = n - x, -(y + pieces[k, 2] - 1) % m
-            column = values[x, y : y + pieces[k, 2]]
-            given = weights[pieces[k, 3] :]
-            for i in range(column.size):
-                column[i] = given[i]
-            lowest[x // 2] = min(lowest[x // 2], y)
-            highest[x // 2] = max(highest[x // 2], y + pieces[k, 2] - 1)
-        for x_out in range(0, n_out, 2):
-            for x in range(x_out, n, n_out):
-                low, high = values[x], values[x + 1]
-                for mirrored in range(2):
-                    # Of the pair around bin n/2, one column is mirrored and the other is not.
-                    first, second = (x > n // 2) == mirrored, (x + 1 > n // 2) == mirrored
-                    y = lowest[x // 2] if first or second else m
-                    while y <= highest[x // 2]:
-                        if not ((first and low[y] == low[y]) or (second and high[y] == high[y])):
-                            y += 1
-                            continue
-                        limit = 1 if mirrored and y == 0 else (y // m_out + 1) * m_out
-                        end = y
-                        while end < limit and (
-                            (first and low[end] == low[end]) or (second and high[end] == high[end])
-                        ):
-                            end += 1
-                        some = pairs[written : written + end - y]
-                        one, two = low[y:end], high[y:end]
-                        for i in range(one.size):
-                            some[i, 0] = one[i] if first and one[i] == one[i] else 0.0
-                            some[i, 1] = two[i] if second and two[i] == two[i] else 0.0
-                        written += end - y
-                        if made == runs.shape[0]:
-                            runs = twice(runs)
-                        column_read = n - x if mirrored else x
-                        row_read = -y % m if mirrored else y
-                        runs[made, 0] = (f * n_out + x_out) // 2
-                        runs[made, 1] = y % m_out
-                        runs[made, 2] = end - y
-                        runs[made, 3] = 4 * (column_read // 2 * pitch + row_read)
-                        runs[made, 4] = mirrored
-                        runs[made, 5] = written - (end - y)
-                        made += 1
-                        y = end
-        for k in range(n // 2):
-            for x in range(2 * k, 2 * k + 2):
-                column = values[x, lowest[k] : highest[k] + 1]
-                for i in range(column.size):
-                    column[i] = np.nan
-            lowest[k], highest[k] = m, -1
-    return runs, made, pairs, written
+    for x_out in range(0, n_out, wide):
+        for x in range(x_out, n, n_out):
+            for mirrored in range(2):
+                low, high = height, -1
+                for c in range(wide):
+                    k = (x + c - starts[1]) % n
+                    if (x + c > n // 2) == mirrored and k < width:
+                        low, high = min(low, lows[k]), max(high, highs[k])
+                column = n - x if mirrored else x
+                while low <= high:
+                    y = (starts[0] + low) % m
+                    limit = 1 if mirrored and y == 0 else (y // m_out + 1) * m_out
+                    length = min(high + 1 - low, limit - y)
+                    for c in range(wide):
+                        k = (x + c - starts[1]) % n
+                        if (x + c > n // 2) == mirrored and k < width:
+                            for i in range(length):
+                                weights[written + i, c] = box[k, low + i]
+                    if made == runs.shape[0]:
+                        runs = twice(runs)
+                    row = -y % m if mirrored else y
+                    runs[made, 0] = line + x_out // wide
+                    runs[made, 1], runs[made, 2] = y % m_out, length
+                    runs[made, 3] = UNITS * (column // ABREAST * pitch + row) + column % ABREAST
+                    runs[made, 4], runs[made, 5] = mirrored, written
+                    made += 1
+                    written += length
+                    low += length
+    return runs[:made], weights[:written]
 
 
 @compiled
@@ -536,7 +531,7 @@ def stretch(runs, lines, length):
                         continue
                     if tapped == taps.shape[0]:
                         taps = twice(taps)
-                    taps[tapped, 0] = runs[k, 3] + 4 * ahead * (1 - 2 * mirrored)
+                    taps[tapped, 0] = runs[k, 3] + UNITS * ahead * (1 - 2 * mirrored)
                     taps[tapped, 1] = runs[k, 5] + ahead
                     tapped += 1
                 stretches[made, 3 + mirrored] = tapped - before
