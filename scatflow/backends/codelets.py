@@ -65,7 +65,7 @@ or packed."""
 GROUPED = 64
 """Instead of a number of lanes: all chunks, whose bins have weights of their own."""
 
-LARGEST_PRIME = 61
+LARGEST_PRIME = 251
 """Largest factor of a length; those without a radix of their own are sums over all points."""
 
 FLAGS = ("contract",)
@@ -382,31 +382,64 @@ def _rooted(typingctx, like, radix, source, reads, to, writes, shift):
 
 
 @intrinsic
-def _four_outputs(typingctx, like, n, source, step, to, leap, table, twiddles, k, next_k, re, im):
+def _copy(typingctx, like, to, source):
+    """Copy a point."""
+
+    def codegen(context, builder, signature, args):
+        _, to, source = args
+        code = _Code(builder, _scalar(like))
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        code.store_number(code.load_number(source, zero, part), to, zero, part)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 2), codegen
+
+
+@intrinsic
+def _mirror(typingctx, like, x, mirrored, sums, differences, re, im):
+    """Write the sum and the difference of two points."""
+
+    def codegen(context, builder, signature, args):
+        _, *places, re, im = args
+        code = _Code(builder, _scalar(like))
+        a, b = (code.load_number(place, re, im) for place in places[:2])
+        code.store_number(code.add(a, b), places[2], re, im)
+        code.store_number(code.subtract(a, b), places[3], re, im)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 6), codegen
+
+
+@intrinsic
+def _four_outputs(typingctx, like, n, mixed, to, leap, table, twiddles, k, next_k, re, im):
     """Store outputs k, -k and `next_k`, ``-next_k`` of the transform of n points, turned.
 
-    ``table`` holds for each k cosine and sine of each point's angle, ``twiddles`` what each output
-    is turned by. Two k at a time have enough independent sums to keep the vector unit busy.
+    ``mixed`` are point 0, the sums of points j and -j for ascending j and their differences for
+    descending j. ``table`` holds for each k cosine and sine of angle j, ``twiddles`` what each
+    output is turned by. Two k at a time have enough independent sums to keep the vector unit busy.
     """
 
     def codegen(context, builder, signature, args):
-        _, n, source, step, to, leap, table, twiddles, *ks, re, im = args
+        _, n, mixed, to, leap, table, twiddles, *ks, re, im = args
         code = _Code(builder, _scalar(like))
+        one, point = ir.Constant(_WORD, 1), ir.Constant(_WORD, POINT)
         pair = builder.mul(ir.Constant(_WORD, 2), code.size)
-        row = builder.mul(pair, n)
-        starts = [builder.add(table, builder.mul(k, row)) for k in ks]
-        zeros = [code.constant(0.0)] * 8
-        loop = _Loop(builder, n, [source, *starts, *zeros])
-        at, *turns = loop.values[:3]
-        sums = loop.values[3:]
-        x = code.load_number(at, re, im)
-        weights = [code.broadcast(turn, part) for turn in turns for part in (0, 1)]
-        terms = [code.times(part, weight) for weight in weights for part in x]
-        sums = [code.plus(a, b) for a, b in zip(sums, terms, strict=True)]
-        ahead = [builder.add(turn, pair) for turn in turns]
-        loop.close([builder.add(at, step), *ahead, *sums])
+        half = builder.lshr(n, one)
+        row = builder.mul(pair, builder.add(half, one))
+        starts = [builder.add(builder.add(table, pair), builder.mul(k, row)) for k in ks]
+        first, zero = code.load_number(mixed, re, im), code.constant(0.0)
+        last = builder.add(mixed, builder.mul(builder.sub(n, one), point))
+        sums = [*first, zero, zero] * 2
+        loop = _Loop(builder, half, [builder.add(mixed, point), last, *starts, *sums])
+        ahead, back, *turns = loop.values[:4]
+        x = [*code.load_number(ahead, re, im), *code.load_number(back, re, im)]
+        weights = [code.broadcast(turn, part) for turn in turns for part in (0, 0, 1, 1)]
+        terms = [code.times(part, weight) for part, weight in zip(2 * x, weights, strict=True)]
+        sums = [code.plus(a, b) for a, b in zip(loop.values[4:], terms, strict=True)]
+        turns = [builder.add(turn, pair) for turn in turns]
+        loop.close([builder.add(ahead, point), builder.sub(back, point), *turns, *sums])
         for i, k in enumerate(ks):
-            a, b, c, d = loop.values[3 + 4 * i : 7 + 4 * i]
+            a, b, c, d = loop.values[4 + 4 * i : 8 + 4 * i]
             even, odd = (a, b), code.times_i((c, d))
             mirrored = builder.urem(builder.sub(n, k), n)
             for value, output in (
@@ -418,7 +451,7 @@ def _four_outputs(typingctx, like, n, source, step, to, leap, table, twiddles, k
                 code.store_number(turned, builder.add(to, builder.mul(output, leap)), re, im)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 11), codegen
+    return types.void(like, *[types.int64] * 10), codegen
 
 
 # --- for the kernels -----------------------------------------------------------------------
@@ -532,8 +565,8 @@ def moduli(typingctx, like, to, source):
 def untangle(typingctx, like, z, mirrored, to, last):
     """Write the spectra of pairs of real signals, whose sums are given at k and at -k, to chunks.
 
-    The signals' order is first real part, first imaginary one, second real part and so on. They
-    go to points `to` and following ones; those behind number `last` are the same as it.
+    The signals are real parts, then imaginary ones, and go to point `to` and the following ones as
+    far as number `last`.
     """
 
     def codegen(context, builder, signature, args):
@@ -548,12 +581,12 @@ def untangle(typingctx, like, z, mirrored, to, last):
         )
         spectra = [[code.times(value, half) for value in x] for x in doubled]
         narrow = code.chunk()
-        for k in range(UNITS):
+        for k in reversed(range(UNITS)):  # what is too much is written to the last, before it
             which = ir.Constant(_WORD, k)
             which = builder.select(builder.icmp_signed("<", which, last), which, last)
             place = builder.add(to, builder.mul(which, ir.Constant(_WORD, POINT)))
-            lanes = [k // 2 * narrow.count + l for l in range(narrow.count)]
-            for value, offset in zip(spectra[k % 2], (zero, part), strict=True):
+            lanes = [k % ABREAST * narrow.count + l for l in range(narrow.count)]
+            for value, offset in zip(spectra[k // ABREAST], (zero, part), strict=True):
                 narrow.store(code.pick(value, value, lanes), builder.add(place, offset))
         return context.get_dummy_value()
 
@@ -713,12 +746,20 @@ def _line(like: Any) -> Any:
                     for q in range(done):
                         here = source + (q + done * p) * POINT
                         there = y + (q + done * radix * p) * POINT
-                        twiddles = table + (radix * (radix + 1) + p * radix * 2) * item
                         last = (radix - 1) // 2
+                        twiddles = table + ((last + 1) * (last + 1) + p * radix) * 2 * item
+                        mixed = room + n * POINT
+                        _copy(like, mixed, here)
+                        for j in range(1, last + 1):
+                            _mirror(
+                                like, here + j * done * m * POINT,
+                                here + (radix - j) * done * m * POINT,
+                                mixed + j * POINT, mixed + (radix - j) * POINT, re, im,
+                            )  # fmt: skip
                         for k in range(0, last + 1, 2):
                             _four_outputs(
-                                like, radix, here, done * m * POINT, there, done * POINT,
-                                table, twiddles, k, min(k + 1, last), re, im,
+                                like, radix, mixed, there, done * POINT, table, twiddles, k,
+                                min(k + 1, last), re, im,
                             )  # fmt: skip
                 if m == 1 and shift >= 0:
                     for k in range(0, n * POINT, POINT):
@@ -781,12 +822,12 @@ def line(dtype: str) -> Any:
     """Return the compiled transform of one line, which its address does not keep alive.
 
     It takes, all as integers: the first point's address, that of where they go (the same place is
-    allowed), the address of a :class:`Passes` table, that of n points of room, and one of
+    allowed), the address of a :class:`Passes` table, that of :func:`room` points, and one of
     :data:`INVERSE`, :data:`FORWARD`, :data:`MODULI` and :data:`PACKED_MODULI`. No transform has a
     factor. Where moduli go, the points are overwritten.
 
     Passes go to the room and to the end in turn. After an odd number of them the last one works in
-    place, as each of its butterflies can, but for sums over all points.
+    place, as each of its butterflies can.
     """
     return _compiled(_line, dtype)
 
@@ -830,7 +871,7 @@ class Passes:
         turns = np.exp(2j * np.pi * np.outer(np.arange(m), np.arange(radix)) / left)
         kind = np.result_type(dtype, np.complex64)
         if radix > WRITTEN_OUT:
-            k, j = np.ogrid[: (radix + 1) // 2, :radix]
+            k, j = np.ogrid[: (radix + 1) // 2, : (radix + 1) // 2]
             cosines = np.exp(2j * np.pi * (j * k % radix) / radix)
             turns = np.concatenate([cosines.reshape(-1), turns.reshape(-1)])
             return self._keep(turns, kind)
@@ -873,15 +914,18 @@ def passes(n: int, dtype: str) -> Passes:
     return Passes(n, dtype)
 
 
+def room(n: int) -> int:
+    """Return the points of room that :func:`line` needs for a length."""
+    return n + max([0, *(radix for radix in passes(n, "float32").radices if radix > WRITTEN_OUT)])
+
+
 def _radices(n: int) -> list[int]:
     """Return the fewest radices whose product is a length, coprime ones where there are two."""
     best = min(
         _factorizations(n, LARGEST_PRIME),
         key=lambda radices: (len(radices), not _coprime(radices), sum(radices)),
     )
-    if best and best[-1] > WRITTEN_OUT and len(best) % 2:
-        return [1, *best]  # sums over all points do not work in place: copy first
-    if len(best) == 2 and max(best) <= WRITTEN_OUT:
+    if len(best) == 2 and max(best) <= WRITTEN_OUT and not _coprime(best):
         return best[::-1]  # twiddles take registers, which larger transforms have not
     return best or [1]
 

@@ -306,13 +306,14 @@ class _Images(_Table):
         half = (columns // 2 + ABREAST) // ABREAST * groups[:, lanes.PITCH]
         parents = np.where(groups[:, lanes.CHILD] < groups[:, lanes.CHILDREN_END], half, 0)
         longest = int(max(rows.max(), columns.max()))
+        lengths = {*rows.tolist(), *columns.tolist(), *groups[:, lines].flat}
         arrays = {
             "u": int(columns.max()) * POINT,
             "small": int(windows.max()) * CHUNK,
             "top": int(half[0]) * POINT + VECTOR_BYTES,  # shares may read beyond
         }
         places = {
-            "room": longest * POINT,
+            "room": max(codelets.room(int(k)) for k in lengths) * POINT,
             "row": longest * POINT,
             "short": int(groups[:, lines].max()) * POINT,
             "averages": int((rows * ((width + UNITS - 1) // UNITS)).max()) * POINT,
@@ -368,9 +369,10 @@ class _Signals(_Table):
         short = groups[:, lane_signals.AVERAGE + lanes.AVERAGE_LENGTH]
         real = np.where(n % 2, n, n // 2 + 1)
         z = int(max(n[1:].max(initial=0), short.max()))
+        lengths = {*np.where(n % 2, n, n // 2).tolist(), *n[1:].tolist(), *short.tolist()}
         arrays = {"top": int(real[0]) * POINT + VECTOR_BYTES, "z": z * POINT}
         places = {
-            "room": max(z, int(real[0])) * POINT,
+            "room": max(codelets.room(int(k)) for k in lengths) * POINT,
             "parent": int(real[1 : 1 + layers].max(initial=0)) * POINT,
             "leaf": int(real[1 + layers :].max(initial=0)) * POINT,
         }

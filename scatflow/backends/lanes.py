@@ -85,7 +85,7 @@ UNIT = np.int64(CHUNK)
 @inner
 def _chunk(k):
     """Return where the k-th line of eight is in a point: four are real parts, four imaginary."""
-    return k % 2 * VECTOR_BYTES + k // 2 % ABREAST * CHUNK
+    return k // ABREAST % 2 * VECTOR_BYTES + k % ABREAST * CHUNK
 
 
 @inner
@@ -116,7 +116,7 @@ def _smooth(like, line, group, how, spectrum, short, room):
 def _eight_rows(like, line, group, y, half, places):
     """Average rows y ... y + 7, the chunks of `u`, and write them to `half`, if any.
 
-    Rows that are not there are copies of the last one.
+    Where the last one is before, the other chunks are anything.
     """
     room, row, u, short, averages, _ = places
     rows, n = group[ROWS], group[COLUMNS]
@@ -240,15 +240,15 @@ def _rows(like, line, group, z, half, places):
     room, row, u = places[:3]
     rows, n = group[ROWS], group[COLUMNS]
     for first in range(0, rows, UNITS):
-        for y in range(first, first + 2):
-            a, b = min(y, rows - 1) * POINT, min(y + 2, rows - 1) * POINT
-            c, d = min(y + 4, rows - 1) * POINT, min(y + 6, rows - 1) * POINT
+        for y in range(first, min(first + UNITS, rows), ABREAST):
+            a, b = y * POINT, min(y + 1, rows - 1) * POINT
+            c, d = min(y + 2, rows - 1) * POINT, min(y + 3, rows - 1) * POINT
             for x in range(n):
                 source = z + x // ABREAST * group[PITCH] * POINT + x % ABREAST * CHUNK
                 codelets.gather(
                     like, row + x * POINT, source + a, source + b, source + c, source + d
                 )  # fmt: skip
-            to = u + y % 2 * VECTOR_BYTES
+            to = u + (y - first) // ABREAST * VECTOR_BYTES
             call_line(line, row, to, group[ROW_PASSES], room, MODULI)
         _eight_rows(like, line, group, first, half, places)
     _finish(like, line, group, half, places)

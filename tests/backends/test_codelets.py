@@ -30,7 +30,7 @@ def points(count, dtype, rng=None):
 
 def transform(x, n, dtype, forward):
     y = points(n, dtype)
-    room = points(n, dtype)
+    room = points(codelets.room(n), dtype)
     call(
         codelets.line(dtype).address, x.ctypes.data, y.ctypes.data,
         codelets.passes(n, dtype).address, room.ctypes.data, int(forward),
@@ -56,7 +56,7 @@ def distance(found, true):
 def test_every_length_that_splits(dtype, forward, rng):
     done = [n for n in range(1, 130) if codelets.splits(n)]
     assert len(done) > 100
-    for n in [*done, 240, 272, 304, 61 * 19, 2048, 3 * 37 * 17]:
+    for n in [*done, 240, 272, 304, 61 * 19, 2048, 3 * 37 * 17, 8 * 251, 67 * 71]:
         x = points(n, dtype, rng)
         assert distance(transform(x, n, dtype, forward), expected(x, n, forward)) < EPS[dtype], n
 
@@ -67,7 +67,7 @@ def test_every_length_that_splits(dtype, forward, rng):
 def test_moduli_of_a_line(dtype, what, n, seed):
     x = points(n, dtype, np.random.default_rng(seed))
     true = np.abs(expected(x, n, False))
-    u, room = points(n, dtype), points(n, dtype)
+    u, room = points(n, dtype), points(codelets.room(n), dtype)
     passes = codelets.passes(n, dtype).address
     call(codelets.line(dtype).address, x.ctypes.data, u.ctypes.data, passes, room.ctypes.data, what)
     found = u[:, 0] if what == codelets.MODULI else u.reshape(2 * n, -1)[:n]
@@ -81,7 +81,7 @@ def test_moduli_of_a_line(dtype, what, n, seed):
 def test_a_line_may_be_overwritten(dtype, n, seed):
     x = points(n, dtype, np.random.default_rng(seed))
     apart = transform(x, n, dtype, True)
-    room = points(n, dtype)
+    room = points(codelets.room(n), dtype)
     call(
         codelets.line(dtype).address, x.ctypes.data, x.ctypes.data,
         codelets.passes(n, dtype).address, room.ctypes.data, 1,
@@ -113,9 +113,9 @@ def aligned(x):
 
 
 def test_lengths_with_large_factors_are_not_split():
-    assert codelets.splits(61 * 64)
-    assert not codelets.splits(67)
-    assert not codelets.splits(2 * 127)
+    assert codelets.splits(251 * 64)
+    assert not codelets.splits(257)
+    assert not codelets.splits(2 * 509)
 
 
 @given(st.integers(1, 5000).filter(codelets.splits))
