@@ -293,42 +293,50 @@ class _Loop:
         self.builder.position_at_end(self.after)
 
 
-def _each_radix(builder: Any, scalar: Any, radix: Any, write: Any) -> None:
-    """Write a transform for each radix, and a switch among them."""
-    code = _Code(builder, scalar)
-    done = builder.append_basic_block("done")
-    switch = builder.switch(radix, done)
-    for n in RADICES:
-        case = builder.append_basic_block(f"radix{n}")
-        switch.add_case(ir.Constant(_WORD, n), case)
-        builder.position_at_end(case)
-        write(code, n)
-        builder.branch(done)
-    builder.position_at_end(done)
+def _each_radix(builder: Any, scalar: Any, name: str, words: Any, write: Any) -> None:
+    """Call what transforms as many points as the first word says: one function, compiled once."""
+    name = f"scatflow{name}_{scalar}"
+    function = builder.module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [_WORD] * len(words))
+        function = ir.Function(builder.module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inside = ir.IRBuilder(function.append_basic_block("entry"))
+        code = _Code(inside, scalar)
+        radix, *rest = function.args
+        done = inside.append_basic_block("done")
+        switch = inside.switch(radix, done)
+        for n in RADICES:
+            case = inside.append_basic_block(f"radix{n}")
+            switch.add_case(ir.Constant(_WORD, n), case)
+            inside.position_at_end(case)
+            write(code, n, *rest)
+            inside.branch(done)
+        inside.position_at_end(done)
+        inside.ret_void()
+    builder.call(function, words)
 
 
 @intrinsic
 def _turned(typingctx, like, radix, source, step, to, leap, twiddles, re, im):
     """Transform `radix` points and multiply all but the first by twiddles."""
 
+    def write(code: _Code, n: int, at: Any, step: Any, to: Any, leap: Any, *rest: Any) -> None:
+        twiddles, re, im = rest
+        x = []
+        for _ in range(n):
+            x.append(code.load_number(at, re, im))
+            at = code.builder.add(at, step)
+        for k, y in enumerate(code.transform(x)):
+            if k:
+                w = code.broadcast(twiddles, 2 * k - 2), code.broadcast(twiddles, 2 * k - 1)
+                y = code.multiply(y, w)
+            code.store_number(y, to, re, im)
+            to = code.builder.add(to, leap)
+
     def codegen(context, builder, signature, args):
-        _, radix, source, step, to, leap, twiddles, re, im = args
-
-        def write(code: _Code, n: int) -> None:
-            at = source
-            x = []
-            for _ in range(n):
-                x.append(code.load_number(at, re, im))
-                at = builder.add(at, step)
-            at = to
-            for k, y in enumerate(code.transform(x)):
-                if k:
-                    w = code.broadcast(twiddles, 2 * k - 2), code.broadcast(twiddles, 2 * k - 1)
-                    y = code.multiply(y, w)
-                code.store_number(y, at, re, im)
-                at = builder.add(at, leap)
-
-        _each_radix(builder, _scalar(like), radix, write)
+        _each_radix(builder, _scalar(like), "_turned", args[1:], write)
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * 8), codegen
@@ -345,17 +353,17 @@ def _places(builder: Any, first: Any, table: Any, n: int) -> list[Any]:
 def _plain(typingctx, like, radix, source, reads, to, writes, re, im):
     """Transform `radix` points, which are so many bytes behind `source`, and go behind `to`."""
 
+    def write(
+        code: _Code, n: int, source: Any, reads: Any, to: Any, writes: Any, *rest: Any
+    ) -> None:
+        x = [code.load_number(at, *rest) for at in _places(code.builder, source, reads, n)]
+        y, places = code.transform(x), _places(code.builder, to, writes, n)
+        for part, offset in enumerate(rest):
+            for value, at in zip(y, places, strict=True):
+                code.store(value[part], code.builder.add(at, offset))
+
     def codegen(context, builder, signature, args):
-        _, radix, source, reads, to, writes, re, im = args
-
-        def write(code: _Code, n: int) -> None:
-            x = [code.load_number(at, re, im) for at in _places(builder, source, reads, n)]
-            y, places = code.transform(x), _places(builder, to, writes, n)
-            for part, offset in enumerate((re, im)):
-                for value, at in zip(y, places, strict=True):
-                    code.store(value[part], builder.add(at, offset))
-
-        _each_radix(builder, _scalar(like), radix, write)
+        _each_radix(builder, _scalar(like), "_plain", args[1:], write)
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * 7), codegen
@@ -365,17 +373,17 @@ def _plain(typingctx, like, radix, source, reads, to, writes, re, im):
 def _rooted(typingctx, like, radix, source, reads, to, writes, shift):
     """Do as :func:`_plain`, but write moduli, by a power of two nearer to each other."""
 
-    def codegen(context, builder, signature, args):
-        _, radix, source, reads, to, writes, shift = args
+    def write(
+        code: _Code, n: int, source: Any, reads: Any, to: Any, writes: Any, shift: Any
+    ) -> None:
         zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        x = [code.load_number(at, zero, part) for at in _places(code.builder, source, reads, n)]
+        places = _places(code.builder, zero, writes, n)
+        for y, at in zip(code.transform(x), places, strict=True):
+            code.store(code.modulus(y), code.builder.add(to, code.builder.ashr(at, shift)))
 
-        def write(code: _Code, n: int) -> None:
-            x = [code.load_number(at, zero, part) for at in _places(builder, source, reads, n)]
-            places = _places(builder, zero, writes, n)
-            for y, at in zip(code.transform(x), places, strict=True):
-                code.store(code.modulus(y), builder.add(to, builder.ashr(at, shift)))
-
-        _each_radix(builder, _scalar(like), radix, write)
+    def codegen(context, builder, signature, args):
+        _each_radix(builder, _scalar(like), "_rooted", args[1:], write)
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * 6), codegen

@@ -262,18 +262,24 @@ class _Images(_Table):
         pitch = _pitch(parent[0])
         wide = ABREAST if grid[1] % ABREAST == parent[1] % UNITS == 0 else 1
         row[lanes.WIDE], row[lanes.DELTA] = wide, -pitch * UNITS
-        eps = bands.SPAN_EPS[self.dtype.name]
         lines = grid[1] // wide
         cuts, weights, used = [], [], 0
         for f, box in enumerate(stage.take()):
-            values = np.ascontiguousarray(box.values.T)
-            runs, some = lanes.cut_columns(
-                values, box.starts, parent, grid, eps, wide, pitch, f * lines
+            columns = np.ascontiguousarray(box.values.T)
+            width, height = columns.shape
+            counts = np.abs(columns) > bands.SPAN_EPS[self.dtype.name] * np.abs(columns).max()
+            lows = np.where(counts.any(axis=1), counts.argmax(axis=1), height)
+            highs = height - 1 - counts[:, ::-1].argmax(axis=1)
+            groups = 2 * (width // wide + 2)  # with what is mirrored
+            runs = np.empty((groups * (height // grid[0] + 3), 6), np.int64)
+            some = np.zeros((groups * height, wide), self.dtype)
+            made, written = lanes.cut_columns(
+                columns, lows, highs, box.starts, parent, grid, pitch, f * lines, runs, some
             )
-            runs[:, 5] += used
-            used += len(some)
-            cuts.append(runs)
-            weights.append(some)
+            runs[:made, 5] += used
+            used += written
+            cuts.append(runs[:made])
+            weights.append(some[:written])
         runs = np.concatenate(cuts)
         self._fold(
             row, lanes.FOLD, runs, np.concatenate(weights), row[lanes.COUNT] * lines, grid[0]

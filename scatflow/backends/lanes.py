@@ -402,46 +402,38 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
 
 
 @compiled
-def cut_columns(box, starts, grid, target, eps, wide, pitch, line):
+def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weights):
     """Cut a filter into runs down the columns of its box, some columns side by side.
 
     Parameters
     ----------
     box : ndarray
         ``(columns, rows)`` of values.
+    lows, highs : ndarray
+        First and last value of each column that does not count as zero.
     starts : tuple of int
         First row and column of the box on the cyclic grid.
     grid, target : tuple of int
         Rows and columns of the images and of the decimated ones.
-    eps : float
-        Height, relative to the peak, below which the ends of columns count as zero.
-    wide : int
-        How many columns go side by side. If more than one, it divides the columns of the target
-        and half the columns of the grid.
     pitch : int
         Points from one group of columns of the spectrum to the next.
     line : int
         Number of the filter's first folded line, which is of so many columns.
 
+    runs : ndarray
+        Room for ``(made, 6)``, as :func:`stretch` takes them: bins are those of the first column.
+    weights : ndarray
+        ``(written, wide)`` zeros for those of each column. If more than one go side by side, their
+        number divides the columns of the target and half those of the grid.
+
     Returns
     -------
-    runs : ndarray
-        ``(made, 6)``, as :func:`stretch` takes them: bins are those of the first column.
-    weights : ndarray
-        ``(written, wide)``: of each column.
+    made, written : int
+        How many rows of both there are.
     """
     (m, n), (m_out, n_out) = grid, target
     width, height = box.shape
-    threshold = eps * np.abs(box).max()
-    lows = np.full(width, height)
-    highs = np.full(width, -1)
-    for k in range(width):
-        for r in range(height):
-            if abs(box[k, r]) > threshold:
-                lows[k] = min(lows[k], r)
-                highs[k] = r
-    weights = np.zeros(((2 * width // wide + 4) * height, wide), box.dtype)
-    runs = np.empty((64, 6), np.int64)
+    wide = weights.shape[1]
     made = 0
     written = 0
     for x_out in range(0, n_out, wide):
@@ -462,8 +454,6 @@ def cut_columns(box, starts, grid, target, eps, wide, pitch, line):
                         if (x + c > n // 2) == mirrored and k < width:
                             for i in range(length):
                                 weights[written + i, c] = box[k, low + i]
-                    if made == runs.shape[0]:
-                        runs = twice(runs)
                     row = -y % m if mirrored else y
                     runs[made, 0] = line + x_out // wide
                     runs[made, 1], runs[made, 2] = y % m_out, length
@@ -472,7 +462,7 @@ def cut_columns(box, starts, grid, target, eps, wide, pitch, line):
                     made += 1
                     written += length
                     low += length
-    return runs[:made], weights[:written]
+    return made, written
 
 
 @compiled
