@@ -249,3 +249,15 @@ class Backend(Protocol):
     def average(self, u: Any, how: Kept, u_hat: Any = None) -> Any:
         """Reduce ``(batch, paths, *grid)`` as `how` says; `u_hat` is its spectrum, if known."""
         ...
+
+
+class Joining(Protocol):
+    """What a backend has besides whose arrays are not written to."""
+
+    def join(self, parts: Sequence[Any], order: Any) -> Any:
+        """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
+        ...
+
+    def split(self, y: Any, axis: int) -> list[Any]:
+        """Return the entries of one axis."""
+        ...

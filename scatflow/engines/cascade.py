@@ -20,7 +20,7 @@ def scatter(
 
     `each` calls a function with each layer below the root, one after the other or at once.
     """
-    u = x[:, None]  # (batch, 1, *grid)
+    u = x.reshape(x.shape[0], 1, *x.shape[1:])  # (batch, 1, *grid)
     u_hat = backend.spectrum(u, len(tree.grid))
     if tree.average is not None:
         emit(np.zeros(1, np.intp), backend.average(u, tree.average, u_hat))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from scatflow.backends import choose
+from scatflow.backends.protocol import Backend
 from scatflow.engines.paths import PathTable
 from scatflow.engines.plan import PLANS, Boundary, Plan
 from scatflow.errors import InputShapeError, InputTypeError, ParameterError
@@ -30,12 +33,16 @@ class Engine(ABC):
     ndim: ClassVar[int]
     shape: Any
 
+    backend: str | None
+
     @abstractmethod
-    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:
+    def _build(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend
+    ) -> Plan:
         """Make the plan for signals of `shape`."""
 
     @abstractmethod
-    def _arrange(self, plan: Plan, x: NDArray[Any]) -> Any:
+    def _arrange(self, plan: Plan, x: Any) -> Any:
         """Apply the plan and give the output its type."""
 
     @abstractmethod
@@ -55,14 +62,15 @@ class Engine(ABC):
 
         Parameters
         ----------
-        x : array_like
+        x : array_like or torch.Tensor
             Real, ``(..., *shape)``. float32 and float64 keep their precision; integers of up to
             16 bits, bool and float16 are computed in float32, wider integers in float64.
 
         Returns
         -------
-        ndarray, list or dict
-            As ``out_type`` says.
+        ndarray or Tensor, list or dict
+            As ``out_type`` says; of the library and on the device of `x`. What is derived from
+            tensors that require gradients can be differentiated, twice.
 
         Raises
         ------
@@ -71,11 +79,44 @@ class Engine(ABC):
         RuntimeError
             If the last axes of `x` do not have the engine's shape.
         """
-        array = real_array(x, self.ndim)
-        shape = array.shape[array.ndim - self.ndim :]
+        library = choose.library(x)
+        name = self.backend or library
+        if name in choose.HOST and library not in choose.HOST:
+            raise InputTypeError(
+                f"The input should be a NumPy array, as backend={name!r} asks for, but it is a "
+                f"{type(x).__module__}.{type(x).__name__}. Leave backend out to follow the input."
+            )
+        if name in choose.HOST:
+            array = real_array(x, self.ndim)
+            return self._arrange(self.plan(self._shape_in(array), array.dtype), array)
+        tensors = choose.module(name)
+        if library != name:
+            array = tensors.from_host(real_array(x, self.ndim))
+            return _mapped(self._tensors(tensors, array), tensors.to_host)
+        array = tensors.real_tensor(x)
+        enough_axes(array, self.ndim)
+        if tensors.in_host_memory(array):
+            host = tensors.to_host(array)
+            plan = self.plan(self._shape_in(host), host.dtype)
+            return _mapped(self._arrange(plan, host), tensors.from_host)
+        return self._tensors(tensors, array)
+
+    def _tensors(self, tensors: Any, x: Any) -> Any:
+        """Transform a tensor on its device."""
+        dtype = tensors.precision_of(x)
+        return self._arrange(self._plan_on(x.device, self._shape_in(x), dtype), x)
+
+    def _plan_on(self, device: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Plan:
+        key = (self, shape, dtype.str, "reflect", str(device))
+        backend = choose.backend(self.backend or "torch", device)
+        return PLANS.get(key, lambda: self._build(shape, dtype, "reflect", backend))
+
+    def _shape_in(self, x: Any) -> tuple[int, ...]:
+        """Return the shape of the signals of an array, which must be the engine's."""
+        shape = tuple(x.shape[x.ndim - self.ndim :])
         if self.shape is not None and shape != self._input_shape():
             raise InputShapeError(self._wrong_shape(shape))
-        return self._arrange(self.plan(shape, array.dtype), array)
+        return shape
 
     def plan(
         self,
@@ -117,7 +158,9 @@ class Engine(ABC):
         one_of("boundary", boundary, ("reflect", "periodic"))
         kind = precision(dtype)
         key = (self, tuple(shape), kind.str, boundary)
-        plan = PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary).compiled())
+        name = self.backend if self.backend in choose.HOST else "numpy"
+        backend = choose.backend(str(name))
+        plan = PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary, backend).compiled())
         return plan.on(integer("threads", threads, 1))
 
     def output_shape(self, shape: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -173,14 +216,21 @@ def real_array(x: Any, ndim: int) -> NDArray[Any]:
             f"The input should be real, in at most 64 bits, but it has dtype {array.dtype}. "
             "Take its real part, its modulus or convert it first."
         )
-    if array.ndim < ndim:
+    enough_axes(array, ndim)
+    return array.astype(working_dtype(array.dtype), copy=False)
+
+
+def enough_axes(x: Any, ndim: int) -> None:
+    """Say so if an array has too few axes for a signal."""
+    if x.ndim < ndim:
         words = {
             1: "at least one axis",
             2: "at least two dimensions",
             3: "at least three dimensions",
         }
-        raise InputShapeError(f"The input should have {words[ndim]}, but has shape {array.shape}.")
-    return array.astype(working_dtype(array.dtype), copy=False)
+        raise InputShapeError(
+            f"The input should have {words[ndim]}, but has shape {tuple(x.shape)}."
+        )
 
 
 def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -246,6 +296,15 @@ def one_of(name: str, value: Any, accepted: tuple[Any, ...]) -> Any:
         listed = ", ".join(repr(a) for a in accepted)
         raise ParameterError(f"{name} must be one of {listed}, not {value!r}.")
     return value
+
+
+def _mapped(result: Any, convert: Callable[[Any], Any]) -> Any:
+    """Return an engine's output with its arrays converted."""
+    if isinstance(result, dict):
+        return {key: convert(value) for key, value in result.items()}
+    if isinstance(result, list):
+        return [{**path, "coef": convert(path["coef"])} for path in result]
+    return convert(result)
 
 
 def _plain(value: Any) -> Any:

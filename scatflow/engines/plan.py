@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     Backend,
     Grid,
+    Joining,
     Layer,
     PowerSums,
     Program,
@@ -100,17 +101,17 @@ class Plan:
         """Signals that are taken through the cascade together."""
         return max(1, self.tree.elements // (4 * math.prod(self.padded)))
 
-    def apply(self, x: NDArray[Any]) -> NDArray[Any]:
+    def apply(self, x: Any) -> Any:
         """Transform real signals.
 
         Parameters
         ----------
-        x : ndarray
-            ``(..., *shape)``, of the plan's dtype.
+        x : ndarray or Tensor
+            ``(..., *shape)``, of the plan's dtype and backend.
 
         Returns
         -------
-        ndarray
+        ndarray or Tensor
             ``(..., *output_shape)``, of the same dtype.
         """
         if self.tail == "ragged":
@@ -119,7 +120,9 @@ class Plan:
                 "array holds: use apply_ragged."
             )
         batch = x.shape[: x.ndim - len(self.shape)]
-        signals = x.reshape(-1, *self.shape)
+        signals = x.reshape(math.prod(batch), *self.shape)
+        if not isinstance(x, np.ndarray):
+            return self._joined(signals).reshape(*batch, *self.output_shape)
         out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
         exponents = _exponents(signals)
         if exponents.any():
@@ -131,6 +134,29 @@ class Plan:
         else:
             self._apply(signals, out)
         return out.reshape(*batch, *self.output_shape)
+
+    def _joined(self, signals: Any) -> Any:
+        """Transform ``(batch, *shape)`` where arrays are not written to."""
+        order, parts = self._parts(signals)
+        return cast(Joining, self.backend).join(parts, order)
+
+    def _parts(self, signals: Any) -> tuple[NDArray[np.intp], list[Any]]:
+        """Return groups of paths ``(batch, paths, ...)``, and where each path is among them."""
+        rows: list[Rows] = []
+        parts: list[Any] = []
+
+        def emit(which: Rows, values: Any) -> None:
+            rows.append(which)
+            parts.append(values)
+
+        after = self._after()
+        scatter(self.backend, self.tree, self.backend.pad(signals, self.before, after), emit)
+        return np.argsort(np.concatenate(rows)), parts
+
+    def _after(self) -> Grid:
+        """Return the samples padded behind, along each axis."""
+        sizes = zip(self.padded, self.shape, self.before, strict=True)
+        return tuple(p - n - b for p, n, b in sizes)
 
     def _apply(self, signals: NDArray[Any], out: NDArray[Any]) -> None:
         """Transform ``(batch, *shape)`` into ``(batch, *labelled_shape)``."""
@@ -154,10 +180,21 @@ class Plan:
         else:
             out[...] = _scaled(out, exponents)
 
-    def apply_ragged(self, x: NDArray[Any]) -> list[NDArray[Any]]:
+    def split(self, y: Any) -> list[Any]:
+        """Return the coefficients of each path, ``(..., *windows)``."""
+        axis = -1 - len(self.windows)
+        if isinstance(y, np.ndarray):
+            return list(np.moveaxis(y, axis, 0))
+        return cast(Joining, self.backend).split(y, axis)
+
+    def apply_ragged(self, x: Any) -> list[Any]:
         """Transform real signals and return one array ``(..., *n_path)`` per path."""
         batch = x.shape[: x.ndim - len(self.shape)]
-        signals = x.reshape(-1, *self.shape)
+        signals = x.reshape(math.prod(batch), *self.shape)
+        if not isinstance(x, np.ndarray):
+            order, parts = self._parts(signals)
+            found = [path for part in parts for path in cast(Joining, self.backend).split(part, 1)]
+            return [found[i].reshape(*batch, *found[i].shape[1:]) for i in order]
         paths: dict[int, NDArray[Any]] = {}
 
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
@@ -185,9 +222,7 @@ class Plan:
 
         Threads have each their own, but for the last ones, whose first-order paths they share.
         """
-        after = tuple(
-            p - n - b for p, n, b in zip(self.padded, self.shape, self.before, strict=True)
-        )
+        after = self._after()
 
         def take(first: int, each: Callable[..., Any] = map) -> None:
             some = signals[first : first + self.signals_at_once]

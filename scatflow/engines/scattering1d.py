@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Keep, Kept, Layer, Lowpass, Mean, Tree
 from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, precision, shape_of
@@ -201,13 +200,11 @@ class Scattering1D(Engine):
 
     # --- output ---
 
-    def _arrange(self, plan: Plan, x: NDArray[Any]) -> Any:
+    def _arrange(self, plan: Plan, x: Any) -> Any:
         if self.out_type == "array":
             return plan.apply(x)
-        if plan.tail == "ragged":
-            coefficients = plan.apply_ragged(x)
-        else:
-            coefficients = list(np.moveaxis(plan.apply(x), -2, 0))
+        ragged = plan.tail == "ragged"
+        coefficients = plan.apply_ragged(x) if ragged else plan.split(plan.apply(x))
         if self.out_type == "dict":
             return dict(zip(plan.paths.keys, coefficients, strict=True))
         meta = self.meta()
@@ -248,7 +245,9 @@ class Scattering1D(Engine):
 
     # --- plans ---
 
-    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:
+    def _build(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend
+    ) -> Plan:
         (N,) = shape
         self._check_length(N)
         if boundary == "reflect":
@@ -261,7 +260,7 @@ class Scattering1D(Engine):
                     f"A period of {N} samples cannot be decimated by {self.coarsest}: "
                     "take a multiple."
                 )
-        return _plan(self, shape, padded, before, dtype)
+        return _plan(self, shape, padded, before, dtype, backend)
 
     def _trimmed(self, N: int, padded: int, before: int, dtype: np.dtype[Any]) -> tuple[int, int]:
         """Return a shorter padding with the same windows, where all filters end within it.
@@ -508,10 +507,15 @@ def _by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:
 
 
 def _plan(
-    engine: Scattering1D, shape: tuple[int, ...], padded: int, before: int, dtype: np.dtype[Any]
+    engine: Scattering1D,
+    shape: tuple[int, ...],
+    padded: int,
+    before: int,
+    dtype: np.dtype[Any],
+    backend: Backend,
 ) -> Plan:
     """Assemble the tree and the labels."""
-    frame = _Frame(engine, shape[0], padded, before, dtype, choose_backend(engine.backend))
+    frame = _Frame(engine, shape[0], padded, before, dtype, backend)
     paths = path_table(engine)
     s = engine.log2_stride
     tree = Tree((padded,), frame.averages[0], _layers(frame, paths), ELEMENTS)

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Layer, Lowpass, Stage, Tree
 from scatflow.engines.engine import LARGEST_J, Engine, integer, one_of, shape_of
@@ -148,11 +147,11 @@ class Scattering2D(Engine):
 
     # --- output ---
 
-    def _arrange(self, plan: Plan, x: NDArray[Any]) -> Any:
+    def _arrange(self, plan: Plan, x: Any) -> Any:
         y = plan.apply(x)
         if self.out_type == "array":
             return y
-        coefficients = list(np.moveaxis(y, -3, 0))
+        coefficients = plan.split(y)
         if self.out_type == "dict":
             return dict(zip(plan.paths.keys, coefficients, strict=True))
         return [
@@ -196,7 +195,9 @@ class Scattering2D(Engine):
 
     # --- plans ---
 
-    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:
+    def _build(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend
+    ) -> Plan:
         unit = 2**self.J
         before: tuple[int, ...]
         self._check_size(shape)
@@ -213,7 +214,7 @@ class Scattering2D(Engine):
             before = tuple((p - n) // 2 for p, n in zip(padded, shape, strict=True))
         # One window on each side lies in the padding, which is 2^J at least.
         margin = 0 if boundary == "periodic" else 1
-        return _plan(self, shape, padded, before, margin, dtype)
+        return _plan(self, shape, padded, before, margin, dtype, backend)
 
 
 @lru_cache(maxsize=64)
@@ -315,9 +316,9 @@ def _plan(
     before: tuple[int, ...],
     margin: int,
     dtype: np.dtype[Any],
+    backend: Backend,
 ) -> Plan:
     """Assemble the tree and the labels."""
-    backend = choose_backend(engine.backend)
     frame = _Frame(engine, (padded[0], padded[1]), margin, dtype, backend)
     paths = path_table(engine)
     unit = 2**engine.J

@@ -14,9 +14,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scatflow.backends.choose import backend as choose_backend
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Kept, Layer, PowerSums, Samples, Stage, Tree
 from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, shape_of
@@ -159,7 +157,7 @@ class HarmonicScattering3D(Engine):
 
     # --- output ---
 
-    def _arrange(self, plan: Plan, x: NDArray[Any]) -> Any:
+    def _arrange(self, plan: Plan, x: Any) -> Any:
         return plan.apply(x)
 
     def meta(self) -> dict[str, Any]:
@@ -193,9 +191,15 @@ class HarmonicScattering3D(Engine):
 
     # --- plans ---
 
-    def _build(self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary) -> Plan:  # noqa: ARG002 - volumes are periodic in any case
+    def _build(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        boundary: Boundary,  # noqa: ARG002 - volumes are periodic in any case
+        backend: Backend,
+    ) -> Plan:
         self._check_size(shape)
-        return _plan(self, (shape[0], shape[1], shape[2]), dtype)
+        return _plan(self, (shape[0], shape[1], shape[2]), dtype, backend)
 
 
 def _points(points: Any) -> tuple[tuple[int, int, int], ...] | None:
@@ -289,9 +293,14 @@ class _Frame:
         return Layer(stage, np.array([[row]], np.intp), self.shape, self.kept(j), children)
 
 
-def _plan(engine: HarmonicScattering3D, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Plan:
+def _plan(
+    engine: HarmonicScattering3D,
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    backend: Backend,
+) -> Plan:
     """Assemble the tree and the labels."""
-    frame = _Frame(engine, shape, dtype, choose_backend(engine.backend))
+    frame = _Frame(engine, shape, dtype, backend)
     paths = path_table(engine)
     row = {key: i for i, key in enumerate(paths.keys)}
     layers = []

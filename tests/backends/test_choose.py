@@ -2,7 +2,9 @@
 
 import inspect
 
+import numpy as np
 import pytest
+import torch
 
 from scatflow.backends import choose
 from scatflow.backends.protocol import Backend
@@ -20,9 +22,11 @@ def test_every_backend_answers_to_its_name_and_has_every_verb(name):
         assert list(inspect.signature(getattr(backend, verb)).parameters) == expected
 
 
-def test_no_name_stands_for_numpy():
-    assert choose.backend(None).name == "numpy"
+def test_no_name_follows_the_input():
     assert choose.check(None) is None
+    assert choose.library(torch.nn.Parameter(torch.ones(2))) == "torch"
+    for x in (np.ones(2), [1.0], 3, None, np.ma.ones(2)):
+        assert choose.library(x) == "numpy"
 
 
 @pytest.mark.parametrize("name", ["jax", "NumPy", "", 3, ("numpy",), ["numpy"]])

@@ -169,9 +169,9 @@ def built(monkeypatch):
     for cls in (Scattering1D, Scattering2D, HarmonicScattering3D):
         original = cls._build
 
-        def counted(self, shape, dtype, boundary, original=original):
+        def counted(self, shape, dtype, boundary, backend, original=original):
             shapes.append((shape, dtype.name, boundary))
-            return original(self, shape, dtype, boundary)
+            return original(self, shape, dtype, boundary, backend)
 
         monkeypatch.setattr(cls, "_build", counted)
     yield shapes

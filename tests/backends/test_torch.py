@@ -1,0 +1,207 @@
+"""Tensors: the same numbers as NumPy, derivatives, and what traces or differentiates them."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import scatflow
+from scatflow.errors import BackendError, InputShapeError, InputTypeError
+
+ENGINES = {
+    "1d": (scatflow.Scattering1D(3, 16, (2, 1)), (2, 16)),
+    "1d list": (scatflow.Scattering1D(3, 16, 2, T=0, out_type="list"), (1, 16)),
+    "1d global": (scatflow.Scattering1D(3, 16, 2, T="global"), (1, 16)),
+    "2d": (scatflow.Scattering2D(1, (4, 6), 2), (1, 4, 6)),
+    "2d dict": (scatflow.Scattering2D(1, (4, 6), 2, out_type="dict"), (1, 4, 6)),
+    "3d": (scatflow.HarmonicScattering3D(1, (4, 5, 4), 1), (1, 4, 5, 4)),
+    "3d odd": (scatflow.HarmonicScattering3D(1, (5, 5, 5), 2, max_order=1), (1, 5, 5, 5)),
+    "3d standard": (scatflow.HarmonicScattering3D(1, (4, 5, 4), 1, method="standard"), (4, 5, 4)),
+    "3d local": (
+        scatflow.HarmonicScattering3D(1, (5, 4, 4), 1, method="local", points=((1, 2, 3),)),
+        (5, 4, 4),
+    ),
+}
+engines = pytest.mark.parametrize("name", ENGINES)
+ERROR = {np.float32: 1e-6, np.float64: 1e-10}
+
+
+def arrays(y):
+    """What an engine gave, as one tuple."""
+    if isinstance(y, dict):
+        return tuple(y.values())
+    return tuple(path["coef"] for path in y) if isinstance(y, list) else (y,)
+
+
+def traced(x):
+    """Convert to a tensor that NumPy may not compute."""
+    return torch.from_numpy(x).requires_grad_()
+
+
+def same(found, true, dtype):
+    for a, b in zip(arrays(found), arrays(true), strict=True):
+        assert a.dtype == torch.from_numpy(b).dtype
+        assert a.shape == b.shape
+        distance = np.linalg.norm(a.detach().numpy() - b)
+        assert distance <= ERROR[dtype] * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@engines
+def test_every_engine_agrees_with_numpy(name, dtype, rng):
+    engine, shape = ENGINES[name]
+    x = rng.standard_normal(shape).astype(dtype)
+    same(engine(traced(x)), engine(x), dtype)
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_signals_of_any_kind(data):
+    J = data.draw(st.integers(1, 6))
+    N = data.draw(st.integers(2**J, 400))
+    engine = scatflow.Scattering1D(
+        J, N, (data.draw(st.integers(1, 9)), data.draw(st.integers(1, 3))),
+        T=data.draw(st.sampled_from([None, 1, 2**J, "global"])),
+        max_order=data.draw(st.integers(1, 2)),
+    )  # fmt: skip
+    batch = data.draw(st.sampled_from([(), (1,), (2, 3)]))
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    x = np.random.default_rng(N).standard_normal((*batch, N)).astype(dtype)
+    same(engine(traced(x)), engine(x), dtype)
+
+
+@given(data=st.data())
+@settings(max_examples=40)
+def test_images_of_any_kind(data):
+    J = data.draw(st.integers(1, 3))
+    shape = data.draw(st.tuples(*[st.integers(2**J, 50)] * 2))
+    pyramid = data.draw(st.sampled_from(["scatnet", "fold"]))
+    engine = scatflow.Scattering2D(J, shape, data.draw(st.integers(1, 4)), pyramid=pyramid)
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    x = np.random.default_rng(J).standard_normal((2, *shape)).astype(dtype)
+    same(engine(traced(x)), engine(x), dtype)
+
+
+def test_long_signals_are_averaged_in_fourier(rng):
+    engine = scatflow.Scattering1D(6, 2**15, 1, T=16, stride=4)
+    x = rng.standard_normal((1, 2**15))
+    same(engine(traced(x)), engine(x), np.float64)
+
+
+@engines
+def test_first_and_second_derivatives(name):
+    engine, shape = ENGINES[name]
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.manual_seed(0)).requires_grad_()
+
+    def values(x):
+        return arrays(engine(x))
+
+    assert torch.autograd.gradcheck(values, x)
+    assert torch.autograd.gradgradcheck(values, x)
+
+
+@engines
+def test_derivatives_at_zero_are_finite(name):
+    engine, shape = ENGINES[name]
+    x = torch.zeros(shape, requires_grad=True)
+    y = sum(value.sum() for value in arrays(engine(x)))
+    (slope,) = torch.autograd.grad(y, x, create_graph=True)
+    assert torch.isfinite(slope).all()
+    (curvature,) = torch.autograd.grad(slope.square().sum(), x)
+    assert torch.isfinite(curvature).all()
+
+
+@engines
+def test_what_nobody_differentiates_numpy_computes(name, rng):
+    engine, shape = ENGINES[name]
+    x = rng.standard_normal(shape).astype(np.float32)
+    for found in (engine(torch.from_numpy(x)), torch.no_grad()(engine)(traced(x))):
+        for a, b in zip(arrays(found), arrays(engine(x)), strict=True):
+            np.testing.assert_array_equal(a.numpy(), b)
+
+
+def test_vmap_and_functional_derivatives(rng):
+    engine = scatflow.Scattering1D(4, 256, 4)
+    x = torch.from_numpy(rng.standard_normal((3, 256)))
+    torch.testing.assert_close(torch.func.vmap(engine)(x), engine(x))
+    slope = torch.func.grad(lambda x: engine(x).square().sum())(x)
+    y = x.clone().requires_grad_()
+    engine(y).square().sum().backward()
+    torch.testing.assert_close(slope, y.grad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its scripts
+        value, tangent = torch.func.jvp(engine, (x,), (x,))
+    torch.testing.assert_close(tangent, value)  # the transform is homogeneous
+
+
+@engines
+def test_compiled(name):
+    engine, shape = ENGINES[name]
+    x = torch.randn(shape, requires_grad=True)
+    compiled = torch.compile(lambda x: arrays(engine(x)), backend="aot_eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = compiled(x)
+    torch.testing.assert_close(found, arrays(engine(x)))
+
+
+def test_input_need_not_be_contiguous(rng):
+    engine = scatflow.Scattering2D(2, (16, 20), 3)
+    x = torch.from_numpy(rng.standard_normal((20, 16, 2))).permute(2, 1, 0)
+    for requires in (False, True):
+        x = x.detach().requires_grad_(requires)
+        torch.testing.assert_close(engine(x), engine(x.detach().contiguous()))
+
+
+SINGLE = [torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int16]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "becomes"),
+    [*((kind, torch.float32) for kind in SINGLE), (torch.int64, torch.float64)],
+)
+def test_precision(dtype, becomes):
+    x = torch.ones(64).to(dtype)
+    assert scatflow.Scattering1D(3, 64)(x).dtype == becomes
+
+
+def test_bad_tensors():
+    engine = scatflow.Scattering1D(3, 64)
+    with pytest.raises(InputTypeError, match="should be real"):
+        engine(torch.ones(64, dtype=torch.complex64))
+    with pytest.raises(InputShapeError, match="at least one axis"):
+        engine(torch.tensor(1.0))
+    with pytest.raises(InputShapeError, match="was made"):
+        engine(torch.ones(65, requires_grad=True))
+    with pytest.raises(InputTypeError, match="should be a NumPy array"):
+        scatflow.Scattering1D(3, 64, backend="numpy")(torch.ones(64))
+
+
+def test_numpy_through_torch(rng):
+    x = rng.standard_normal((2, 64))
+    found = scatflow.Scattering1D(3, 64, backend="torch")(x)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_allclose(found, scatflow.Scattering1D(3, 64)(x), atol=1e-14)
+
+
+def test_a_missing_library_is_said(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "scatflow.backends.torch", None)
+    with pytest.raises(BackendError, match=r"pip install \"scatflow\[torch\]\""):
+        scatflow.Scattering1D(3, 64, backend="torch")(np.ones(64))
+
+
+@engines
+def test_devices_are_followed(name):
+    """No tensor is left on the CPU: operations between devices are errors, here as on a GPU."""
+    engine, shape = ENGINES[name]
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        x = torch.empty(shape, device="cuda")
+        y = arrays(engine(x))
+        assert {value.device.type for value in y} == {"cuda"}
+        assert {value.dtype for value in y} == {torch.float32}
