@@ -116,7 +116,7 @@ def _smooth(like, line, group, how, spectrum, short, room):
 def _eight_rows(like, line, group, y, half, places):
     """Average rows y ... y + 7, the chunks of `u`, and write them to `half`, if any.
 
-    Where the last one is before, the other chunks are anything.
+    Where the last one is before, the other chunks are earlier rows of the same grid, or zero.
     """
     room, row, u, short, averages, _ = places
     rows, n = group[ROWS], group[COLUMNS]
@@ -239,6 +239,11 @@ def _rows(like, line, group, z, half, places):
     """Invert rows, take moduli, average them, and where `half` is not 0, transform them."""
     room, row, u = places[:3]
     rows, n = group[ROWS], group[COLUMNS]
+    if rows <= ABREAST:
+        # Imaginary parts would be another grid's rows: they drop out, but for their rounding.
+        for x in range(n):
+            for at in range(VECTOR_BYTES, POINT, CHUNK):
+                codelets.clear_chunk(like, u + x * POINT + at)
     for first in range(0, rows, UNITS):
         for y in range(first, min(first + UNITS, rows), ABREAST):
             a, b = y * POINT, min(y + 1, rows - 1) * POINT

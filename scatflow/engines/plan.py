@@ -274,7 +274,9 @@ class Plan:
           and 16 KiB, of which MKL has 2 V in buffers of its own; 10 V with a window at every
           sample. Without MKL sixteen are in flight a thread (eight in float64). Images are in
           flight four a thread (two in float64), be there so many or not; beyond 2**19 pixels one
-          where MKL serves it well, beyond 2**20 in any case; in at most 8 V and 16 KiB, too.
+          where MKL serves it well, beyond 2**20 in any case; in at most 8 V and 16 KiB, too, but
+          for strips up to eight pixels wide, which take up to 22 V. Input that is not contiguous
+          in the order of C is copied first.
         - Otherwise so many are taken together (:attr:`signals_at_once`) that the moduli in flight
           are ``tree.elements`` samples, E bytes, however short one signal is: at most 3 V and
           8 times E or V a thread, whichever is larger.

@@ -146,3 +146,24 @@ def test_an_image_s_bits_do_not_depend_on_its_companions(L, shape, count, some, 
     x[first] = np.nan
     others = np.arange(count) != first
     np.testing.assert_array_equal(S(x)[others], y[others])
+
+
+@given(
+    J=st.integers(1, 4),
+    L=st.integers(1, 6),
+    blocks=st.tuples(st.integers(1, 3), st.integers(1, 6)),
+    count=st.integers(1, 9),
+    dtype=dtypes,
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_grids_of_a_few_rows_know_nothing_of_other_grids(J, L, blocks, count, dtype, seed):
+    shape = (blocks[0] * 2**J, blocks[1] * 2**J)
+    plan = Scattering2D(J, shape, L).plan(dtype=dtype, boundary="periodic")
+    plain = Scattering2D(J, shape, L, backend="plain").plan(dtype="float64", boundary="periodic")
+    x = np.random.default_rng(seed).standard_normal((count, *shape)).astype(dtype)
+    y = plan.apply(x)
+    true = plain.apply(x.astype(np.float64))
+    assert np.linalg.norm(y - true) <= TOLERANCE[np.dtype(dtype).name] * np.linalg.norm(true)
+    np.testing.assert_array_equal(np.concatenate([plan.apply(image[None]) for image in x]), y)
+    plan.apply(np.full_like(x, np.nan))
+    np.testing.assert_array_equal(plan.apply(x), y)
