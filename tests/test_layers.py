@@ -18,7 +18,7 @@ ROOMS = {
     "flow": {"errors", *LOW, "engines", "dataset", ""},
     "cli": {"errors", *LOW, "engines", "dataset", "pictures", "flow", ""},
     "": {"engines", "errors"},  # scatflow/__init__.py, the public names
-    "torch": {"engines", "backends", "wavelets", "errors", ""},  # the front door for PyTorch
+    **{door: {"engines", "errors", ""} for door in ("numpy", "torch", "sklearn")},
 }
 """Which rooms of scatflow each room may import, besides itself."""
 
@@ -26,6 +26,7 @@ OUTSIDE = {
     "dask": {"flow"},
     "distributed": {"flow"},
     "torch": {"backends.torch", "torch"},
+    "sklearn": {"sklearn"},
     "cupy": {"backends.cupy"},
     "numba": {"backends"},
     "xarray": {"archive", "dataset", "flow", "pictures", "cli"},

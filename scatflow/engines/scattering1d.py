@@ -417,7 +417,7 @@ def path_table(engine: Scattering1D) -> PathTable:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """Where the windows lie: what the building functions below share."""
 
     engine: Scattering1D
@@ -515,7 +515,7 @@ def _plan(
     backend: Backend,
 ) -> Plan:
     """Assemble the tree and the labels."""
-    frame = _Frame(engine, shape[0], padded, before, dtype, backend)
+    frame = Frame(engine, shape[0], padded, before, dtype, backend)
     paths = path_table(engine)
     s = engine.log2_stride
     tree = Tree((padded,), frame.averages[0], _layers(frame, paths), ELEMENTS)
@@ -538,7 +538,7 @@ def _plan(
     )
 
 
-def _layers(frame: _Frame, paths: PathTable) -> tuple[Layer, ...]:
+def _layers(frame: Frame, paths: PathTable) -> tuple[Layer, ...]:
     """Group the wavelets of each layer by octave: they share parents and decimation."""
     psi1, psi2 = frame.engine.scales()
     row = {key: i for i, key in enumerate(paths.keys)}

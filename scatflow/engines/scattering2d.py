@@ -249,7 +249,7 @@ def wavelet(engine: Scattering2D, padded: tuple[int, int], j: int, theta: int) -
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """What the building functions below share."""
 
     engine: Scattering2D
@@ -319,7 +319,7 @@ def _plan(
     backend: Backend,
 ) -> Plan:
     """Assemble the tree and the labels."""
-    frame = _Frame(engine, (padded[0], padded[1]), margin, dtype, backend)
+    frame = Frame(engine, (padded[0], padded[1]), margin, dtype, backend)
     paths = path_table(engine)
     unit = 2**engine.J
     out = tuple(n // unit - 2 * margin for n in padded)
@@ -339,7 +339,7 @@ def _plan(
     )
 
 
-def _layers(frame: _Frame, paths: PathTable) -> tuple[Layer, ...]:
+def _layers(frame: Frame, paths: PathTable) -> tuple[Layer, ...]:
     """Group the wavelets of each layer by scale: they share parents and decimation."""
     J, L = frame.engine.J, frame.engine.L
     row = {key: i for i, key in enumerate(paths.keys)}
