@@ -1,9 +1,19 @@
-"""Which backend serves an engine."""
+"""Which backend serves an engine, and who said so.
+
+An engine's argument goes before the variable ``SCATFLOW_BACKEND_1D`` (2D, 3D), that before
+``SCATFLOW_BACKEND``, that before the user's configuration file, and where nobody says anything the
+input decides: tensors are torch's, everything else NumPy's.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, cast
+import importlib.util
+import os
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 from scatflow.backends.protocol import Backend
 from scatflow.errors import BackendError
@@ -17,19 +27,77 @@ BACKENDS = ("numpy", "plain", "torch")
 HOST = ("numpy", "plain")
 """Those that compute NumPy's arrays."""
 
+NEEDS = {"numpy": "numpy", "plain": "numpy", "torch": "torch"}
+"""What has to be installed for each."""
+
 LIBRARIES = ("torch",)
 """Libraries whose arrays have a backend of the same name; whatever else is NumPy's."""
 
-REMEDIES = {"torch": 'pip install "scatflow[torch]"'}
+
+class Choice(NamedTuple):
+    """A backend and who chose it."""
+
+    name: str | None
+    """None follows the input."""
+    why: str
 
 
-def check(name: Any) -> str | None:
+def check(name: Any, said_by: str = "backend") -> str | None:
     """Return a `backend` parameter if it is known."""
-    if name is None or name in BACKENDS:
-        return cast("str | None", name)
+    if name is None or (isinstance(name, str) and name in BACKENDS):
+        return name
     raise BackendError(
-        f"backend must be None or one of {', '.join(map(repr, BACKENDS))}, not {name!r}."
+        f"{said_by} must be None or one of {', '.join(map(repr, BACKENDS))}, not {name!r}. "
+        f"{_remedies()}"
     )
+
+
+def chosen(name: str | None, ndim: int) -> Choice:
+    """Return the backend of an engine of so many axes, of which `name` is the argument."""
+    if name is not None:
+        return Choice(name, "by the engine")
+    for variable in (f"SCATFLOW_BACKEND_{ndim}D", "SCATFLOW_BACKEND"):
+        if os.environ.get(variable):
+            return Choice(check(os.environ[variable], variable), f"by {variable}")
+    path, settings = _settings()
+    for key in (f"backend_{ndim}d", "backend"):
+        if key in settings:
+            return Choice(check(settings[key], f"{key} in {path}"), f"by {path}")
+    return Choice(None, "by the input")
+
+
+@lru_cache(maxsize=1)
+def _settings() -> tuple[Path, dict[str, Any]]:
+    """Return the user's configuration file and what is in it."""
+    # The public names import nothing but NumPy and SciPy.
+    import platformdirs
+
+    path = platformdirs.user_config_path("scatflow") / "config.toml"
+    if not path.is_file():
+        return path, {}
+    try:
+        settings = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BackendError(f"{path} is not TOML: {error}. Mend or remove it.") from error
+    known = {"backend", *(f"backend_{ndim}d" for ndim in (1, 2, 3))}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise BackendError(
+            f"{path} has {', '.join(unknown)}, which nothing reads. It may have "
+            f"{', '.join(sorted(known))}."
+        )
+    return path, settings
+
+
+def installed(name: str) -> bool:
+    """Return whether what a backend needs is there."""
+    return importlib.util.find_spec(NEEDS[name]) is not None
+
+
+def _remedies() -> str:
+    there = ", ".join(filter(installed, BACKENDS))
+    missing = [f'pip install "scatflow[{name}]"' for name in BACKENDS if not installed(name)]
+    return f"Installed: {there}." + (f" The rest: {'; '.join(missing)}." if missing else "")
 
 
 def library(x: Any) -> str:
@@ -40,13 +108,9 @@ def library(x: Any) -> str:
 
 def module(name: str) -> Any:
     """Return a backend's module."""
-    try:
-        return importlib.import_module(f"scatflow.backends.{name}")
-    except ModuleNotFoundError as error:
-        raise BackendError(
-            f"backend={name!r} needs {error.name}, which is not installed. Install it: "
-            f"{REMEDIES[name]}."
-        ) from error
+    if not installed(name):
+        raise BackendError(f"backend={name!r} needs {NEEDS[name]}. {_remedies()}")
+    return importlib.import_module(f"scatflow.backends.{name}")
 
 
 def backend(name: str, device: Any = None) -> Backend:

@@ -32,7 +32,7 @@ from scatflow.backends.protocol import (
     Samples,
     Tree,
 )
-from scatflow.errors import InputTypeError
+from scatflow.errors import BackendError, InputTypeError
 
 DENSE = 2**22
 """Numbers in a matrix that averages signals; longer ones are averaged in Fourier."""
@@ -225,6 +225,17 @@ class Torch:
 def on(device: torch.device) -> Torch:
     """Return the verbs on a device."""
     return Torch(device)
+
+
+def device(place: Any) -> torch.device:
+    """Return a device, or say that it is not there."""
+    found = torch.device(place)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError(
+            f"{found} is not there: this torch ({torch.__version__}) sees no GPU. Check the "
+            "driver, and that torch was installed with CUDA."
+        )
+    return found
 
 
 def in_host_memory(x: torch.Tensor) -> bool:

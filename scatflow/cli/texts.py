@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from scatflow.backends import choose
+
 EXTRAS = {
     "torch": ("torch",),
     "cuda12": ("cupy", "dask_cuda"),
@@ -135,7 +137,7 @@ def doctor_lines() -> list[str]:
         f"scatflow   {scatflow.__version__}",
         f"python     {platform.python_version()} on {platform.platform()}",
         f"libraries  {versions}",
-        "backends   numpy",
+        *_backends(),
         f"fft        {fft_library()}",
         f"threads    {_processors()} processors to use, {os.cpu_count()} in all",
         f"cpu        {cpu()}",
@@ -144,6 +146,17 @@ def doctor_lines() -> list[str]:
         *extras,
         f"  mkl: {_mkl()}",
     ]
+
+
+def _backends() -> Iterator[str]:
+    """Say which backends there are, and which one serves whom, and why."""
+    there = [name for name in choose.BACKENDS if choose.installed(name)]
+    missing = [name for name in choose.BACKENDS if name not in there]
+    rest = f"; not installed: {', '.join(missing)}" if missing else ""
+    yield f"backends   {', '.join(there)}{rest}"
+    for ndim in (1, 2, 3):
+        name, why = choose.chosen(None, ndim)
+        yield f"  {ndim}D: {name or 'numpy, of tensors torch'}, {why}"
 
 
 def _mkl() -> str:

@@ -80,7 +80,9 @@ class Engine(ABC):
             If the last axes of `x` do not have the engine's shape.
         """
         library = choose.library(x)
-        name = self.backend or library
+        name = choose.chosen(self.backend, self.ndim).name or library
+        if self.backend is None and name in choose.HOST:
+            name = name if library in choose.HOST else library  # tensors are not NumPy's
         if name in choose.HOST and library not in choose.HOST:
             raise InputTypeError(
                 f"The input should be a NumPy array, as backend={name!r} asks for, but it is a "
@@ -107,8 +109,8 @@ class Engine(ABC):
         return self._arrange(self._plan_on(x.device, self._shape_in(x), dtype), x)
 
     def _plan_on(self, device: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Plan:
-        key = (self, shape, dtype.str, "reflect", str(device))
-        backend = choose.backend(self.backend or "torch", device)
+        key = (self, shape, dtype.str, "reflect", "torch", str(device))
+        backend = choose.backend("torch", device)
         return PLANS.get(key, lambda: self._build(shape, dtype, "reflect", backend))
 
     def _shape_in(self, x: Any) -> tuple[int, ...]:
@@ -157,11 +159,39 @@ class Engine(ABC):
             )
         one_of("boundary", boundary, ("reflect", "periodic"))
         kind = precision(dtype)
-        key = (self, tuple(shape), kind.str, boundary)
-        name = self.backend if self.backend in choose.HOST else "numpy"
-        backend = choose.backend(str(name))
+        name = choose.chosen(self.backend, self.ndim).name
+        backend = choose.backend(name if name in choose.HOST else "numpy")
+        key = (self, tuple(shape), kind.str, boundary, backend.name)
         plan = PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary, backend).compiled())
         return plan.on(integer("threads", threads, 1))
+
+    def to(self, device: Any) -> Engine:
+        """Make the plan for float32 tensors on a device now, rather than with the first input.
+
+        Engines follow the device of their input; this only saves the first one the time.
+
+        Parameters
+        ----------
+        device : str, int or torch.device
+            As torch takes it.
+
+        Returns
+        -------
+        Engine
+            This one.
+        """
+        place = choose.module("torch").device(device)
+        if self.shape is not None:
+            self._plan_on(place, self._input_shape(), np.dtype(np.float32))
+        return self
+
+    def cuda(self, device: int = 0) -> Engine:
+        """Make the plan for tensors on a GPU now, see :meth:`to`."""
+        return self.to(f"cuda:{device}")
+
+    def cpu(self) -> Engine:
+        """Make the plan for tensors on the CPU now, see :meth:`to`."""
+        return self.to("cpu")
 
     def output_shape(self, shape: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
         """Return the output's shape for an input of `shape`, batch axes included."""

@@ -3,11 +3,14 @@
 import inspect
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
 
+import scatflow
 from scatflow.backends import choose
 from scatflow.backends.protocol import Backend
+from scatflow.cli.texts import doctor_lines
 
 VERBS = [name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if name[0] != "_"]
 
@@ -33,3 +36,85 @@ def test_no_name_follows_the_input():
 def test_an_unknown_backend_is_refused_by_name(name):
     with pytest.raises(ValueError, match="backend must be None or one of 'numpy'"):
         choose.check(name)
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """A configuration folder; writes its file."""
+    monkeypatch.setattr(platformdirs, "user_config_path", lambda name: tmp_path / name)
+    for name in ("", "_1D", "_2D", "_3D"):
+        monkeypatch.delenv(f"SCATFLOW_BACKEND{name}", raising=False)
+    choose._settings.cache_clear()
+
+    def write(text):
+        path = tmp_path / "scatflow" / "config.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        choose._settings.cache_clear()
+        return path
+
+    yield write
+    choose._settings.cache_clear()
+
+
+def test_who_is_asked_first(settings, monkeypatch):
+    assert choose.chosen(None, 1) == (None, "by the input")
+    path = settings('backend = "plain"')
+    assert choose.chosen(None, 1) == ("plain", f"by {path}")
+    settings('backend = "plain"\nbackend_2d = "torch"')
+    assert [choose.chosen(None, n).name for n in (1, 2, 3)] == ["plain", "torch", "plain"]
+    monkeypatch.setenv("SCATFLOW_BACKEND", "numpy")
+    assert choose.chosen(None, 2) == ("numpy", "by SCATFLOW_BACKEND")
+    monkeypatch.setenv("SCATFLOW_BACKEND_2D", "torch")
+    assert choose.chosen(None, 2) == ("torch", "by SCATFLOW_BACKEND_2D")
+    assert choose.chosen(None, 3).name == "numpy"
+    assert choose.chosen("plain", 2) == ("plain", "by the engine")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('backend = "jax"', "backend in .*config.toml must be None or one of"),
+        ('backends = "numpy"', "has backends, which nothing reads"),
+        ("backend =", "is not TOML"),
+        ("backend = 3", "must be None or one of"),
+    ],
+)
+def test_a_wrong_file_is_said(settings, text, message):
+    settings(text)
+    with pytest.raises(ValueError, match=message):
+        scatflow.Scattering1D(3, 64)(np.zeros(64))
+
+
+def test_a_wrong_variable_is_said(settings, monkeypatch):
+    monkeypatch.setenv("SCATFLOW_BACKEND_1D", "tensorflow")
+    with pytest.raises(ValueError, match=r"SCATFLOW_BACKEND_1D must be .*Installed: numpy"):
+        scatflow.Scattering1D(3, 64)(np.zeros(64))
+
+
+@pytest.mark.parametrize("name", ["numpy", "plain", "torch"])
+def test_the_chosen_backend_computes(settings, monkeypatch, name, rng):
+    x = rng.standard_normal((2, 64)).astype(np.float32)
+    expected = scatflow.Scattering1D(3, 64, backend=name)(x)
+    monkeypatch.setenv("SCATFLOW_BACKEND", name)
+    found = scatflow.Scattering1D(3, 64)(x)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, expected)
+    of_tensors = scatflow.Scattering1D(3, 64)(torch.from_numpy(x))
+    assert isinstance(of_tensors, torch.Tensor)  # they are torch's in any case
+
+
+def test_engines_are_prepared_on_devices():
+    S = scatflow.Scattering1D(3, 64)
+    assert S.to("cpu") is S.cpu() is S
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="sees no GPU"):
+            S.cuda()
+
+
+def test_doctor_says_who_serves_and_why(settings, monkeypatch):
+    monkeypatch.setenv("SCATFLOW_BACKEND_3D", "plain")
+    lines = doctor_lines()
+    assert "  1D: numpy, of tensors torch, by the input" in lines
+    assert "  3D: plain, by SCATFLOW_BACKEND_3D" in lines
+    assert "backends   numpy, plain, torch" in lines

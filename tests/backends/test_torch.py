@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import scatflow
+from scatflow.backends import choose
 from scatflow.errors import BackendError, InputShapeError, InputTypeError
 
 ENGINES = {
@@ -189,9 +190,7 @@ def test_numpy_through_torch(rng):
 
 
 def test_a_missing_library_is_said(monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "scatflow.backends.torch", None)
+    monkeypatch.setattr(choose, "installed", lambda name: name != "torch")
     with pytest.raises(BackendError, match=r"pip install \"scatflow\[torch\]\""):
         scatflow.Scattering1D(3, 64, backend="torch")(np.ones(64))
 
