@@ -250,6 +250,17 @@ def in_host_memory(x: torch.Tensor) -> bool:
     )
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def untraced(function: Any, *given: Any) -> Any:
+    """Call what makes filters, which no compiler should look into."""
+    return function(*given)
+
+
+def own_precision(x: torch.Tensor) -> Any:
+    """Return the context in which automatic mixed precision leaves a transform alone."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def precision_of(x: torch.Tensor) -> np.dtype[Any]:
     """Return the precision of a tensor of float32 or float64."""
     return PRECISIONS[x.dtype]

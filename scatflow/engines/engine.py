@@ -106,7 +106,9 @@ class Engine(ABC):
     def _tensors(self, tensors: Any, x: Any) -> Any:
         """Transform a tensor on its device."""
         dtype = tensors.precision_of(x)
-        return self._arrange(self._plan_on(x.device, self._shape_in(x), dtype), x)
+        plan = tensors.untraced(self._plan_on, x.device, self._shape_in(x), dtype)
+        with tensors.own_precision(x):
+            return self._arrange(plan, x)
 
     def _plan_on(self, device: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Plan:
         key = (self, shape, dtype.str, "reflect", "torch", str(device))

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import scatflow
 from scatflow.backends import choose
+from scatflow.engines.plan import PLANS
 from scatflow.errors import BackendError, InputShapeError, InputTypeError
 
 ENGINES = {
@@ -142,12 +143,25 @@ def test_vmap_and_functional_derivatives(rng):
 @engines
 def test_compiled(name):
     engine, shape = ENGINES[name]
+    PLANS.clear()  # so that the first call, which is traced, makes the filters
     x = torch.randn(shape, requires_grad=True)
     compiled = torch.compile(lambda x: arrays(engine(x)), backend="aot_eager")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = compiled(x)
     torch.testing.assert_close(found, arrays(engine(x)))
+
+
+@engines
+def test_mixed_precision_leaves_transforms_alone(name):
+    engine, shape = ENGINES[name]
+    x = torch.randn(shape, requires_grad=True)
+    true = arrays(engine(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = arrays(engine(x))
+        half = arrays(engine(x.to(torch.bfloat16)))
+    torch.testing.assert_close(found, true, rtol=0, atol=0)
+    assert {value.dtype for value in half} == {torch.float32}
 
 
 def test_input_need_not_be_contiguous(rng):
