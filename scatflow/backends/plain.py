@@ -233,7 +233,7 @@ def _squared_modulus(z: Array) -> Array:
 # --- solid harmonics -----------------------------------------------------------------------
 
 
-def _corners(half_widths: Grid, shape: Grid) -> list[list[tuple[slice, slice]]]:
+def corners(half_widths: Grid, shape: Grid) -> list[list[tuple[slice, slice]]]:
     """Return, for each full axis, where the bins ``0 ... b, -b ... -1`` lie: (grid, box)."""
     axes = []
     for b, n in zip(half_widths, shape, strict=True):
@@ -249,7 +249,7 @@ def _corners(half_widths: Grid, shape: Grid) -> list[list[tuple[slice, slice]]]:
 def _gather(u_hat: Array, filters: HarmonicFilter) -> Array:
     """Copy the box of the half spectrum that the filters touch, with the phase ``(-i)^l``."""
     bz, by, bx = filters.half_widths
-    z_runs, y_runs = _corners((bz, by), filters.shape[:2])
+    z_runs, y_runs = corners((bz, by), filters.shape[:2])
     nz, ny = (sum(box.stop - box.start for _, box in runs) for runs in (z_runs, y_runs))
     box: Array = np.empty((*u_hat.shape[:-3], nz, ny, bx + 1), u_hat.dtype)
     for grid_z, box_z in z_runs:
@@ -265,7 +265,7 @@ def _pruned_inverse(box: Array, filters: HarmonicFilter) -> Array:
     Each pass transforms only the lines that hold something.
     """
     nz, ny, nx = filters.shape
-    z_runs, y_runs = _corners(filters.half_widths[:2], (nz, ny))
+    z_runs, y_runs = corners(filters.half_widths[:2], (nz, ny))
     full = np.zeros((*box.shape[:-3], nz, *box.shape[-2:]), box.dtype)
     for grid, part in z_runs:
         full[..., grid, :, :] = box[..., part, :, :]
@@ -312,7 +312,7 @@ def _harmonic_modulus(u_hat: Array, filters: HarmonicFilter) -> Array:
 def _masked(whole: Array, weights: Array, filters: HarmonicFilter) -> Array:
     """Multiply a full spectrum by weights that are given on a box of it."""
     out = np.zeros_like(whole)
-    for corner in itertools.product(*_corners(filters.half_widths, filters.shape)):
+    for corner in itertools.product(*corners(filters.half_widths, filters.shape)):
         grid, box = (_inner(*(run[i] for run in corner)) for i in range(2))
         np.multiply(whole[grid], weights[box], out=out[grid])
     return out
@@ -328,14 +328,14 @@ def _lowpass(u: Array, factor: Array, n_out: int, axis: int, u_hat: Array | None
     half = scipy.fft.rfft(u, axis=-1) if u_hat is None else u_hat
     band = half[..., :kept] * (factor * (n_out / n)).astype(u.dtype)
     out = np.zeros((*u.shape[:-1], n_out // 2 + 1), band.dtype)
-    for source, target, conjugate in _half_folds(kept, n, n_out):
+    for source, target, conjugate in half_folds(kept, n, n_out):
         part = band[..., source]
         out[..., target] += np.conj(part) if conjugate else part
     return np.moveaxis(np.asarray(scipy.fft.irfft(out, n_out, axis=-1)), -1, axis)
 
 
 @lru_cache(maxsize=256)
-def _half_folds(kept: int, n: int, n_out: int) -> tuple[tuple[slice, slice, bool], ...]:
+def half_folds(kept: int, n: int, n_out: int) -> tuple[tuple[slice, slice, bool], ...]:
     """Return runs that fold bins ``0 ... kept - 1`` and their mirror images to a half spectrum."""
     i = np.arange(kept)
     folds = []

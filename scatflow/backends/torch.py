@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from scatflow.backends.plain import _corners, _half_folds
+from scatflow.backends.plain import corners, half_folds
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
@@ -195,7 +195,7 @@ class Torch:
         factor = self._tensor(how.factors[axis] * (n_out / n)).to(u.dtype)
         band = torch.fft.rfft(u).narrow(-1, 0, factor.shape[0]) * factor
         out = torch.zeros((*u.shape[:-1], n_out // 2 + 1), dtype=band.dtype, device=u.device)
-        for source, to, conjugate in _half_folds(factor.shape[0], n, n_out):
+        for source, to, conjugate in half_folds(factor.shape[0], n, n_out):
             part = _cropped(band, (source,))
             bins = self._tensor(np.arange(n_out // 2 + 1)[to])
             out = out.index_add(-1, bins, part.conj() if conjugate else part)
@@ -365,7 +365,7 @@ def _gather(u_hat: torch.Tensor, filters: HarmonicFilter) -> torch.Tensor:
     """Return the box of the half spectrum that the filters touch, with the phase ``(-i)^l``."""
     bz, by, bx = filters.half_widths
     box = u_hat.narrow(-1, 0, bx + 1)
-    for axis, runs in zip((-3, -2), _corners((bz, by), filters.shape[:2]), strict=True):
+    for axis, runs in zip((-3, -2), corners((bz, by), filters.shape[:2]), strict=True):
         pieces = [box.narrow(axis, grid.start, grid.stop - grid.start) for grid, _ in runs]
         box = torch.cat(pieces, dim=axis)
     return box * (-1j) ** filters.l
@@ -387,7 +387,7 @@ def _pruned_inverse(box: torch.Tensor, filters: HarmonicFilter) -> torch.Tensor:
     """Invert a half spectrum that is zero outside `box`, one axis at a time, to a real volume."""
     nz, ny, nx = filters.shape
     for axis, n, runs in zip(
-        (-3, -2), (nz, ny), _corners(filters.half_widths[:2], (nz, ny)), strict=True
+        (-3, -2), (nz, ny), corners(filters.half_widths[:2], (nz, ny)), strict=True
     ):
         box = torch.fft.ifft(_spread(box, axis, runs, n), dim=axis)
     return torch.fft.irfft(box, nx)
@@ -402,7 +402,7 @@ def _whole_spectrum(half: torch.Tensor, nx: int) -> torch.Tensor:
 
 def _masked(whole: torch.Tensor, weights: torch.Tensor, filters: HarmonicFilter) -> torch.Tensor:
     """Multiply a full spectrum by weights that are given on a box of it."""
-    runs = _corners(filters.half_widths, filters.shape)
+    runs = corners(filters.half_widths, filters.shape)
     for axis, n, some in zip((-3, -2, -1), filters.shape, runs, strict=True):
         weights = _spread(weights, axis, some, n)
     return whole * weights

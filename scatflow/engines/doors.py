@@ -165,23 +165,27 @@ class Door1D(Door):
         return filters.signals(self.engine)[2]
 
 
-class Door2D(Door):
+class _Grid(Door):
+    """What doors of images and volumes share."""
+
+    @property
+    def M(self) -> int:  # noqa: N802
+        """Length of the first axis."""
+        return int(self.shape[0])
+
+    @property
+    def N(self) -> int:  # noqa: N802
+        """Length of the second axis."""
+        return int(self.shape[1])
+
+
+class Door2D(_Grid):
     """What programs read from a :class:`~scatflow.Scattering2D`."""
 
     kind = Scattering2D
     L = Parameter()
     pre_pad = Parameter()
     out_type = Parameter(settable=True)
-
-    @property
-    def M(self) -> int:  # noqa: N802
-        """Rows."""
-        return int(self.shape[0])
-
-    @property
-    def N(self) -> int:  # noqa: N802
-        """Columns."""
-        return int(self.shape[1])
 
     @property
     def _M_padded(self) -> int:  # noqa: N802
@@ -202,7 +206,7 @@ class Door2D(Door):
         return filters.images(self.engine)[1]
 
 
-class Door3D(Door):
+class Door3D(_Grid):
     """What programs read from a :class:`~scatflow.HarmonicScattering3D`."""
 
     kind = HarmonicScattering3D
@@ -212,16 +216,6 @@ class Door3D(Door):
     points = Parameter()
     method = Parameter(settable=True)
     integral_powers = Parameter(settable=True)
-
-    @property
-    def M(self) -> int:  # noqa: N802
-        """Length of the first axis."""
-        return int(self.shape[0])
-
-    @property
-    def N(self) -> int:  # noqa: N802
-        """Length of the second axis."""
-        return int(self.shape[1])
 
     @property
     def O(self) -> int:  # noqa: N802
