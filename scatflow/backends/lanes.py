@@ -407,7 +407,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
 
 
 @compiled
-def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weights):
+def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weights, _):
     """Cut a filter into runs down the columns of its box, some columns side by side.
 
     Parameters
@@ -430,6 +430,8 @@ def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weigh
     weights : ndarray
         ``(written, wide)`` zeros for those of each column. If more than one go side by side, their
         number divides the columns of the target and half those of the grid.
+    _ : ndarray
+        :data:`STAMP`.
 
     Returns
     -------
@@ -471,7 +473,7 @@ def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weigh
 
 
 @compiled
-def stretch(runs, lines, length):
+def stretch(runs, lines, length, _):
     """Cut folded lines where the runs that add up change.
 
     Parameters
@@ -481,6 +483,8 @@ def stretch(runs, lines, length):
         follow go down and are conjugate, and first weight; sorted by line.
     lines, length : int
         How many lines there are, and samples of each.
+    _ : ndarray
+        :data:`STAMP`.
 
     Returns
     -------

@@ -69,11 +69,21 @@ def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> Prog
 
 def spectrum(u: Array, ndim: int) -> Array:
     """Return the half spectrum over the last `ndim` axes."""
-    kind = np.result_type(u.dtype, 1j)
-    precise = ndim == 3 and math.prod(u.shape[-3:]) <= PRECISE_VOXELS
-    u = np.ascontiguousarray(u, np.float64 if precise else None)
+    u = np.ascontiguousarray(u)
     out = np.empty((*u.shape[:-1], u.shape[-1] // 2 + 1), np.result_type(u.dtype, 1j))
-    return fft.rfft(u, out, ndim).astype(kind, copy=False)
+    if ndim < 3 or u.dtype == np.float64 or math.prod(u.shape[-3:]) > PRECISE_VOXELS:
+        return fft.rfft(u, out, ndim)
+    wide = SCRATCH.take("wide", u.shape[-3:], np.dtype(np.float64))
+    precise = SCRATCH.take("precise", out.shape[-3:], np.dtype(np.complex128))
+    for volume, half in zip(_stacked(u), _stacked(out), strict=True):
+        np.copyto(wide, volume)
+        np.copyto(half, fft.rfft(wide, precise, 3), casting="same_kind")
+    return out
+
+
+def _stacked(u: Array) -> Array:
+    """Return volumes along one axis."""
+    return u.reshape(math.prod(u.shape[:-3]), *u.shape[-3:])
 
 
 def prepare(
