@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.backends import codelets, fft, kernels, lane_volumes
-from scatflow.backends.protocol import HarmonicFilter
+from scatflow.backends.protocol import PRECISE_VOXELS, HarmonicFilter
 from scatflow.backends.scratch import SCRATCH, aligned
 
 Array = NDArray[Any]
@@ -108,7 +108,7 @@ class Separable:
         fields = [
             sum(2 * a.nbytes + 6 * a[0].nbytes for a in planes if a.size) for planes in self.edges
         ]
-        return (self.scratch + max(fields, default=0)) / (
+        return _spectra(self.box) + (self.scratch + max(fields, default=0)) / (
             math.prod(self.filters.shape) * self.box.dtype.itemsize
         )
 
@@ -133,7 +133,16 @@ class Stored:
     @property
     def volumes(self) -> float:
         """Volumes in flight, a whole spectrum among them."""
-        return self.scratch / (math.prod(self.filters.shape) * self.box.dtype.itemsize) + 2
+        whole = 2 + self.scratch / (math.prod(self.filters.shape) * self.box.dtype.itemsize)
+        return _spectra(self.box) + whole
+
+
+def _spectra(box: Box) -> float:
+    """Return the volumes in flight while a spectrum is made, in double precision if it is small."""
+    half = 2 * (box.shape[2] // 2 + 1) / box.shape[2]
+    precise = math.prod(box.shape) <= PRECISE_VOXELS and box.dtype == np.float32
+    by_scipy = half * (1 + precise) * (not fft.by_mkl(box.shape))
+    return (2 + 2 * half) * precise + by_scipy
 
 
 # --- preparation ---------------------------------------------------------------------------

@@ -14,9 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends import fft
 from scatflow.backends.protocol import (
-    PRECISE_VOXELS,
     Backend,
     Grid,
     Joining,
@@ -298,8 +296,8 @@ class Plan:
         - A volume takes 3 V, its spectrum and the modulus and spectrum of a first-order path, and
           what the filters ask for: together at most 6 V, up to degree 3. Every two degrees above
           take 2 V more, moduli that are smoothed 3 V, those raised to powers of one's own 2 V, FFTs
-          by SciPy 1 V. Of that, room for 48 planes (float64: 24) is more of a small volume: 6.2 V at
-          80^3. Spectra of volumes of up to 2**18 voxels are in double precision, one at a
+          by SciPy 1 V. Of that, room for 48 planes (float64: 24) is more of a small volume: 6.2 V
+          at 80^3. Spectra of volumes of up to 2**18 voxels are in double precision, one at a
           time, in 4 V a thread.
 
         Signals whose squares would leave the range of floating point are scaled first, which takes
@@ -326,10 +324,6 @@ class Plan:
         most = max(stage.volumes for stage in stages)
         nx = self.padded[-1]
         half = 2 * (nx // 2 + 1) / nx
-        precise = voxels <= PRECISE_VOXELS and self.dtype == np.float32
-        most += (2 + 2 * half) * precise
-        if not fft.by_mkl(self.padded):
-            most += half * (1 + precise)
         own: int = self.threads * math.ceil(voxels * self.dtype.itemsize * most)
         kept = self.tree.layers[0].average
         averaging = 3 if isinstance(kept, Samples) else 0 if kept == PowerSums(ONE_PASS) else 2
