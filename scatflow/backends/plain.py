@@ -73,8 +73,11 @@ class HarmonicStage:
 
     @property
     def volumes(self) -> float:
-        """Volumes in flight: whole spectrum, product, field and filter, complex, and squares."""
-        return 13.0
+        """Volumes in flight: whole spectrum, product, field and filter, complex, and squares.
+
+        Of small volumes also a spectrum in double precision, and what SciPy makes it of.
+        """
+        return 13.0 + 6.5 * (math.prod(self.filters.shape) <= PRECISE_VOXELS)
 
 
 def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> None:
