@@ -18,6 +18,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from scatflow.backends.protocol import (
+    PRECISE_VOXELS,
     BandFilter,
     Grid,
     HarmonicFilter,

@@ -296,8 +296,8 @@ class Plan:
         - A volume takes 3 V, its spectrum and the modulus and spectrum of a first-order path, and
           what the filters ask for: together at most 6 V, up to degree 3. Every two degrees above
           take 2 V more, moduli that are smoothed 3 V, those raised to powers of one's own 2 V, FFTs
-          by SciPy 1 V. Of that, room for 48 planes (float64: 24) is more of a small volume: 6.2 V
-          at 80^3. Spectra of volumes of up to 2**18 voxels are in double precision, one at a
+          by SciPy 1 V. Planes are taken sixteen at a time (float64: eight), and room for 48 of them
+          is more of a small volume: 6.2 V at 80^3, 6.3 V at 100^3. Spectra of volumes of up to 2**18 voxels are in double precision, one at a
           time, in 4 V a thread.
 
         Signals whose squares would leave the range of floating point are scaled first, which takes

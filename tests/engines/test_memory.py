@@ -143,7 +143,8 @@ def test_images_keep_to_eight_times_what_is_in_flight(J, L, more, order, batch):
 )  # fmt: skip
 def test_large_volumes_keep_to_six_of_them(J, L, shape, sigma_0, batch):
     plan = HarmonicScattering3D(J, shape, L, sigma_0).plan()
-    volumes = 6 if by_mkl(shape) else 7
+    volumes = 6 if shape[0] % 16 == 0 else 6.3  # planes go sixteen at a time
+    volumes += not by_mkl(shape)
     assert plan.peak_bytes(batch) <= volumes * math.prod(shape) * 4
     PLANS.clear()
 
