@@ -297,8 +297,8 @@ class Plan:
           what the filters ask for: together at most 6 V, up to degree 3. Every two degrees above
           take 2 V more, moduli that are smoothed 3 V, those raised to powers of one's own 2 V, FFTs
           by SciPy 1 V. Planes are taken sixteen at a time (float64: eight), and room for 48 of them
-          is more of a small volume: 6.2 V at 80^3, 6.3 V at 100^3. Spectra of volumes of up to 2**18 voxels are in double precision, one at a
-          time, in 4 V a thread.
+          is more of a small volume: 6.2 V at 80^3, 6.3 V at 100^3. Spectra of volumes of up to
+          2**18 voxels are in double precision, one at a time, in 4 V a thread.
 
         Signals whose squares would leave the range of floating point are scaled first, which takes
         a copy of those in flight besides.
