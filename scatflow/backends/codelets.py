@@ -53,6 +53,9 @@ CHUNK = VECTOR_BYTES // ABREAST
 UNITS = 2 * ABREAST
 """Chunks of a point."""
 
+TAP, STRETCH = 2 * 8, 5 * 8
+"""Bytes of a row of taps and of one of stretches, see :func:`lanes.stretch`."""
+
 RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 """Lengths of the transforms written out."""
 
@@ -531,7 +534,7 @@ def _sums(
         )  # fmt: skip
         re = code.plus(re, code.times(value[0], c))
         im = (code.minus if back else code.plus)(im, code.times(value[1], c))
-        terms.close([builder.add(row, ir.Constant(_WORD, 16)), re, im])
+        terms.close([builder.add(row, ir.Constant(_WORD, TAP)), re, im])
         x = terms.values
     code.store_number((x[1], x[2]), at, ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES))
     points.close(
@@ -1057,10 +1060,10 @@ def _fold(like: Any) -> Any:
         lanes: int, to: int, spectrum: int, mirror: int, unit: int, weights: int, stride: int,
         taps: int, first: int, end: int,
     ) -> None:  # fmt: skip
-        for stretch in range(first, end, 40):
+        for stretch in range(first, end, STRETCH):
             sum_bins(
                 like, lanes, to + _word(stretch) * POINT, _word(stretch + 8), spectrum, mirror,
-                unit, weights, stride, taps + 16 * _word(stretch + 16), _word(stretch + 24),
+                unit, weights, stride, taps + TAP * _word(stretch + 16), _word(stretch + 24),
                 _word(stretch + 32),
             )  # fmt: skip
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scatflow.backends import bands, codelets, fft, lane_signals, lanes
 from scatflow.backends.bands import BandStage, Runs
 from scatflow.backends.codelets import ABREAST, CHUNK, POINT, UNITS, VECTOR_BYTES
-from scatflow.backends.program import held_bytes, in_threads, padding, plain
+from scatflow.backends.program import contiguous, held_bytes, in_threads, padding
 from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
@@ -74,7 +74,7 @@ class LaneProgram:
         """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
         if not x.size:
             return
-        images = plain(x).reshape(x.shape[0], -1, x.shape[-1])
+        images = contiguous(x).reshape(x.shape[0], -1, x.shape[-1])
         coefficients = out.reshape(*out.shape[:2], -1)
         in_threads(self._run, images, coefficients, threads, self.at_once)
 

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from scatflow.backends import codelets, kernels
-from scatflow.backends.codelets import CHUNK, INVERSE, POINT, VECTOR_BYTES, call_line
+from scatflow.backends.codelets import CHUNK, INVERSE, POINT, STRETCH, VECTOR_BYTES, call_line
 from scatflow.backends.kernels import NONE, SINGLE, compiled, inner, pointer, stamp
 
 STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
@@ -202,8 +202,8 @@ def _add_fields(grid, some, edges, u, scratch):
             for k in range(c * width, (c + 1) * width):
                 codelets.call_fold(
                     grid[FOLD], lanes, to, columns, NONE, UNIT, some[PLANE_WEIGHTS], item,
-                    some[TAPS], some[STRETCHES] + 40 * starts[k],
-                    some[STRETCHES] + 40 * starts[k + 1],
+                    some[TAPS], some[STRETCHES] + STRETCH * starts[k],
+                    some[STRETCHES] + STRETCH * starts[k + 1],
                 )  # fmt: skip
                 call_line(grid[LINE], to, to, grid[Y_PASSES], room, INVERSE)
                 to += pitch

@@ -21,6 +21,7 @@ from scatflow.backends.codelets import (
     INVERSE,
     MODULI,
     POINT,
+    STRETCH,
     UNITS,
     VECTOR_BYTES,
     call_line,
@@ -34,6 +35,8 @@ from scatflow.backends.kernels import (
     stamp,
     twice,
 )
+
+assert ABREAST == 4, "rows are gathered and turned around four at a time"
 
 STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
 """For Numba's cache: what is compiled here consists of these files."""
@@ -98,7 +101,8 @@ def _fold(lanes, group, how, line, spectrum, mirror, unit, weight, stride, to):
     stretches = group[how + STRETCHES]
     codelets.call_fold(
         group[FOLD_CODE], lanes, to, spectrum, mirror, unit, group[how + WEIGHTS] + weight, stride,
-        group[how + TAPS], stretches + 40 * starts[line], stretches + 40 * starts[line + 1],
+        group[how + TAPS], stretches + STRETCH * starts[line],
+        stretches + STRETCH * starts[line + 1],
     )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ class Program:
         """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
         if not x.size:
             return
-        images = plain(x).reshape(x.shape[0], -1, x.shape[-1])
+        images = contiguous(x).reshape(x.shape[0], -1, x.shape[-1])
         coefficients = out.reshape(*out.shape[:2], -1)
         in_threads(self._run, images, coefficients, threads)
 
@@ -87,7 +87,7 @@ class Program:
         fft.check(status)
 
 
-def plain(x: Array) -> Array:
+def contiguous(x: Array) -> Array:
     """Return a contiguous array of which kernels cannot tell whether it may be written.
 
     They only read it, and would be compiled a second time for arrays that may not. The caller
