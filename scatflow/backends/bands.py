@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -41,14 +41,20 @@ class BandStage:
         self.target = target
         self._half = half
         self._boxes = tuple(boxes)
+        self._rows: Runs | None = None
+        self._cutting = threading.Lock()
 
-    @cached_property
+    @property
     def rows(self) -> Runs:
         """Runs along the rows of spectra whose last axis is half of the whole one."""
-        boxes = self.take()
-        n = boxes[0].shape[-1]
-        kept = (math.prod(boxes[0].shape[:-1]), n // 2 + 1 if self._half else n)
-        return _cut(boxes, self.target, kept)
+        if self._rows is None:
+            with self._cutting:
+                if self._rows is None:
+                    boxes = self.take()
+                    n = boxes[0].shape[-1]
+                    kept = (math.prod(boxes[0].shape[:-1]), n // 2 + 1 if self._half else n)
+                    self._rows = _cut(boxes, self.target, kept)
+        return self._rows
 
     def take(self) -> list[_Box]:
         """Return the filters, which are not kept, turned towards the half spectrum if it is one."""
@@ -59,8 +65,7 @@ class BandStage:
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        runs = self.__dict__.get("rows", ())
-        return sum(a.nbytes for a in (*runs, *(box.values for box in self._boxes)))
+        return sum(a.nbytes for a in (*(self._rows or ()), *(box.values for box in self._boxes)))
 
 
 TAP_EPS = {"float32": 1e-8, "float64": 1e-14}

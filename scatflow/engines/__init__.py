@@ -10,10 +10,12 @@ from scatflow.engines.plan import CanonicalGrid, Plan
 from scatflow.engines.scattering1d import Scattering1D
 from scatflow.engines.scattering2d import Scattering2D
 from scatflow.engines.scattering3d import HarmonicScattering3D
+from scatflow.engines.timefrequency import TimeFrequencyScattering
 from scatflow.errors import ParameterError
 
 ENGINES: dict[str, type[Engine]] = {
-    engine.kind: engine for engine in (Scattering1D, Scattering2D, HarmonicScattering3D)
+    engine.kind: engine
+    for engine in (Scattering1D, Scattering2D, HarmonicScattering3D, TimeFrequencyScattering)
 }
 """The engine of each ``kind`` in a job file or a dataset."""
 
@@ -71,5 +73,6 @@ __all__ = [
     "Plan",
     "Scattering1D",
     "Scattering2D",
+    "TimeFrequencyScattering",
     "engine_from_dict",
 ]
