@@ -77,17 +77,17 @@ _MATRICES: WeakKeyDictionary[Lowpass, dict[Any, Array]] = WeakKeyDictionary()
 
 
 def _averages(how: Kept, n: int, dtype: np.dtype[Any]) -> tuple[Array, int, int]:
-    """Return a matrix ``(n, kept)`` or, where rows stay as they are, the first; and how many."""
+    """Return a matrix ``(kept, n)`` or, where rows stay as they are, the first; and how many."""
     match how:
         case Lowpass():
             made = _MATRICES.setdefault(how, {})
             if (n, dtype) not in made:
                 made[n, dtype] = _lowpass(how, n).astype(dtype)
-            return made[n, dtype], 0, made[n, dtype].shape[1]
+            return made[n, dtype], 0, len(made[n, dtype])
         case Mean((crop,)):
             inside = range(*crop.indices(n))
-            matrix = np.zeros((n, 1), dtype)
-            matrix[inside.start : inside.stop] = 1 / len(inside)
+            matrix = np.zeros((1, n), dtype)
+            matrix[:, inside.start : inside.stop] = 1 / len(inside)
             return matrix, 0, 1
         case Keep((crop,)):
             inside = range(*crop.indices(n))
@@ -96,9 +96,9 @@ def _averages(how: Kept, n: int, dtype: np.dtype[Any]) -> tuple[Array, int, int]
 
 
 def _lowpass(how: Lowpass, n: int) -> Array:
-    """Return a low-pass of n rows as a matrix ``(n, kept)``."""
+    """Return a low-pass of n rows as a matrix ``(kept, n)``."""
     half = np.zeros(n // 2 + 1)
     half[: how.factors[0].size] = how.factors[0]
     response = scipy.fft.irfft(half, n) if n > 1 else half
     centres = np.arange(how.target[0])[how.crop[0]] * (n // how.target[0])
-    return np.asarray(response[(np.arange(n)[:, None] - centres) % n])
+    return np.asarray(response[(np.arange(n) - centres[:, None]) % n])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from scatflow.backends import codelets, kernels
-from scatflow.backends.codelets import FORWARD, PACKED_MODULI, VECTOR_BYTES, call_line
+from scatflow.backends.codelets import FORWARD, PACKED_MODULI, POINT, VECTOR_BYTES, call_line
 from scatflow.backends.kernels import compiled, stamp
 
 STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
@@ -32,7 +32,7 @@ def joint_modulus(
     weights : ndarray
         One for each bin, with the decimation's mean and the FFT's 1/N inside.
     matrix : ndarray
-        ``(target, kept)`` averages over rows; of no rows where they are kept as they are.
+        ``(kept, target)`` averages over rows; of no rows where they are kept as they are.
     first : int
         First row that is kept, without a matrix.
     out : ndarray
@@ -48,11 +48,14 @@ def joint_modulus(
     _ : ndarray
         :data:`STAMP`.
     """
-    lanes = VECTOR_BYTES // codelets.item_bytes(z[0])
+    like = z[0]
+    item = codelets.item_bytes(like)
+    lanes = VECTOR_BYTES // item
     point = 2 * lanes
     grid, target = spectrum.size // point, z.size // point
     at_spectrum, at_z = np.int64(spectrum.ctypes.data), np.int64(z.ctypes.data)
-    at_moduli = np.int64(moduli.ctypes.data)
+    at_moduli, at_sums = np.int64(moduli.ctypes.data), np.int64(sums.ctypes.data)
+    at_weights, at_matrix = np.int64(weights.ctypes.data), np.int64(matrix.ctypes.data)
     forward, inverse = tables
     for b in range(y.shape[0]):
         for t in range(0, out.shape[3], lanes):
@@ -72,26 +75,18 @@ def joint_modulus(
             for f in range(bands.shape[0]):
                 for i in range(target * point):
                     z[i] = 0.0
+                weight = at_weights + bands[f, 2] * item
                 for i in range(bands[f, 1]):
                     k = bands[f, 0] + i
                     k = k - grid if k >= grid else k
-                    w = weights[bands[f, 2] + i]
-                    source = spectrum[k * point : (k + 1) * point]
-                    k = k % target
-                    to = z[k * point : (k + 1) * point]
-                    for l in range(point):
-                        to[l] += source[l] * w
+                    place = at_z + (k % target) * POINT
+                    codelets.add_weighted(like, place, at_spectrum + k * POINT, weight + i * item)
                 call_line(line, at_z, at_moduli, inverse, room, PACKED_MODULI)
                 if matrix.shape[0]:
-                    for l in range(sums.size):
-                        sums[l] = 0.0
-                    for i in range(target):
-                        u = moduli[i * lanes : (i + 1) * lanes]
-                        for r in range(out.shape[2]):
-                            w = matrix[i, r]
-                            to = sums[r * lanes : (r + 1) * lanes]
-                            for l in range(lanes):
-                                to[l] += u[l] * w
+                    for r in range(out.shape[2]):
+                        weight = at_matrix + r * target * item
+                        place = at_sums + r * VECTOR_BYTES
+                        codelets.sum_weighted(like, place, at_moduli, weight, target)
                     kept = sums
                 else:
                     kept = moduli[first * lanes :]

@@ -126,7 +126,7 @@ class TimeFrequencyScattering(Engine):
             format=one_of("format", self.format, FORMATS),
             backend=check_backend(self.backend),
         )
-        in_time = Scattering1D(self.J, Q=self.Q, T=self.T, stride=self.stride, out_type="list")
+        in_time = Scattering1D(self.J, None, self.Q, self.T, self.stride, out_type="list")
         self._set(Q=in_time.Q, T=in_time.T, stride=in_time.stride)
         self._set(J_fr=_largest_scale(self.J_fr, self.rows_expected), Q_fr=_quality(self.Q_fr))
         self._set(F=_averaging(self.F, self.rows_expected))
@@ -156,7 +156,7 @@ class TimeFrequencyScattering(Engine):
     @property
     def in_time(self) -> Scattering1D:
         """The transform in time alone, which has the same filters."""
-        return Scattering1D(self.J, None, self.Q, self.T, self.stride, out_type="list")
+        return _in_time(self.J, self.Q, self.T, self.stride)
 
     @property
     def averaging(self) -> str:
@@ -297,6 +297,11 @@ class TimeFrequencyScattering(Engine):
         done at each time by itself.
         """
         return self.in_time.canonical_grid(dtype)
+
+
+@lru_cache(maxsize=64)
+def _in_time(J: int, Q: tuple[int, int], T: Any, stride: int | None) -> Scattering1D:
+    return Scattering1D(J, None, Q, T, stride, out_type="list")
 
 
 def _largest_scale(J_fr: Any, rows: int) -> int:
