@@ -19,6 +19,13 @@ ENGINES: dict[str, type[Engine]] = {
 }
 """The engine of each ``kind`` in a job file or a dataset."""
 
+NEEDED = {
+    "J": "log2 of its largest scale",
+    "J_fr": "log2 of its largest scale along log-frequency",
+    "Q": "its wavelets per octave",
+}
+"""What parameters without a default are."""
+
 
 def engine_from_dict(parameters: dict[str, Any]) -> Engine:
     """Make the engine that :meth:`~scatflow.engines.engine.Engine.to_dict` described.
@@ -54,8 +61,11 @@ def engine_from_dict(parameters: dict[str, Any]) -> Engine:
             f"{cls.__name__} has no parameter {', '.join(map(repr, unknown))}; "
             f"it takes {', '.join(names)}."
         )
-    if "J" not in given:
-        raise ParameterError(f"{cls.__name__} needs J, log2 of its largest scale.")
+    fields = dataclasses.fields(cls)
+    lacking = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in given]
+    if lacking:
+        words = "; ".join(f"{name}, {NEEDED[name]}" for name in lacking)
+        raise ParameterError(f"{cls.__name__} needs {words}.")
     values = {name: _tuples(value) for name, value in given.items()}
     engine: Engine = cls(**values)
     return engine

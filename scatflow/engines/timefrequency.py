@@ -257,7 +257,8 @@ class TimeFrequencyScattering(Engine):
             patterns, 0 for neither.
         """
         table = path_table(self)
-        columns = table.columns
+        none = np.full(len(table), np.nan)  # rows have an axis of their own
+        columns = {"j1": none, "xi1": none, "sigma1": none, **table.columns}
         j1, j2 = (np.where(columns[c] < 0, np.nan, columns[c]) for c in ("j1", "j2"))
         listed = described(self)
         n_fr = [path["n_fr"][0] if path["n_fr"] else np.nan for path in listed]
@@ -431,23 +432,25 @@ def _labels(
     order = 0 if across is None else 1 if second is None else 2
     numbers = {"n1": n1 if first else None, "n2": n2, "n_fr": n_fr}
     words = [f"{name}={n}" for name, n in numbers.items() if n is not None]
-    labels = {
-        "order": order,
+    of_first = {
         "j1": first.j if first else -1,
-        "j2": second.j if second else -1,
         "xi1": first.xi if first else np.nan,
-        "xi2": second.xi if second else np.nan,
         "sigma1": first.sigma if first else np.nan,
+        "q": n1 if first else -1,
+        "octave": math.log2(psi1[0].xi / first.xi) if first else np.nan,
+    }
+    return {
+        "order": order,
+        **(of_first if engine.format == "time" else {}),
+        "j2": second.j if second else -1,
+        "xi2": second.xi if second else np.nan,
         "sigma2": second.sigma if second else np.nan,
         "j_fr": across.j if across else -1,
         "xi_fr": across.xi if across else np.nan,
         "sigma_fr": across.sigma if across else np.nan,
         "spin": int(np.sign(across.xi)) if across else 0,
+        "label": " ".join([f"S{order}", *words]),
     }
-    if engine.format == "time":
-        labels["q"] = n1 if first and n1 is not None else -1
-        labels["octave"] = math.log2(psi1[0].xi / first.xi) if first else np.nan
-    return {**labels, "label": " ".join([f"S{order}", *words])}
 
 
 def _row_labels(
@@ -459,7 +462,8 @@ def _row_labels(
     there = (q < len(psi1)) & (engine.averaging_fr == "local")
     xi = np.array([psi1[n].xi if ok else np.nan for n, ok in zip(q, there, strict=True)])
     sigma = np.array([psi1[n].sigma if ok else np.nan for n, ok in zip(q, there, strict=True)])
-    return {"q": q, "octave": np.log2(psi1[0].xi / xi), "xi1": xi, "sigma1": sigma}
+    j = np.array([psi1[n].j if ok else -1 for n, ok in zip(q, there, strict=True)])
+    return {"q": q, "octave": np.log2(psi1[0].xi / xi), "j1": j, "xi1": xi, "sigma1": sigma}
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scatflow.blocks import Cuts, Span, bounds, ceil_div, left_over, n_frames, share
-from scatflow.engines import Engine, Plan, Scattering1D
+from scatflow.engines import Engine, Plan, Scattering1D, TimeFrequencyScattering
 from scatflow.errors import JobError
 
 TARGET_SAMPLES = 2**21
@@ -135,7 +135,8 @@ class Layout:
         *untouched, (a, b) = cells
         width = self.keep.stop - self.keep.start
         windows = slice(a * width, min(b * width, self.shape[-1]))
-        return (*(slice(*c) for c in untouched), slice(0, self.shape[-2]), windows)
+        inner = (slice(0, n) for n in self.shape[self.path_axis : -1])
+        return (*(slice(*c) for c in untouched), *inner, windows)
 
     def block_of(self, shard: tuple[int, ...]) -> int | None:
         """Return the block that writes a shard, None if none does: the inverse of :meth:`region`.
@@ -200,7 +201,8 @@ def layout(
     records = tuple(int(shape[list(dims).index(d)]) for d in untouched)
     make = _seamless if transform.boundary == "seamless" else _separate
     parts = make(engine, transform, untouched, records, lengths, dtype)
-    _refuse_names(set(parts["plan"].paths.columns), untouched, transform)
+    paths = parts["plan"].paths
+    _refuse_names({*paths.columns, *paths.rows}, untouched, transform)
     return Layout(
         transform=transform,
         order=tuple(list(dims).index(d) for d in (*untouched, *transform.dims)),
@@ -221,9 +223,9 @@ def _seamless(
     """Lay out one continuous transform of each record on the canonical grid."""
     halo, block, plan, keep = _canonical(engine, lengths[0], dtype)
     units = (ceil_div(lengths[0], block),)
-    n_paths, width = plan.labelled_shape[0], keep.stop - keep.start
+    inner, width = plan.labelled_shape[:-1], keep.stop - keep.start
     grid = (*records, *units)
-    per_block = share(grid, _most(block, n_paths * width * dtype.itemsize))
+    per_block = share(grid, _most(block, math.prod(inner) * width * dtype.itemsize))
     return {
         "plan": plan,
         "unit": (block,),
@@ -232,9 +234,9 @@ def _seamless(
         "units": units,
         "keep": keep,
         "cuts": Cuts(grid, per_block),
-        "dims": (*untouched, "path", *transform.dims),
-        "shape": (*records, n_paths, ceil_div(lengths[0], plan.windows[0][1])),
-        "shards": (*per_block[:-1], n_paths, per_block[-1] * width),
+        "dims": (*untouched, *_path_dims(plan), *transform.dims),
+        "shape": (*records, *inner, ceil_div(lengths[0], plan.windows[0][1])),
+        "shards": (*per_block[:-1], *inner, per_block[-1] * width),
     }
 
 
@@ -263,10 +265,15 @@ def _separate(
         "units": units,
         "keep": slice(None),
         "cuts": Cuts(grid, per_block),
-        "dims": (*untouched, *new, "path", *tail),
+        "dims": (*untouched, *new, *_path_dims(plan), *tail),
         "shape": (*grid, *plan.labelled_shape),
         "shards": (*per_block, *plan.labelled_shape),
     }
+
+
+def _path_dims(plan: Plan) -> tuple[str, ...]:
+    """Name the path axis, and that of rows where paths have one."""
+    return ("path", *list(plan.paths.rows)[:1])
 
 
 def _most(unit_samples: int, unit_bytes: int) -> int:
@@ -324,10 +331,10 @@ def _refuse_names(taken: set[str], untouched: tuple[str, ...], transform: Transf
 
 def _canonical(engine: Engine, n: int, dtype: np.dtype[Any]) -> tuple[int, int, Plan, slice]:
     """Return halo, block, plan and the windows to keep of the canonical grid."""
-    if not isinstance(engine, Scattering1D):
+    if not isinstance(engine, Scattering1D | TimeFrequencyScattering):
         raise JobError(
-            f'[transform] boundary = "seamless" is available for scattering1d only, '
-            f'found kind = "{engine.kind}". Take "whole" or "frames".'
+            f'[transform] boundary = "seamless" is available for scattering1d and timefrequency '
+            f'only, found kind = "{engine.kind}". Take "whole" or "frames".'
         )
     if n < 2**engine.J:
         raise JobError(
