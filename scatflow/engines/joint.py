@@ -13,7 +13,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scatflow.backends.protocol import Backend, Grid, Joint, Kept, Layer, Rows, Stage, Tree
+from scatflow.backends.protocol import (
+    Backend,
+    Grid,
+    Joint,
+    Keep,
+    Kept,
+    Layer,
+    Lowpass,
+    Rows,
+    Stage,
+    Tree,
+)
 from scatflow.engines.cascade import Emit, slices
 from scatflow.engines.plan import Plan
 
@@ -34,8 +45,6 @@ class Across:
     """Along log-frequency."""
     kept: int
     """Rows that are kept."""
-    decimated: int
-    """Rows that moduli have before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +161,27 @@ def _emit(emit: Emit, rows: Rows, kept: Any) -> None:
     emit(rows.reshape(-1), kept)
 
 
+def _slice(layer: Layer, batch: int, elements: int) -> int:
+    """Return the samples of the moduli of a layer that are in flight, for one signal."""
+    taken = next(slices(1, layer.rows.size, batch, layer.grid, elements))
+    return (taken.stop - taken.start) * math.prod(layer.grid)
+
+
+def _windows(average: Kept, n: int) -> int:
+    """Return how many samples are kept of n."""
+    match average:
+        case Lowpass(_, (target,), (crop,)):
+            return len(range(*crop.indices(target)))
+        case Keep((crop,)):
+            return len(range(*crop.indices(n)))
+    return 1
+
+
+def _most_kept(across: tuple[Across, ...]) -> int:
+    """Return the most rows that filters along log-frequency leave together."""
+    return max(some.kept * some.rows[0].shape[0] for some in across)
+
+
 @dataclass(frozen=True, eq=False)
 class JointPlan(Plan):
     """A time-frequency transform, ready to be applied."""
@@ -170,7 +200,34 @@ class JointPlan(Plan):
     @property
     def signals_at_once(self) -> int:
         """Signals that are taken through the transform together."""
-        return max(1, self.tree.elements // (16 * math.prod(self.padded)))
+        return max(1, self.tree.elements // (64 * math.prod(self.padded)))
+
+    def peak_bytes(self, batch: int = 1) -> int:
+        """Return the bytes of working memory in flight for `batch` signals.
+
+        Neither the output nor the filters (:attr:`held_bytes`) are counted. For each signal in
+        flight, of which there are :attr:`signals_at_once` a thread, these are the signal and its
+        spectrum as they are padded, the spectra of all first-order moduli that the second order
+        sees, and whatever is largest of the moduli of an octave (those with which
+        ``tree.elements`` are in flight), the first order's rows with what is kept of them, and the
+        second order's for one wavelet in time.
+        """
+        signals = self.threads * self.signals_at_once
+        if self.threads == 1:
+            signals = min(max(batch, 1), signals)
+        tree, n = self.tree, math.prod(self.padded)
+        seen = sum(layer.rows.size * (layer.grid[0] + 2) for layer in tree.layers[: tree.octaves])
+        layers = tree.layers if tree.finest is None else (*tree.layers, tree.finest)
+        octave = max(_slice(layer, signals, tree.elements) for layer in layers)
+        windows = _windows(layers[-1].average, layers[-1].grid[0])
+        rows = windows * sum(layer.rows.size for layer in tree.layers)
+        first = 3 * rows + 2 * _most_kept(tree.first) * windows
+        second = [
+            second.grid[0] * (5 * second.parents + 3 * _most_kept(second.across))
+            for second in tree.second
+        ]
+        most = max(rows + 3 * octave, rows + first, *second, 0)
+        return int(self.dtype.itemsize * signals * (2 * n + seen + most))
 
     @property
     def held_bytes(self) -> int:

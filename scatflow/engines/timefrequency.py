@@ -607,7 +607,7 @@ class FrequencyFrame:
         for (k, smoothed), some in self.groups(n2s[0] is None).items():
             average, rows = self.kept(k, smoothed, count, some[0])
             paths = tuple(self._paths(n2, some, rows, row) for n2 in n2s)
-            made.append(Across(self.stages[tuple(some)], paths, average, rows, self.N // 2**k))
+            made.append(Across(self.stages[tuple(some)], paths, average, rows))
         return tuple(made)
 
     def _paths(
