@@ -164,7 +164,7 @@ def _emit(emit: Emit, rows: Rows, kept: Any) -> None:
 def _slice(layer: Layer, batch: int, elements: int) -> int:
     """Return the samples of the moduli of a layer that are in flight, for one signal."""
     taken = next(slices(1, layer.rows.size, batch, layer.grid, elements))
-    return (taken.stop - taken.start) * math.prod(layer.grid)
+    return int((taken.stop - taken.start) * math.prod(layer.grid))
 
 
 def _windows(average: Kept, n: int) -> int:
@@ -179,7 +179,7 @@ def _windows(average: Kept, n: int) -> int:
 
 def _most_kept(across: tuple[Across, ...]) -> int:
     """Return the most rows that filters along log-frequency leave together."""
-    return max(some.kept * some.rows[0].shape[0] for some in across)
+    return int(max(some.kept * some.rows[0].shape[0] for some in across))
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,4 +232,5 @@ class JointPlan(Plan):
     @property
     def held_bytes(self) -> int:
         """Bytes of the filters, which stay while the plan is cached."""
-        return sum({id(stage): stage.nbytes for stage in self.tree.stages()}.values())
+        stages = {id(stage): stage for stage in self.tree.stages()}
+        return sum(stage.nbytes for stage in stages.values())

@@ -103,6 +103,7 @@ class TimeFrequencyScattering(Engine):
 
     kind: ClassVar[str] = "timefrequency"
     ndim: ClassVar[int] = 1
+    cost: ClassVar[int] = 16
     max_order: ClassVar[int] = 2
 
     J: int

@@ -19,7 +19,8 @@ from scatflow.engines import Engine, Plan, Scattering1D, TimeFrequencyScattering
 from scatflow.errors import JobError
 
 TARGET_SAMPLES = 2**21
-"""Input samples of one block: about a second of work, against 3 ms that a task costs."""
+"""Input samples of one block, where they take as long as usual: about a second of work, against
+3 ms that a task costs."""
 
 TARGET_BYTES = 64 * 2**20
 """Coefficients of one block, at most (unless a single unit has more)."""
@@ -225,7 +226,7 @@ def _seamless(
     units = (ceil_div(lengths[0], block),)
     inner, width = plan.labelled_shape[:-1], keep.stop - keep.start
     grid = (*records, *units)
-    per_block = share(grid, _most(block, math.prod(inner) * width * dtype.itemsize))
+    per_block = share(grid, _most(block * engine.cost, math.prod(inner) * width * dtype.itemsize))
     return {
         "plan": plan,
         "unit": (block,),
@@ -254,7 +255,7 @@ def _separate(
     plan = _plan(engine, unit, dtype)
     grid = (*records, *(n for n, f in zip(units, transform.frame, strict=True) if f))
     out_bytes = math.prod(plan.labelled_shape) * dtype.itemsize
-    per_block = share(grid, _most(math.prod(unit), out_bytes))
+    per_block = share(grid, _most(math.prod(unit) * engine.cost, out_bytes))
     tail = transform.dims if plan.tail == "decimated" else (plan.tail,)
     new = frame_dims(transform) if any(transform.frame) else ()
     return {
@@ -276,9 +277,9 @@ def _path_dims(plan: Plan) -> tuple[str, ...]:
     return ("path", *list(plan.paths.rows)[:1])
 
 
-def _most(unit_samples: int, unit_bytes: int) -> int:
-    """Return how many units one block should hold."""
-    return max(1, min(TARGET_SAMPLES // unit_samples, TARGET_BYTES // unit_bytes))
+def _most(unit_cost: int, unit_bytes: int) -> int:
+    """Return how many units one block should hold, of so many samples (of usual cost)."""
+    return max(1, min(TARGET_SAMPLES // unit_cost, TARGET_BYTES // unit_bytes))
 
 
 def frame_dims(transform: Transform) -> tuple[str, ...]:
