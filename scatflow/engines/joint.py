@@ -223,10 +223,10 @@ class JointPlan(Plan):
         rows = windows * sum(layer.rows.size for layer in tree.layers)
         first = 3 * rows + 2 * _most_kept(tree.first) * windows
         second = [
-            second.grid[0] * (5 * second.parents + 3 * _most_kept(second.across))
+            second.grid[0] * (5 * second.parents + 4 * _most_kept(second.across))
             for second in tree.second
         ]
-        most = max(rows + 3 * octave, rows + first, *second, 0)
+        most = max(rows + 6 * octave, rows + first, *second, 0)
         return int(self.dtype.itemsize * signals * (2 * n + seen + most))
 
     @property
