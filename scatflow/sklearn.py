@@ -189,4 +189,44 @@ class HarmonicScattering3D(_Transformer):
         self.backend = backend
 
 
-__all__ = ["HarmonicScattering3D", "Scattering1D", "Scattering2D"]
+class TimeFrequencyScattering(_Transformer):
+    """Joint time-frequency scattering; as in :class:`scatflow.TimeFrequencyScattering`.
+
+    ``shape=None`` takes all features for one signal.
+    """
+
+    kind = engines.TimeFrequencyScattering
+
+    def __init__(
+        self,
+        J: int,
+        J_fr: int,
+        Q: Any,
+        shape: Any = None,
+        T: Any = None,
+        stride: int | None = None,
+        Q_fr: int = 1,
+        F: Any = None,
+        stride_fr: int | None = None,
+        format: str = "time",
+        backend: str | None = None,
+    ) -> None:
+        self.J = J
+        self.J_fr = J_fr
+        self.Q = Q
+        self.shape = shape
+        self.T = T
+        self.stride = stride
+        self.Q_fr = Q_fr
+        self.F = F
+        self.stride_fr = stride_fr
+        self.format = format
+        self.backend = backend
+
+
+__all__ = [
+    "HarmonicScattering3D",
+    "Scattering1D",
+    "Scattering2D",
+    "TimeFrequencyScattering",
+]

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scatflow.engines.doors import Door, Door1D, Door2D, Door3D
+from scatflow.engines.doors import Door, Door1D, Door2D, Door3D, DoorTimeFrequency
 
 FILTERS = re.compile(r"tensor(\d+|_gaussian_filter)")
 """Names of the buffers that Kymatio's modules keep their filters in."""
@@ -64,4 +64,13 @@ class HarmonicScattering3D(_Module, Door3D):
     """Scattering of volumes; parameters as in :class:`scatflow.HarmonicScattering3D`."""
 
 
-__all__ = ["HarmonicScattering3D", "Scattering1D", "Scattering2D"]
+class TimeFrequencyScattering(_Module, DoorTimeFrequency):
+    """Joint time-frequency scattering; as in :class:`scatflow.TimeFrequencyScattering`."""
+
+
+__all__ = [
+    "HarmonicScattering3D",
+    "Scattering1D",
+    "Scattering2D",
+    "TimeFrequencyScattering",
+]

@@ -902,6 +902,52 @@ def add_squares_with_edges(
 
 
 @intrinsic
+def add_weighted(typingctx, like, to, source, weight):
+    """Add a point times a real weight to another point."""
+
+    def codegen(context, builder, signature, args):
+        _, to, source, weight = args
+        code = _Code(builder, _scalar(like))
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        c = code.broadcast(weight)
+        re, im = code.load_number(source, zero, part)
+        total = code.add(code.load_number(to, zero, part), (code.times(re, c), code.times(im, c)))
+        code.store_number(total, to, zero, part)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 3), codegen
+
+
+@intrinsic
+def sum_weighted(typingctx, like, to, source, weights, count):
+    """Write the sum of vectors that follow one another, times real weights, to one vector.
+
+    Four sums go on at a time, so that none waits for its last term.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, to, source, weights, count = args
+        code = _Code(builder, _scalar(like))
+        two, three = ir.Constant(_WORD, 2), ir.Constant(_WORD, 3)
+        rounds = [(4, builder.ashr(count, two)), (1, builder.and_(count, three))]
+        sums = [code.constant(0.0)] * 4
+        for many, left in rounds:
+            loop = _Loop(builder, left, [source, weights, *sums])
+            source, weights, *sums = loop.values
+            for k in range(many):
+                x, c = code.load(source), code.broadcast(weights)
+                sums[k] = code.plus(sums[k], code.times(x, c))
+                source = builder.add(source, ir.Constant(_WORD, VECTOR_BYTES))
+                weights = builder.add(weights, code.size)
+            loop.close([source, weights, *sums])
+            source, weights, *sums = loop.values
+        code.store(code.plus(code.plus(sums[0], sums[1]), code.plus(sums[2], sums[3])), to)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 4), codegen
+
+
+@intrinsic
 def item_bytes(typingctx, like):
     """Return the bytes of a number."""
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends import bands, fft, harmonic, kernels, lane_program, plain
+from scatflow.backends import across, bands, fft, harmonic, kernels, lane_program, plain
 from scatflow.backends import program as signal_program
 from scatflow.backends.bands import BandStage
 from scatflow.backends.plain import pad
@@ -35,7 +35,18 @@ from scatflow.backends.protocol import (
 )
 from scatflow.backends.scratch import SCRATCH
 
-__all__ = ["average", "name", "pad", "prepare", "program", "spectrum", "wavelet_modulus"]
+__all__ = [
+    "average",
+    "joint_modulus",
+    "name",
+    "pad",
+    "prepare",
+    "prepare_joint",
+    "program",
+    "spectrum",
+    "wavelet",
+    "wavelet_modulus",
+]
 
 Array = NDArray[Any]
 
@@ -108,6 +119,31 @@ def wavelet_modulus(u_hat: Array, stage: Any, which: slice) -> Array:
     for first, z in _folded(u_hat, filters, stage, len(moduli)):
         kernels.modulus(z.view(real).reshape(len(z), -1), moduli[first : first + len(z)])
     return u
+
+
+def wavelet(u_hat: Array, stage: Any, which: slice) -> Array:
+    """Return ``u * psi`` on the decimated grid, complex, ``(batch, parents, filters, *grid)``."""
+    filters = stage.rows.filters[which.start : which.stop + 1]
+    y = np.empty((*u_hat.shape[:2], filters.size - 1, *stage.target), u_hat.dtype)
+    fields = y.reshape(-1, *stage.target)
+    for first, z in _folded(u_hat, filters, stage, len(fields)):
+        fields[first : first + len(z)] = z
+    return y
+
+
+def prepare_joint(
+    filters: Sequence[BandFilter], target: int, dtype: np.dtype[Any]
+) -> across.AcrossStage | plain.JointStage:
+    """Lay out filters along log-frequency for the kernel."""
+    return across.prepare(filters, target, dtype)
+
+
+def joint_modulus(rows: Sequence[Array], stage: Any, how: Kept) -> Array:
+    """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
+    if isinstance(stage, plain.JointStage):
+        return plain.joint_modulus(rows, stage, how)
+    kept: Array = stage.run(rows, how)
+    return kept
 
 
 def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:

@@ -115,6 +115,13 @@ def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice
     """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
     if isinstance(stage, HarmonicStage):
         return _harmonic_modulus(u_hat, stage.filters)[:, :, None]
+    z = wavelet(u_hat, stage, which)
+    modulus: Array = np.sqrt(_squared_modulus(z))
+    return modulus
+
+
+def wavelet(u_hat: Array, stage: BandStage, which: slice) -> Array:
+    """Return ``u * psi`` on the decimated grid, complex, ``(batch, parents, filters, *grid)``."""
     filters = stage.filters[which]
     z = np.zeros((*u_hat.shape[:2], len(filters), *stage.target), u_hat.dtype)
     real = u_hat.real.dtype  # products with real weights: complex arrays are taken as pairs
@@ -129,9 +136,7 @@ def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice
             else:
                 out += u.view(real) * piece.weights
     axes = tuple(range(-len(stage.target), 0))
-    z = scipy.fft.ifftn(z, axes=axes, norm="forward", overwrite_x=True)
-    modulus: Array = np.sqrt(_squared_modulus(z))
-    return modulus
+    return np.asarray(scipy.fft.ifftn(z, axes=axes, norm="forward", overwrite_x=True))
 
 
 def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
@@ -156,6 +161,46 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
         case Samples(factors, where):
             kept = _samples(u, u_hat, factors, where)
     return kept
+
+
+# --- filters along log-frequency -------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class JointStage:
+    """Filters along the axis of rows, whole: ``(filters, aliases, target)``."""
+
+    weights: Array
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds."""
+        return int(self.weights.nbytes)
+
+
+def prepare_joint(filters: Sequence[BandFilter], target: int, dtype: np.dtype[Any]) -> JointStage:
+    """Lay out filters, with the decimation's mean and the FFT's 1/N inside."""
+    return JointStage(np.stack([whole(band, target) for band in filters]).astype(dtype))
+
+
+def whole(band: BandFilter, target: int) -> Array:
+    """Return a filter of one axis over the grid's length, as aliases ``(N / target, target)``."""
+    (n,) = band.shape
+    dense = np.zeros(n)
+    dense[(band.starts[0] + np.arange(band.values.size)) % n] = band.values / n
+    return dense.reshape(-1, target)
+
+
+def joint_modulus(rows: Sequence[Array], stage: JointStage, how: Kept) -> Array:
+    """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
+    y = np.moveaxis(np.concatenate(rows, axis=1), 1, 2)  # (batch, time, rows)
+    aliases = stage.weights.shape[1:]
+    y_hat = np.asarray(scipy.fft.fft(y, math.prod(aliases))).reshape(*y.shape[:2], *aliases)
+    kept = []
+    for psi in stage.weights:
+        z = scipy.fft.ifft((y_hat * psi).sum(axis=2), norm="forward", overwrite_x=True)
+        kept.append(average(np.sqrt(_squared_modulus(z)), how))
+    return np.stack(kept, axis=1).swapaxes(2, 3)
 
 
 # --- stored filters ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from scatflow.backends.plain import corners, half_folds
+from scatflow.backends.plain import corners, half_folds, whole
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
@@ -53,6 +53,18 @@ class BlockStage:
     """``(filters, blocks, *target, 2)``, with the decimation's mean and the FFT's 1/N inside."""
     shape: Grid
     target: Grid
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds."""
+        return self.weights.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class JointStage:
+    """Filters along the axis of rows, whole: ``(filters, aliases, target)``."""
+
+    weights: torch.Tensor
 
     @property
     def nbytes(self) -> int:
@@ -127,13 +139,35 @@ class Torch:
         """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
         if isinstance(stage, HarmonicStage):
             return _harmonic_modulus(u_hat, stage).unsqueeze(2)
+        return self.wavelet(u_hat, stage, which).abs()
+
+    def wavelet(self, u_hat: torch.Tensor, stage: BlockStage, which: slice) -> torch.Tensor:
+        """Return ``u * psi``, complex, decimated, ``(batch, parents, filters, *grid)``."""
         weights = stage.weights.narrow(0, which.start, which.stop - which.start).unbind(1)
         blocks = [torch.view_as_real(block).unsqueeze(2) for block in _cut(u_hat, stage).unbind(2)]
         z = blocks[0] * weights[0]
         for block, weight in zip(blocks[1:], weights[1:], strict=True):
             z = torch.addcmul(z, block, weight)
         axes = tuple(range(-len(stage.target), 0))
-        return torch.fft.ifftn(torch.view_as_complex(z), dim=axes, norm="forward").abs()
+        return torch.fft.ifftn(torch.view_as_complex(z), dim=axes, norm="forward")
+
+    def prepare_joint(
+        self, filters: Sequence[BandFilter], target: int, dtype: np.dtype[Any]
+    ) -> JointStage:
+        """Lay out filters along log-frequency on the device."""
+        weights = np.stack([whole(band, target) for band in filters])
+        return JointStage(self._tensor(weights.astype(dtype)))
+
+    def joint_modulus(
+        self, rows: Sequence[torch.Tensor], stage: JointStage, how: Kept
+    ) -> torch.Tensor:
+        """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
+        y = torch.cat(list(rows), dim=1).movedim(1, 2)  # (batch, time, rows)
+        aliases = tuple(stage.weights.shape[1:])
+        y_hat = torch.fft.fft(y, math.prod(aliases)).reshape(*y.shape[:2], 1, *aliases)
+        z = (y_hat * stage.weights).sum(dim=3)  # (batch, time, filters, target)
+        u = torch.fft.ifft(z, norm="forward").abs()
+        return self.average(u, how).permute(0, 2, 3, 1)
 
     def average(
         self, u: torch.Tensor, how: Kept, u_hat: torch.Tensor | None = None

@@ -25,7 +25,7 @@ from scatflow.backends.protocol import (
     Samples,
     Tree,
 )
-from scatflow.engines.cascade import scatter, slices
+from scatflow.engines.cascade import Emit, scatter, slices
 from scatflow.engines.paths import PathTable
 from scatflow.errors import InputTypeError, ParameterError
 
@@ -91,6 +91,10 @@ class Plan:
         program = self.backend.program(self.tree, self.shape, self.before, self.dtype)
         return replace(self, program=program)
 
+    def scatter(self, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
+        """Take padded signals ``(batch, *grid)`` through the transform and emit their paths."""
+        scatter(self.backend, self.tree, x, emit, each)
+
     def on(self, threads: int) -> Plan:
         """Return the plan for calls that keep so many threads busy."""
         return self if threads == self.threads else replace(self, threads=threads)
@@ -145,7 +149,7 @@ class Plan:
             parts.append(values)
 
         after = self._after()
-        scatter(self.backend, self.tree, self.backend.pad(signals, self.before, after), emit)
+        self.scatter(self.backend.pad(signals, self.before, after), emit)
         return np.argsort(np.concatenate(rows)), parts
 
     def _after(self) -> Grid:
@@ -240,7 +244,7 @@ class Plan:
             which = slice(first, first + self.signals_at_once)
             some = _scaled(signals[which], -exponents[which])
             padded = self.backend.pad(some, self.before, after)
-            scatter(self.backend, self.tree, padded, partial(emit, first), each)
+            self.scatter(padded, partial(emit, first), each)
 
         firsts = range(0, signals.shape[0], self.signals_at_once)
         if threads == 1:

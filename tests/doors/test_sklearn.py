@@ -22,6 +22,10 @@ CASES = {
         doors.HarmonicScattering3D(J=1, shape=(4, 4, 4), L=1),
         scatflow.HarmonicScattering3D(1, (4, 4, 4), 1),
     ),
+    "joint": (
+        doors.TimeFrequencyScattering(J=3, J_fr=1, Q=2, format="joint"),
+        scatflow.TimeFrequencyScattering(3, 1, 2, 64, format="joint"),
+    ),
 }
 cases = pytest.mark.parametrize("name", CASES)
 
@@ -57,8 +61,9 @@ def test_clones_pickles_and_parameters(name, rng):
     fitted = clone(transformer).fit(x)
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.transform(x), fitted.transform(x))
-    fitted.set_params(max_order=1).fit(x)
-    assert fitted.engine_.max_order == 1
+    name, value = ("Q", 1) if name == "joint" else ("max_order", 1)
+    fitted.set_params(**{name: value}).fit(x)
+    assert getattr(fitted.engine_, name) in (value, (value, 1))
     assert fitted.transform(x).shape[1] < again.transform(x).shape[1]
 
 

@@ -5,7 +5,12 @@ import pytest
 import scipy.fft
 
 import scatflow.backends.numpy as numpy_backend
-from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    TimeFrequencyScattering,
+)
 from scatflow.backends import fft
 from scatflow.engines.plan import PLANS
 
@@ -21,6 +26,8 @@ ENGINES = [
     HarmonicScattering3D(1, (9, 10, 11), L=2, sigma_0=2.5),
     HarmonicScattering3D(1, (9, 10, 11), L=1, method="standard"),
     HarmonicScattering3D(1, (9, 10, 11), L=1, sigma_0=3, method="local", points=[(1, 2, 3)]),
+    TimeFrequencyScattering(4, 2, 3, 130),
+    TimeFrequencyScattering(4, 2, 3, 130, T=0, F=0, out_type="list", format="joint"),
 ]
 
 engines = pytest.mark.parametrize("S", ENGINES, ids=lambda S: f"{S.kind}-{ENGINES.index(S)}")

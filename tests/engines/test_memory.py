@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    TimeFrequencyScattering,
+)
 from scatflow.backends.fft import by_mkl
 from scatflow.backends.scratch import SCRATCH
 from scatflow.engines.plan import PLANS
@@ -36,6 +41,13 @@ CASES = [
     (HarmonicScattering3D(1, L=1, method="standard", sigma_0=2.5), (32, 32, 32), 2),
     (HarmonicScattering3D(1, L=2, integral_powers=(3.0, 1.5)), (32, 32, 32), 2),
     (HarmonicScattering3D(1, L=2), (128, 128, 128), 1),
+    (TimeFrequencyScattering(4, 2, 2), (256,), 100),
+    (TimeFrequencyScattering(8, 3, 8), (4096,), 1),
+    (TimeFrequencyScattering(8, 3, 8, format="joint"), (4096,), 8),
+    (TimeFrequencyScattering(8, 3, 8, F=0, Q_fr=2), (4096,), 2),
+    (TimeFrequencyScattering(8, 3, 8, T="global", F="global"), (4096,), 2),
+    (TimeFrequencyScattering(6, 3, (12, 2), stride=1, stride_fr=1), (2**13,), 1),
+    (TimeFrequencyScattering(10, 4, 8), (2**17,), 1),
 ]
 
 PYTHON = 2**15

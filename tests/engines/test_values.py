@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 
 import scatflow
-from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    TimeFrequencyScattering,
+)
 from scatflow.backends import bands, fft, program
 from scatflow.engines import engine_from_dict
 from scatflow.engines.plan import PLANS, PlanCache
@@ -29,6 +34,9 @@ ENGINES = [
     HarmonicScattering3D(1, (8, 9, 10), L=2, sigma_0=1.5, rotation_covariant=False),
     HarmonicScattering3D(1, (8, 9, 10), method="local", points=((1, 2, 3), (4, 5, 6))),
     HarmonicScattering3D(0, integral_powers=(1.0,), method="standard"),
+    TimeFrequencyScattering(4, 2, 3, 64),
+    TimeFrequencyScattering(4, 2, (3, 2), T=20.5, stride=4, Q_fr=2, F=3.5, stride_fr=1),
+    TimeFrequencyScattering(4, 2, 3, 64, T=0, F=0, out_type="list", format="joint"),
 ]
 
 engines = pytest.mark.parametrize("S", ENGINES, ids=lambda S: f"{S.kind}-{ENGINES.index(S)}")
