@@ -200,8 +200,11 @@ class Plan:
 
     def apply_ragged(self, x: Any) -> list[Any]:
         """Transform real signals and return one array ``(..., *n_path)`` per path."""
-        if self.tail != "ragged":
-            raise ParameterError("These paths have all as many samples: use apply.")
+        if self.program is not None:
+            raise ParameterError(
+                "The paths of this plan have all as many samples and are computed in one call: use "
+                "apply, and split to take them apart."
+            )
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = x.reshape(math.prod(batch), *self.shape)
         if not isinstance(x, np.ndarray):
