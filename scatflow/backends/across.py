@@ -53,7 +53,8 @@ class AcrossStage:
         line = codelets.line(dtype.name)
         lane_rows.joint_modulus(
             y.view(dtype), self.bands, self.weights, matrix, first, out, spectrum, z, moduli, sums,
-            room.ctypes.data, line.address, (self.passes[0].address, self.passes[1].address), lane_rows.STAMP,
+            room.ctypes.data, line.address, (self.passes[0].address, self.passes[1].address),
+            lane_rows.STAMP,
         )  # fmt: skip
         return out
 
