@@ -142,7 +142,6 @@ class HarmonicStage:
     tables: tuple[Array, ...]
     """Columns and planes with their terms, or the filters bin by bin."""
     components: int
-    volumes: float = 13.0
 
     @property
     def nbytes(self) -> int:
@@ -203,7 +202,7 @@ class Cupy:
     def wavelet_modulus(self, u_hat: Array, stage: Any, which: slice) -> Array:
         """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
         if isinstance(stage, HarmonicStage):
-            return self._harmonic_modulus(u_hat, stage)[:, :, None]
+            return self._harmonic_modulus(u_hat, stage)
         boxes = stage.boxes[which]
         shape = (*u_hat.shape[:2], boxes.shape[0], *stage.target)
         z = cupy.empty(shape, u_hat.dtype)
@@ -331,8 +330,8 @@ class Cupy:
         length, rows = math.prod(u.shape[2:]), math.prod(u.shape[:2])
         lanes = _lanes(length)
         totals = cupy.empty((len(powers), rows, lanes), np.float64)
-        for power, out in zip(powers, totals, strict=True):
-            args = (u, np.int64(length), np.float64(power), out)
+        for i, power in enumerate(powers):
+            args = (u, np.int64(length), np.float64(power), totals[i])
             self._launch("sums", u.dtype, args, columns=lanes, rows=rows)
         while lanes > 1:
             length, lanes = lanes, _lanes(lanes)
@@ -346,8 +345,7 @@ class Cupy:
     def _harmonics(self, filters: HarmonicFilter, dtype: np.dtype[Any]) -> HarmonicStage:
         """Lay out filters as sums of columns times planes, those with published rounding whole."""
         if filters.published:
-            whole = np.stack([c.copy() for c in filters.components(dtype)])  # from one buffer
-            whole = (whole / math.prod(filters.shape)).astype(whole.dtype)
+            whole = np.stack([c / math.prod(filters.shape) for c in filters.components(dtype)])
             box = whole.shape[1:]
             kernel, tables = "stored_harmonics", (whole,)
             components = len(whole)
@@ -361,7 +359,7 @@ class Cupy:
         return HarmonicStage(filters, kernel, volume, resident, components)
 
     def _harmonic_modulus(self, u_hat: Array, stage: HarmonicStage) -> Array:
-        """Return the root of the sum over m of ``|u * psi|^2``, ``(batch, parents, z, y, x)``."""
+        """Return the root of the sum over m of ``|u * psi|^2``, one filter to each parent."""
         shape = stage.filters.shape
         spectra = u_hat.reshape(-1, *u_hat.shape[2:])
         moduli = cupy.empty((spectra.shape[0], *shape), _real(u_hat.dtype))
@@ -373,7 +371,7 @@ class Cupy:
             for begin in range(0, stage.components, components):
                 count = min(components, stage.components - begin)
                 self._add_components(spectra[some], stage, begin, count, moduli[some])
-        return moduli.reshape(*u_hat.shape[:2], *shape)
+        return moduli.reshape(*u_hat.shape[:2], 1, *shape)
 
     def _add_components(
         self, spectra: Array, stage: HarmonicStage, begin: int, count: int, moduli: Array
@@ -392,7 +390,7 @@ class Cupy:
         if filters.real:
             fields, parts = self._inverse_real(z, filters.shape), 1
         else:
-            fields, parts = self._inverse(z, filters.shape), 2
+            fields, parts = self._inverse(z, filters.shape).view(moduli.dtype), 2
         how = (_count(count), _count(parts), _count(nz * ny), _count(begin > 0))
         rows = moduli.shape[0] * nz * ny
         self._launch("root_of_sum", moduli.dtype, (fields, *how, moduli), nx, rows)
@@ -556,9 +554,10 @@ class _Slot:
 
     def fetch(self, results: list[Array], first: int, download: Any) -> None:
         """Queue the way back of what the current stream computes."""
+        self.first, self.arrived = first, []
+        self.results = [cupy.ascontiguousarray(y) for y in results]
         download.wait_event(cupy.cuda.get_current_stream().record())
-        self.first, self.results, self.arrived = first, results, []
-        for y in results:
+        for y in self.results:
             pinned = cupyx.empty_pinned(y.shape, y.dtype)
             y.get(stream=download, out=pinned, blocking=False)
             self.arrived.append(pinned)
@@ -673,6 +672,12 @@ def from_dlpack(x: Any) -> Array:
     """Return an array of another library, in the memory that it has."""
     _same_process()
     return cupy.from_dlpack(x)
+
+
+def converted(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array of some type, without a copy if it is one."""
+    with x.device:
+        return x.astype(dtype, copy=False)
 
 
 def device_of(x: Array) -> int:

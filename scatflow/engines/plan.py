@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from scatflow.backends.choose import HOST
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     Backend,
@@ -106,12 +107,12 @@ class Plan:
 
         Parameters
         ----------
-        x : ndarray or Tensor
-            ``(..., *shape)``, of the plan's dtype and backend.
+        x : ndarray, Tensor or cupy.ndarray
+            ``(..., *shape)``, of the plan's dtype and backend, or NumPy's for CuPy.
 
         Returns
         -------
-        ndarray or Tensor
+        ndarray, Tensor or cupy.ndarray
             ``(..., *output_shape)``, of the same dtype.
         """
         if self.tail == "ragged":
@@ -121,8 +122,9 @@ class Plan:
             )
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = x.reshape(math.prod(batch), *self.shape)
-        if not isinstance(x, np.ndarray):
-            return self._joined(signals).reshape(*batch, *self.output_shape)
+        if self._elsewhere:
+            (y,) = self._over(self._joined, signals)
+            return y.reshape(*batch, *self.output_shape)
         out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
         exponents = _exponents(signals)
         if exponents.any():
@@ -135,12 +137,32 @@ class Plan:
             self._apply(signals, out)
         return out.reshape(*batch, *self.output_shape)
 
-    def _joined(self, signals: Any) -> Any:
-        """Transform ``(batch, *shape)`` where arrays are not written to."""
-        order, parts = self._parts(signals)
-        return cast(Joining, self.backend).join(parts, order)
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether the backend computes elsewhere than NumPy, with arrays of its own."""
+        return self.backend.name not in HOST
 
-    def _parts(self, signals: Any) -> tuple[NDArray[np.intp], list[Any]]:
+    def _over(self, run: Callable[[Tree, Any], list[Any]], signals: Any) -> list[Any]:
+        """Transform ``(batch, *shape)`` elsewhere, as many signals at a time as the backend says."""
+        layers = list(self.tree.layers)
+        layers += [child for layer in layers for child in layer.children]
+        ragged = sum(layer.rows.size * math.prod(layer.grid) for layer in layers)
+        kept = ragged if self.tail == "ragged" else math.prod(self.labelled_shape)
+        each = max(4 * math.prod(self.padded), kept)
+        return cast(Joining, self.backend).over(run, self.tree, signals, each)
+
+    def _joined(self, tree: Tree, signals: Any) -> list[Any]:
+        """Return the coefficients of all paths as one array."""
+        order, parts = self._parts(tree, signals)
+        return [cast(Joining, self.backend).join(parts, order)]
+
+    def _apart(self, tree: Tree, signals: Any) -> list[Any]:
+        """Return the coefficients of each path."""
+        order, parts = self._parts(tree, signals)
+        found = [path for part in parts for path in cast(Joining, self.backend).split(part, 1)]
+        return [found[i] for i in order]
+
+    def _parts(self, tree: Tree, signals: Any) -> tuple[NDArray[np.intp], list[Any]]:
         """Return groups of paths ``(batch, paths, ...)``, and where each path is among them."""
         rows: list[Rows] = []
         parts: list[Any] = []
@@ -150,7 +172,7 @@ class Plan:
             parts.append(values)
 
         after = self._after()
-        scatter(self.backend, self.tree, self.backend.pad(signals, self.before, after), emit)
+        scatter(self.backend, tree, self.backend.pad(signals, self.before, after), emit)
         return np.argsort(np.concatenate(rows)), parts
 
     def _after(self) -> Grid:
@@ -191,10 +213,10 @@ class Plan:
         """Transform real signals and return one array ``(..., *n_path)`` per path."""
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = x.reshape(math.prod(batch), *self.shape)
-        if not isinstance(x, np.ndarray):
-            order, parts = self._parts(signals)
-            found = [path for part in parts for path in cast(Joining, self.backend).split(part, 1)]
-            return [found[i].reshape(*batch, *found[i].shape[1:]) for i in order]
+        if self._elsewhere:
+            return [
+                y.reshape(*batch, *y.shape[1:]) for y in self._over(self._apart, signals)
+            ]
         paths: dict[int, NDArray[Any]] = {}
 
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
