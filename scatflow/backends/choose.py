@@ -62,10 +62,7 @@ def check(name: Any, said_by: str = "backend") -> str | None:
     if name is None or (isinstance(name, str) and name in BACKENDS):
         return name
     known = ", ".join(map(repr, (*BACKENDS, *SERVED_BY)))
-    raise BackendError(
-        f"{said_by} must be None or one of {known}, not {name!r}. "
-        f"{_remedies()}"
-    )
+    raise BackendError(f"{said_by} must be None or one of {known}, not {name!r}. {_remedies()}")
 
 
 def chosen(name: str | None, ndim: int) -> Choice:

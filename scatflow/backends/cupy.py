@@ -258,6 +258,7 @@ class Cupy:
             if isinstance(signals, np.ndarray):
                 fill = max(PIECE // each, -(-len(signals) // PIECES), 1)
                 return _streamed(run, tree, signals, min(at_once, fill))
+            signals = cupy.ascontiguousarray(signals)
             firsts = range(0, signals.shape[0], at_once)
             if not firsts:  # one of zeros tells the shapes
                 some = cupy.zeros((1, *signals.shape[1:]), signals.dtype)
@@ -399,7 +400,6 @@ class Cupy:
 
     def _forward(self, u: Array, grid: Grid) -> Array:
         """Return half spectra over the last axes."""
-        u = cupy.ascontiguousarray(u)
         half = (*grid[:-1], grid[-1] // 2 + 1)
         out = cupy.empty((*u.shape[: -len(grid)], *half), np.result_type(u.dtype, 1j))
         self._plan("R2C", u.reshape(-1, *grid), grid).fft(u, out, cufft.CUFFT_FORWARD)

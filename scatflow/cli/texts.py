@@ -154,9 +154,13 @@ def _backends() -> Iterator[str]:
     missing = [name for name in choose.BACKENDS if name not in there]
     rest = f"; not installed: {', '.join(missing)}" if missing else ""
     yield f"backends   {', '.join(there)}{rest}"
+    follows = "numpy, of tensors torch"
+    if "cupy" in there:
+        follows += ", of arrays on GPUs cupy"
+        yield f"  cupy (and skcuda): {choose.module('cupy').describe()}"
     for ndim in (1, 2, 3):
         name, why = choose.chosen(None, ndim)
-        yield f"  {ndim}D: {name or 'numpy, of tensors torch'}, {why}"
+        yield f"  {ndim}D: {name or follows}, {why}"
 
 
 def _mkl() -> str:

@@ -214,9 +214,7 @@ class Plan:
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = x.reshape(math.prod(batch), *self.shape)
         if self._elsewhere:
-            return [
-                y.reshape(*batch, *y.shape[1:]) for y in self._over(self._apart, signals)
-            ]
+            return [y.reshape(*batch, *y.shape[1:]) for y in self._over(self._apart, signals)]
         paths: dict[int, NDArray[Any]] = {}
 
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:

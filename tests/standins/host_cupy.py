@@ -12,6 +12,7 @@ import threading
 import types
 from collections import deque
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import scipy.fft
@@ -496,6 +497,7 @@ def modules():
     }  # fmt: skip
     for name, content in contents.items():
         made[name].__dict__.update(content)
+        made[name].__spec__ = ModuleSpec(name, None)
     return made
 
 
