@@ -1,8 +1,8 @@
 """CuPy arrays on NVIDIA GPUs: the kernels of ``kernels.cu`` around cuFFT.
 
-Filters live on the device of one :class:`Cupy`. All work of a call is queued on the caller's current
-stream. NumPy arrays come and go through pinned memory on two streams of their own, so that one batch
-is copied while another is computed. Nothing is differentiated here: that is torch's.
+Filters live on the device of one :class:`Cupy`. All work of a call is queued on the caller's
+current stream. NumPy arrays come and go through pinned memory on two streams of their own, so that
+one batch is copied while another is computed. Nothing is differentiated here: that is torch's.
 
 Each number is made by one thread in a fixed order, so the kernels' results depend neither on timing
 nor on what else is in the batch. What cuFFT rounds may depend on how many transforms it is given.
@@ -231,8 +231,8 @@ class Cupy:
                 return self._lowpass(u, how, u_hat)
             case PowerSums(powers):
                 return self._sums(u, powers).astype(u.dtype)
-            case Samples(factors, where):
-                return self._samples(u, how, factors, where, u_hat)
+            case Samples():
+                return self._samples(u, how, u_hat)
 
     def join(self, parts: Sequence[Array], order: Any) -> Array:
         """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
@@ -308,9 +308,7 @@ class Cupy:
         found: list[Array] = known[grid, dtype]
         return found
 
-    def _samples(
-        self, u: Array, how: Samples, factors: Any, where: Any, u_hat: Array | None
-    ) -> Array:
+    def _samples(self, u: Array, how: Samples, u_hat: Array | None) -> Array:
         """Convolve with a Gaussian and keep a decimated map or some points."""
         nz, ny, nx = grid = u.shape[-3:]
         half = self.spectrum(u, 3) if u_hat is None else u_hat
@@ -320,10 +318,10 @@ class Cupy:
         args = (half, z, y, x, out, _count(nz), _count(ny))
         self._launch("smooth", u.dtype, args, columns=nx // 2 + 1, rows=rows)
         field = self._inverse_real(out, grid)
-        if isinstance(where, tuple):
-            steps = tuple(slice(None, None, step) for step in where)
+        if isinstance(how.where, tuple):
+            steps = tuple(slice(None, None, step) for step in how.where)
             return cupy.ascontiguousarray(field[(..., *steps)])
-        points = cupy.asarray(np.ravel_multi_index(where.T, grid))
+        points = cupy.asarray(np.ravel_multi_index(how.where.T, grid))
         return field.reshape(*u.shape[:2], -1).take(points, axis=2)
 
     def _sums(self, u: Array, powers: tuple[float, ...]) -> Array:
@@ -345,6 +343,7 @@ class Cupy:
 
     def _harmonics(self, filters: HarmonicFilter, dtype: np.dtype[Any]) -> HarmonicStage:
         """Lay out filters as sums of columns times planes, those with published rounding whole."""
+        tables: tuple[np.ndarray[Any, Any], ...]
         if filters.published:
             whole = np.stack([c / math.prod(filters.shape) for c in filters.components(dtype)])
             box = whole.shape[1:]

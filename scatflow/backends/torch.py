@@ -287,7 +287,7 @@ def device_of(x: torch.Tensor) -> torch.device:
 
 def from_dlpack(x: Any) -> torch.Tensor:
     """Return an array of another library, in the memory that it has."""
-    return torch.from_dlpack(x)
+    return torch.utils.dlpack.from_dlpack(x)
 
 
 def from_host(x: Any, device: torch.device | None = None) -> torch.Tensor:

@@ -143,7 +143,7 @@ class Plan:
         return self.backend.name not in HOST
 
     def _over(self, run: Callable[[Tree, Any], list[Any]], signals: Any) -> list[Any]:
-        """Transform ``(batch, *shape)`` elsewhere, as many signals at a time as the backend says."""
+        """Transform ``(batch, *shape)`` elsewhere, as many at a time as the backend says."""
         layers = list(self.tree.layers)
         layers += [child for layer in layers for child in layer.children]
         ragged = sum(layer.rows.size * math.prod(layer.grid) for layer in layers)

@@ -10,16 +10,16 @@ import torch
 import scatflow
 from scatflow.backends import choose
 from scatflow.backends.protocol import Backend, Joining
-from scatflow.errors import BackendError
 from scatflow.cli.texts import doctor_lines
+from scatflow.errors import BackendError
 
 
 def public(protocol):
     return [name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if name[0] != "_"]
 
 
-VERBS = {verb: Backend for verb in public(Backend)}
-ELSEWHERE = {**VERBS, **{verb: Joining for verb in public(Joining)}}
+VERBS = dict.fromkeys(public(Backend), Backend)
+ELSEWHERE = {**VERBS, **dict.fromkeys(public(Joining), Joining)}
 
 
 @pytest.mark.parametrize("name", choose.BACKENDS)
@@ -55,9 +55,7 @@ def test_a_backend_that_is_not_installed_is_said_with_the_line_that_installs_it(
     monkeypatch.setattr(choose, "installed", lambda name: name != "cupy")
     engine = scatflow.Scattering1D(3, 64, backend=name)
     for call in (lambda: engine(np.ones(64)), engine.cuda):
-        with pytest.raises(
-            BackendError, match="needs cupy. Installed: numpy, plain, torch.*cuda12"
-        ):
+        with pytest.raises(BackendError, match=r"needs cupy\. Installed: numpy, plain, .*cuda12"):
             call()
     monkeypatch.setenv("SCATFLOW_BACKEND", name)
     with pytest.raises(BackendError, match="needs cupy"):

@@ -282,7 +282,7 @@ def test_tensors_on_the_device_are_not_copied(cuda, monkeypatch, name, rng):
     tensors, backend = choose.module("torch"), choose.module("cupy")
     x = torch.from_numpy(drawn(name, rng))
     if cuda.__version__ == "0":  # the stand-in's device is the host
-        monkeypatch.setattr(tensors, "in_host_memory", lambda x: False)
+        monkeypatch.setattr(tensors, "in_host_memory", lambda _: False)
     else:
         x = x.cuda()
     seen = []
@@ -313,9 +313,7 @@ def place(array):
 
 def test_gradients_are_torchs(cuda):
     x = torch.ones(100, requires_grad=True)
-    with pytest.raises(
-        InputTypeError, match="neither differentiates nor traces.*Leave backend out"
-    ):
+    with pytest.raises(InputTypeError, match=r"nor traces.*Leave backend out"):
         made("1d", "cupy")(x)
     with torch.no_grad():
         assert not made("1d", "cupy")(x).requires_grad
@@ -334,7 +332,7 @@ def test_settings_leave_tensors_to_torch(cuda, monkeypatch):
 def test_torch_may_compute_what_is_cupys(cuda, monkeypatch, rng):
     x = drawn("1d", rng)
     if cuda.__version__ == "0":
-        monkeypatch.setattr(choose.module("torch"), "in_host_memory", lambda x: False)
+        monkeypatch.setattr(choose.module("torch"), "in_host_memory", lambda _: False)
     found = made("1d", "torch")(cuda.asarray(x))
     assert isinstance(found, cuda.ndarray)
     same(found, made("1d")(x), 1e-13)
@@ -404,7 +402,7 @@ def test_the_free_memory_is_enough_however_little_there_is(machine, name, host, 
     counted = []
     output = sum(y.nbytes for y in arrays(true))
     for free in (2**34, 24, 6):
-        given = x if host else cuda_array(cupy, x)
+        given = x if host else cupy.asarray(x)
         one = max(4 * np.prod(engine.plan().padded), output // 8 // len(x)) * 8
         machine.free = machine.used + int(free * one * 16) + 3 * output * (not host)
         machine.peak, before = machine.used, len(machine.launches)
@@ -412,10 +410,6 @@ def test_the_free_memory_is_enough_however_little_there_is(machine, name, host, 
         assert machine.peak <= machine.free
         counted.append(len(machine.launches) - before)
     assert counted[0] < counted[1] < counted[2]
-
-
-def cuda_array(cupy, x):
-    return cupy.asarray(x)
 
 
 def test_a_limit_of_the_pool_counts_as_what_is_free(machine, rng):
@@ -441,11 +435,8 @@ def test_cuffts_plans_are_made_once_and_do_not_fill_the_memory(machine, rng):
     assert len(held) == plans
     machine.total = 8 * max(held)  # of which plans may have an eighth
     for batch in range(3, 9):
-        same(
-            engine(drawn("1d", rng, (batch,))),
-            engine(drawn("1d", np.random.default_rng(20240229), (batch,))),
-            9,
-        )
+        x = drawn("1d", rng, (batch,))
+        same(engine(x), made("1d")(x), 1e-13)
         held = [plan.work_area.mem.size for plan in backend._plans.known.values()]
         assert sum(held) <= machine.total / 8 or len(held) == 1
 
@@ -487,7 +478,7 @@ def test_a_device_that_is_not_there_is_said(cuda):
 def test_no_gpu_is_said_with_what_to_do(machine, error):
     machine.error, machine.devices = error, 0
     for call in (lambda: made("1d", "cupy")(np.ones(100)), lambda: made("1d", "skcuda").cuda()):
-        with pytest.raises(BackendError, match="finds none here .*nvidia-smi.*backend='numpy'"):
+        with pytest.raises(BackendError, match=r"finds none here .*nvidia-smi.*backend='numpy'"):
             call()
     made("1d")(np.ones(100))
 

@@ -1,6 +1,6 @@
 """CUDA kernels on the host: the same source through a C++ compiler, each launch as loops.
 
-What a kernel needs of CUDA (``__global__``, ``blockIdx`` ...) is a few lines in front of the source.
+What a kernel needs of CUDA (``__global__``, ``blockIdx`` ...) is a few lines before the source.
 A launch walks through the blocks of its grid and the threads of each block, one after the other,
 forwards or backwards: kernels that share nothing cannot tell.
 """
@@ -80,7 +80,7 @@ extern "C" void launch_{i}(Dim grid, Dim block, int backwards, void** args, char
 
 
 class Dim(ctypes.Structure):
-    _fields_ = [(axis, ctypes.c_uint) for axis in "xyz"]  # noqa: RUF012 - as ctypes wants it
+    _fields_ = [(axis, ctypes.c_uint) for axis in "xyz"]
 
 
 def compiler():
