@@ -137,8 +137,9 @@ def module(name: str) -> Any:
         return importlib.import_module(f"scatflow.backends.{name}")
     except ImportError as error:
         raise BackendError(
-            f"backend={name!r} needs {NEEDS[name]}, which is installed but does not import: "
-            f"{error}. Install it anew: {INSTALLED_BY.get(name, 'pip install scatflow')}."
+            f"backend={name!r} needs {NEEDS[name]}, which is installed but does not import "
+            f"({str(error).strip()}). Install it with the libraries that it asks for: "
+            f"{INSTALLED_BY.get(name, 'pip install scatflow')}."
         ) from error
 
 

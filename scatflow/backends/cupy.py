@@ -620,6 +620,13 @@ def _same_process() -> None:
 def device(place: Any = None) -> int:
     """Return the number of a device, by default the current one, or say that it is not there."""
     _same_process()
+    name = "cuda" if place is None else str(getattr(place, "id", place))
+    number = name.removeprefix("cuda").removeprefix(":")
+    if name != "cuda" and not number.isdecimal():
+        raise BackendError(
+            f"backend='cupy' computes on NVIDIA GPUs ('cuda', 'cuda:1' or a number), not on "
+            f"{place!r}. For the CPU, leave backend out or take backend='numpy'."
+        )
     try:
         there = cupy.cuda.runtime.getDeviceCount()
         current = cupy.cuda.runtime.getDevice() if there else 0
@@ -627,15 +634,8 @@ def device(place: Any = None) -> int:
         raise BackendError(_no_gpu(str(error))) from error
     if not there:
         raise BackendError(_no_gpu("it counts no devices"))
-    name = str(getattr(place, "id", place))
-    number = name.removeprefix("cuda").removeprefix(":")
-    if place is None or name == "cuda":
+    if name == "cuda":
         return int(current)
-    if not number.isdecimal():
-        raise BackendError(
-            f"backend='cupy' computes on NVIDIA GPUs ('cuda', 'cuda:1' or a number), not on "
-            f"{place!r}. For the CPU, leave backend out or take backend='numpy'."
-        )
     if int(number) >= there:
         raise BackendError(
             f"There is no cuda:{number}: CUDA sees {there} device(s), numbered from 0. Take one of "

@@ -1,6 +1,7 @@
 """Which backend serves."""
 
 import inspect
+import sys
 
 import numpy as np
 import platformdirs
@@ -67,7 +68,7 @@ def test_a_backend_that_does_not_import_is_said(monkeypatch, machine):
         raise ImportError("libcublas.so.12: cannot open shared object file")
 
     monkeypatch.setattr(choose.importlib, "import_module", broken)
-    with pytest.raises(BackendError, match=r"does not import: libcublas.*scatflow\[cuda12\]"):
+    with pytest.raises(BackendError, match=r"does not import \(libcublas.*scatflow\[cuda12\]"):
         scatflow.Scattering1D(3, 64, backend="cupy")(np.ones(64))
 
 
@@ -170,3 +171,10 @@ def test_doctor_says_who_serves_and_why(settings, monkeypatch):
 def test_doctor_says_that_arrays_on_gpus_are_cupys(settings, machine):
     lines = doctor_lines()
     assert "  1D: numpy, of tensors torch, of arrays on GPUs cupy, by the input" in lines
+
+
+def test_doctor_says_why_an_installed_backend_does_not_work(settings, monkeypatch):
+    monkeypatch.setattr(choose, "installed", lambda name: True)
+    monkeypatch.setitem(sys.modules, "cupy", None)  # its import fails
+    monkeypatch.delitem(sys.modules, "scatflow.backends.cupy", raising=False)
+    assert "cupy, which is installed but does not import (" in "\n".join(doctor_lines())
