@@ -174,7 +174,7 @@ def test_doctor_says_that_arrays_on_gpus_are_cupys(settings, machine):
 
 
 def test_doctor_says_why_an_installed_backend_does_not_work(settings, monkeypatch):
-    monkeypatch.setattr(choose, "installed", lambda name: True)
+    monkeypatch.setattr(choose, "installed", lambda _: True)
     monkeypatch.setitem(sys.modules, "cupy", None)  # its import fails
     monkeypatch.delitem(sys.modules, "scatflow.backends.cupy", raising=False)
     assert "cupy, which is installed but does not import (" in "\n".join(doctor_lines())

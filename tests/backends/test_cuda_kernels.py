@@ -178,11 +178,18 @@ def test_moduli_of_any_size(launch, columns, rows, dtype, size, seed):
 def test_moduli_of_what_is_no_number(launch, dtype):
     nan, inf = np.nan, np.inf
     tiny = np.finfo(dtype).smallest_subnormal
-    parts = [(nan, 1), (1, nan), (inf, 1), (-1, -inf), (0, 0), (-0.0, 0), (tiny, 0), (inf, inf)]
-    z = np.array(parts, dtype).view(np.result_type(dtype, 1j))[:, 0]
-    u = np.empty(z.shape, dtype)
+    parts = [(nan, 1), (1, nan), (nan, 0), (0, nan), (inf, 1), (-1, -inf), (inf, inf), (0, 0)]
+    parts += [(-0.0, 0), (tiny, 0)]
+    pairs = np.array(parts, dtype)
+    expected = np.array([nan, nan, nan, nan, inf, inf, inf, 0, 0, tiny], dtype)
+    u = np.empty(len(parts), dtype)
+    z = pairs.view(np.result_type(dtype, 1j))[:, 0]
     found = launch(f"modulus<{NAMES[dtype]}>", (z, u), u, z.size, 1)
-    np.testing.assert_array_equal(found, np.array([nan, nan, inf, inf, 0, 0, tiny, inf], dtype))
+    np.testing.assert_array_equal(found, expected)
+    for fields, sizes in ((pairs, (1, 2)), (np.ascontiguousarray(pairs.T), (2, 1))):
+        args = (fields, *count(*sizes, 1, 0), u)
+        found = launch(f"root_of_sum<{NAMES[dtype]}>", args, u, u.size, 1)
+        np.testing.assert_array_equal(found, expected)
 
 
 @given(data=st.data(), dtype=dtypes, seed=seeds)

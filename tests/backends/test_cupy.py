@@ -378,6 +378,28 @@ def test_batches_on_their_way_do_not_mix(cuda, monkeypatch, name, rng):
         same(made(name, "cupy")(x), made(name, "plain")(x), 1e-13)
 
 
+@pytest.mark.parametrize("hasty", ["copies", "work"])
+@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d local"])
+def test_neither_copies_nor_kernels_need_be_slow(machine, monkeypatch, name, hasty, rng):
+    x = drawn(name, rng, (7,))
+    true = made(name, "plain")(x)
+    monkeypatch.setattr(choose.module("cupy"), "PIECE", 1)
+    machine.hasty = hasty
+    same(made(name, "cupy")(x), true, 1e-13)
+
+
+def test_filters_made_on_one_stream_serve_another(cuda, rng):
+    x = drawn("2d", rng)
+    engine = made("2d", "cupy")
+    streams = [cuda.cuda.Stream(non_blocking=True) for _ in range(2)]
+    with streams[0]:
+        engine.cuda()
+        engine(cuda.asarray(x.astype(np.float32)))  # queued, and nobody waits for it
+    with streams[1]:
+        found = engine(cuda.asarray(x.astype(np.float32)))
+        same(found.get(), made("2d", "plain")(x.astype(np.float32)), 1e-6)
+
+
 @given(signals=st.integers(1, 9), room=st.integers(1, 64))
 @settings(max_examples=15)
 def test_little_memory_changes_nothing_but_the_batches(cuda, signals, room):
@@ -452,6 +474,9 @@ def test_devices_are_followed(machine, rng):
         found = made("2d")(held)  # called from device 0
         assert found.device.id == number
         same(found, true, 1e-13)
+        with cupy.cuda.Device(number):
+            whole = cupy.asarray((1000 * x).astype(np.int32))
+        same(made("2d")(whole), made("2d")((1000 * x).astype(np.int32)), 1e-13)
     with cupy.cuda.Device(1):
         same(made("2d", "cupy")(x), true, 1e-13)
 

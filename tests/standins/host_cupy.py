@@ -1,9 +1,10 @@
 """The few calls of CuPy that scatflow makes, on the host, as strict as a GPU and stricter.
 
-Arrays are no NumPy arrays and do not mix with them. Work is queued on streams and done only when
-somebody waits for it, as late as can be: what is not ordered by an event comes out wrong. Memory is
-filled with NaN when it is given and, in the order of its stream, when it is given back, as other
-work would. Every piece has a margin that nothing may write to. Several devices do not mix either.
+Arrays are no NumPy arrays and do not mix with them. Work is queued on streams and done when
+somebody waits for it, as late as can be, or on some streams as early as can be: what is not ordered
+by an event comes out wrong. Memory is filled with NaN when it is given and, in the order of its
+stream, when it is given back, as other work would. Every piece has a margin that nothing may write
+to. Several devices do not mix either.
 """
 
 import importlib
@@ -43,6 +44,8 @@ class Machine:
         self.used = 0
         self.peak = 0
         self.error = None
+        self.hasty = None
+        """Which streams do not wait: those of "copies", those of other "work", or none."""
         self.plans_made = 0
         self.launches = []
         self.compiled = {}
@@ -64,6 +67,7 @@ class Stream:
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
         Stream._number += not null
         self.ptr = 0 if null else Stream._number
+        self.kind = "copies" if non_blocking else "work"
         self.work = deque()
         self.queued = self.done = 0
 
@@ -71,6 +75,8 @@ class Stream:
         with ONE_AT_A_TIME:
             self.work.append(work)
             self.queued += 1
+            if MACHINE.hasty == self.kind:
+                self.run(self.queued)
 
     def run(self, until):
         with ONE_AT_A_TIME:
