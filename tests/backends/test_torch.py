@@ -256,7 +256,7 @@ def test_other_types_are_converted_where_they_are(pretended, kind):
 
 
 def test_engines_are_prepared_where_they_are_sent(pretended, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(choose.module("torch"), "device", torch.device)  # that it is there
     engine = scatflow.Scattering2D(1, (4, 6), 2)
     assert engine.cuda(1) is engine
     assert engine.to("cuda:0").cpu() is engine
