@@ -158,6 +158,7 @@ class Cupy:
         self.device = cupy.cuda.Device(number)
         self._factors: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
         self._plans = threading.local()
+        self._kernels: dict[str, Any] = {}
 
     def program(self, tree: Tree, shape: Grid, before: Grid, dtype: Any) -> None:
         """Return None: the cascade goes verb by verb, each a launch or two."""
@@ -401,6 +402,8 @@ class Cupy:
         """Return half spectra over the last axes."""
         half = (*grid[:-1], grid[-1] // 2 + 1)
         out = cupy.empty((*u.shape[: -len(grid)], *half), np.result_type(u.dtype, 1j))
+        if u.data.ptr % out.dtype.itemsize:  # cuFFT reads real numbers in pairs
+            u = u.copy()
         self._plan("R2C", u.reshape(-1, *grid), grid).fft(u, out, cufft.CUFFT_FORWARD)
         return out
 
@@ -455,8 +458,10 @@ class Cupy:
                 "transform parts of it, or take backend='numpy'."
             )
         types = TYPES[np.dtype(dtype).name] + (f", {weights}" if weights else "")
-        kernel = self._module.get_function(f"{name}<{types}>")
-        kernel(*geometry(columns, rows), (*args, _count(columns), _count(rows)))
+        full = f"{name}<{types}>"
+        if full not in self._kernels:
+            self._kernels[full] = self._module.get_function(full)
+        self._kernels[full](*geometry(columns, rows), (*args, _count(columns), _count(rows)))
 
     @cached_property
     def _module(self) -> Any:
@@ -653,12 +658,16 @@ def _no_gpu(why: str) -> str:
     )
 
 
-@lru_cache(maxsize=32)
-def on(number: int | None) -> Cupy:
-    """Return the verbs on a device."""
-    found = Cupy(device(number))
+def on(place: Any = None) -> Cupy:
+    """Return the verbs on a device, by default the current one."""
+    found = _on(device(place))
     _PROCESS[:] = [os.getpid()]
     return found
+
+
+@lru_cache(maxsize=32)
+def _on(number: int) -> Cupy:
+    return Cupy(number)
 
 
 def array(x: Any) -> Array:

@@ -234,6 +234,18 @@ def test_input_need_not_be_contiguous(cuda, rng):
     same(made("2d")(cuda.asarray(x).T), true, 1e-13)
 
 
+@pytest.mark.parametrize("name", ["3d odd", "2d padded"])
+def test_input_need_not_be_aligned(cuda, monkeypatch, name, rng):
+    backend = choose.module("cupy")
+    monkeypatch.setattr(backend, "PRECISE_VOXELS", 0)
+    x = drawn(name, rng, (5,), np.float32)
+    true = made(name, "plain")(x)
+    room = cuda.asarray(np.concatenate([[0], x.ravel()]).astype(np.float32))
+    same(made(name)(room[1:].reshape(x.shape)), true, 1e-5)
+    monkeypatch.setattr(backend, "IN_FLIGHT", 1)  # one after the other
+    same(made(name)(cuda.asarray(x)), true, 1e-5)
+
+
 def test_whatever_has_the_interface_is_read_where_it_is(cuda, rng):
     x = drawn("1d", rng)
     held = cuda.asarray(x)

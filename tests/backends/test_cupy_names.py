@@ -79,6 +79,8 @@ FUNCTIONS = {
     "cupy.ndarray.get": host_cupy.ndarray.get,
     "cupy.ndarray.take": host_cupy.ndarray.take,
     "cupy.ndarray.astype": host_cupy.ndarray.astype,
+    "cupy.ndarray.copy": host_cupy.ndarray.copy,
+    "cupy.ndarray.view": host_cupy.ndarray.view,
     "cupy.cuda.cufft.Plan1d.fft": host_cupy.Plan.fft,
     "cupy.cuda.cufft.PlanNd.fft": host_cupy.Plan.fft,
     "cupy.cuda.Stream.record": host_cupy.Stream.record,
@@ -100,7 +102,7 @@ METHODS = {
     "cupy.cuda.MemoryPool": host_cupy.Pool,
     "cupy.RawModule": host_cupy.RawModule,
 }
-OWN = {"queue", "run"}
+OWN = {"host", "memory", "queue", "run"}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -112,5 +114,6 @@ def test_the_stand_in_has_no_attribute_that_cupys_has_not(name):
 def test_a_plan_tells_how_much_room_it_has():
     plan = importlib.import_module("cupy.cuda.cufft").Plan1d
     assert hasattr(plan, "work_area")
+    assert hasattr(importlib.import_module("cupy.cuda.memory").MemoryPointer, "ptr")
     assert hasattr(importlib.import_module("cupy.cuda.memory").MemoryPointer, "mem")
     assert "size" in dir(importlib.import_module("cupy.cuda.memory").Memory)
