@@ -110,6 +110,12 @@ FIELDS = 2**24
 Larger volumes take their components in several rounds, the same on any device.
 """
 
+VOLUMES = 4
+"""Volumes in flight for each that is transformed (see ``Plan``): so many fields of it are, too."""
+
+PLANS = 256
+"""Plans that each thread keeps at most."""
+
 PIECES, PIECE = 4, 2**22
 """Host arrays are cut into so many batches, if these have as many samples in flight, so that the
 device computes one while the next is copied."""
@@ -137,6 +143,8 @@ class HarmonicStage:
 
     filters: HarmonicFilter
     kernel: str
+    weights: str
+    """Type of the filters' values, in C++."""
     volume: Array
     """The grid and the box, as the kernels want them."""
     tables: tuple[Array, ...]
@@ -348,16 +356,17 @@ class Cupy:
         if filters.published:
             whole = np.stack([c / math.prod(filters.shape) for c in filters.components(dtype)])
             box = whole.shape[1:]
-            kernel, tables = "stored_harmonics", (whole,)
+            kernel, tables, weights = "stored_harmonics", (whole,), whole
             components = len(whole)
         else:
             tables = _terms(filters, dtype)
             box = (tables[0].shape[1], *tables[1].shape[1:])
-            kernel, components = "harmonics", tables[2].size - 1
+            kernel, weights, components = "harmonics", tables[1], tables[2].size - 1
         low_x = box[2] if filters.real else (box[2] + 1) // 2
         volume = self._resident(np.array([*filters.shape, *box, low_x], np.int64))
         resident = tuple(self._resident(table) for table in tables)
-        return HarmonicStage(filters, kernel, volume, resident, components)
+        kind = TYPES[weights.dtype.name]
+        return HarmonicStage(filters, kernel, kind, volume, resident, components)
 
     def _harmonic_modulus(self, u_hat: Array, stage: HarmonicStage) -> Array:
         """Return the root of the sum over m of ``|u * psi|^2``, one filter to each parent."""
@@ -366,7 +375,7 @@ class Cupy:
         moduli = cupy.empty((spectra.shape[0], *shape), _real(u_hat.dtype))
         fields = max(1, FIELDS // math.prod(shape))
         components = min(stage.components, fields)
-        volumes = max(1, fields // stage.components)
+        volumes = max(1, min(fields, VOLUMES * spectra.shape[0]) // stage.components)
         for first in range(0, spectra.shape[0], volumes):
             some = slice(first, first + volumes)
             for begin in range(0, stage.components, components):
@@ -384,10 +393,9 @@ class Cupy:
         z = cupy.empty((spectra.shape[0], count, nz, ny, columns), spectra.dtype)
         turns = filters.l if filters.real else 0
         which = (_count(begin), _count(count), _count(turns))
-        name, weights = stage.kernel, stage.tables[0 if stage.kernel != "harmonics" else 1]
         args = (spectra, stage.volume, *stage.tables, *which, z)
         rows = math.prod(z.shape[:4])
-        self._launch(name, moduli.dtype, args, columns, rows, TYPES[weights.dtype.name])
+        self._launch(stage.kernel, moduli.dtype, args, columns, rows, stage.weights)
         if filters.real:
             fields, parts = self._inverse_real(z, filters.shape), 1
         else:
@@ -435,7 +443,7 @@ class Cupy:
         plans[key] = made
         most = PLAN_SHARE * self.device.mem_info[1]
         held = sum(plan.work_area.mem.size for plan in plans.values())
-        while held > most and len(plans) > 1:
+        while (held > most or len(plans) > PLANS) and len(plans) > 1:
             _, dropped = plans.popitem(last=False)
             held -= dropped.work_area.mem.size
         return made

@@ -148,7 +148,7 @@ class Plan:
         layers += [child for layer in layers for child in layer.children]
         ragged = sum(layer.rows.size * math.prod(layer.grid) for layer in layers)
         kept = ragged if self.tail == "ragged" else math.prod(self.labelled_shape)
-        each = max(4 * math.prod(self.padded), kept)
+        each = max(4 * math.prod(self.padded), kept)  # as signals_at_once has it
         return cast(Joining, self.backend).over(run, self.tree, signals, each)
 
     def _joined(self, tree: Tree, signals: Any) -> list[Any]:

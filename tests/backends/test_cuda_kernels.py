@@ -4,6 +4,7 @@ What the verbs make of them is in ``test_verbs.py``.
 """
 
 import ctypes
+import doctest
 import importlib
 import importlib.util
 import sys
@@ -139,6 +140,11 @@ def test_a_launch_is_within_the_limits_and_leaves_nothing_out(backend, columns, 
     # Rows go on in strides of the grid: the last stride still fits in 32 bits.
     assert rows + down * deep < 2**32
     assert down == backend.GRID_ROWS or down * deep >= rows
+
+
+def test_the_examples_hold(backend):
+    failed, tried = doctest.testmod(backend)
+    assert (failed, tried) == (0, 2)
 
 
 def count(*numbers):

@@ -47,6 +47,7 @@ CASES = {
     "3d order 1": (S3, (2, (8, 8, 8), 2), {"max_order": 1, "sigma_0": 0.7}),
     "3d powers": (S3, (1, (8, 6, 10), 1), {"integral_powers": (0.3, 1.0, 2.5)}),
     "3d one harmonic": (S3, (1, (8, 9, 6), 2), {"rotation_covariant": False}),
+    "3d L=6": (S3, (1, (6, 8, 8), 6), {}),
     "3d local": (S3, (2, (8, 9, 10), 1), {"method": "local", "points": ((1, 2, 3), (7, 8, 9))}),
     "3d standard": (S3, (1, (8, 9, 11), 2), {"method": "standard"}),
 }
@@ -173,7 +174,8 @@ def test_what_a_signal_gives_does_not_depend_on_its_companions(cuda, name, rng):
     together = [on_host(y) for y in arrays(engine(x))]
     for i, one in enumerate(x):
         for a, b in zip(arrays(engine(one)), together, strict=True):
-            np.testing.assert_array_equal(on_host(a), b[i])
+            exact = cuda.__version__ == "0"  # cuFFT may round otherwise for another batch
+            np.testing.assert_allclose(on_host(a), b[i], rtol=0 if exact else 1e-12)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e25])
@@ -425,7 +427,9 @@ def test_little_memory_changes_nothing_but_the_batches(cuda, signals, room):
 
 
 @pytest.mark.parametrize("host", [True, False])
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "1d stride 1", "2d", "3d", "3d standard"])
+@pytest.mark.parametrize(
+    "name", ["1d", "1d T=0", "1d stride 1", "2d", "3d", "3d L=6", "3d standard"]
+)
 def test_the_free_memory_is_enough_however_little_there_is(machine, name, host, rng):
     import cupy
 
