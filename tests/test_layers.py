@@ -18,7 +18,7 @@ ROOMS = {
     "flow": {"errors", *LOW, "engines", "dataset", ""},
     "cli": {"errors", *LOW, "engines", "dataset", "pictures", "flow", ""},
     "": {"engines", "errors"},  # scatflow/__init__.py, the public names
-    **{door: {"engines", "errors", ""} for door in ("numpy", "torch", "sklearn")},
+    **{door: {"engines", "errors", ""} for door in ("numpy", "torch", "sklearn", "kymatio")},
 }
 """Which rooms of scatflow each room may import, besides itself."""
 

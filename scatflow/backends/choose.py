@@ -47,8 +47,8 @@ def check(name: Any, said_by: str = "backend") -> str | None:
     if name is None or (isinstance(name, str) and name in BACKENDS):
         return name
     raise BackendError(
-        f"{said_by} must be None or one of {', '.join(map(repr, BACKENDS))}, not {name!r}. "
-        f"{_remedies()}"
+        f"{said_by} must be None or one of {', '.join(map(repr, BACKENDS))}, not {name!r}, "
+        f"which is not supported and can not be called. {_remedies()}"
     )
 
 

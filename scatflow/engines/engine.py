@@ -15,7 +15,12 @@ from scatflow.backends import choose
 from scatflow.backends.protocol import Backend
 from scatflow.engines.paths import PathTable
 from scatflow.engines.plan import PLANS, Boundary, Plan
-from scatflow.errors import InputShapeError, InputTypeError, ParameterError
+from scatflow.errors import (
+    InputShapeError,
+    InputTypeError,
+    ParameterError,
+    ParameterTypeError,
+)
 
 LARGEST_J = 40
 """``2**40`` samples are more than any record has; J is their log2, not their number."""
@@ -99,7 +104,7 @@ class Engine(ABC):
         enough_axes(array, self.ndim)
         if tensors.in_host_memory(array):
             host = tensors.to_host(array)
-            plan = self.plan(self._shape_in(host), host.dtype)
+            plan = self.plan(self._shape_in(array), host.dtype)
             return _mapped(self._arrange(plan, host), tensors.from_host)
         return self._tensors(tensors, array)
 
@@ -119,7 +124,8 @@ class Engine(ABC):
         """Return the shape of the signals of an array, which must be the engine's."""
         shape = tuple(x.shape[x.ndim - self.ndim :])
         if self.shape is not None and shape != self._input_shape():
-            raise InputShapeError(self._wrong_shape(shape))
+            what = "NumPy array" if isinstance(x, np.ndarray) else "Tensor"
+            raise InputShapeError(self._wrong_shape(shape, what))
         return shape
 
     def plan(
@@ -226,7 +232,8 @@ class Engine(ABC):
         """Return the shape that one input signal must have."""
         return tuple(self.shape)
 
-    def _wrong_shape(self, found: tuple[int, ...]) -> str:
+    def _wrong_shape(self, found: tuple[int, ...], what: str) -> str:  # noqa: ARG002
+        """Say that an input, "NumPy array" or "Tensor", has another shape than the engine's."""
         return (
             f"The last axes of the input have shape {found}, but {type(self).__name__} was made "
             f"for {self._input_shape()}. Pass shape=None to take the shape from each input."
@@ -280,8 +287,22 @@ def precision(dtype: DTypeLike) -> np.dtype[Any]:
     return kind
 
 
+def scalar(value: Any) -> Any:
+    """Return what an array without axes holds, as files give parameters; the rest as it is."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return a parameter as bool, or say what is wrong with it."""
+    value = scalar(value)
+    if not isinstance(value, bool | np.bool_):
+        raise ParameterTypeError(f"{name} must be True or False, not {value!r}.")
+    return bool(value)
+
+
 def integer(name: str, value: Any, least: int, most: int = 2**31) -> int:
     """Return a parameter as int, or say what is wrong with it."""
+    value = scalar(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise ParameterError(f"{name} must be an integer, not {value!r}.")
     if value < least:
@@ -293,6 +314,7 @@ def integer(name: str, value: Any, least: int, most: int = 2**31) -> int:
 
 def number(name: str, value: Any) -> float:
     """Return a parameter as a finite float, or say what is wrong with it."""
+    value = scalar(value)
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.integer | np.floating
     ):
@@ -306,6 +328,7 @@ def shape_of(value: Any, ndim: int) -> tuple[int, ...] | None:
     """Return a `shape` parameter as a tuple of `ndim` positive integers, or None."""
     if value is None:
         return None
+    value = scalar(value)
     if ndim == 1 and isinstance(value, int | np.integer) and not isinstance(value, bool):
         value = (value,)
     if not isinstance(value, tuple | list) or not all(

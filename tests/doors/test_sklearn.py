@@ -1,5 +1,6 @@
 """Transformers among scikit-learn's own."""
 
+import inspect
 import pickle
 import warnings
 
@@ -48,6 +49,36 @@ def test_rows_are_flattened_signals(name, dtype, rng):
     np.testing.assert_array_equal(y, engine(x.reshape(5, *engine.shape)).reshape(5, -1))
     names = transformer.get_feature_names_out()
     assert len(names) == len(set(names)) == y.shape[1]
+
+
+@cases
+def test_nothing_has_to_be_fitted(name, rng):
+    """As in Kymatio, whose transformers learn nothing either."""
+    transformer, engine = CASES[name]
+    x = rng.standard_normal((5, 64))
+    fresh = clone(transformer)
+    expected = engine(x.reshape(5, *engine.shape))
+    np.testing.assert_array_equal(fresh.transform(x), expected.reshape(5, -1))
+    np.testing.assert_array_equal(fresh.predict(x), expected.reshape(5, -1))
+    np.testing.assert_array_equal(fresh.scattering(x.reshape(5, *engine.shape)), expected)
+    assert not hasattr(fresh, "engine_")
+    assert fresh.output_size() == engine.output_size()
+    assert fresh.output_size(detail=True) == engine.output_size(detail=True)
+    np.testing.assert_equal(fresh.meta(), engine.meta())
+
+
+@cases
+def test_parameters_are_the_engines(name):
+    transformer, engine = CASES[name]
+    ours = inspect.signature(type(transformer)).parameters
+    theirs = inspect.signature(type(engine)).parameters
+    assert list(ours) == [p for p in theirs if p != "out_type"]
+    assert sorted(ours) == sorted(transformer.get_params())
+    assert all(ours[p].default == theirs[p].default for p in ours)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'out_type'"):
+        type(transformer)(3, out_type="list")
+    with pytest.raises(TypeError, match="missing a required argument: 'J'"):
+        type(transformer)()
 
 
 @cases
