@@ -15,13 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+
 from scatflow.backends.protocol import Backend
 from scatflow.errors import BackendError
 
 BACKENDS = ("numpy", "plain", "torch")
 """Names that ``backend=`` accepts; each is a module of this package.
 
-``plain`` is the reference that the others are compared with: a few lines of NumPy a verb.
+``plain`` is the reference that the others are compared with: a few lines a verb. It serves arrays
+of any library that speaks the array API standard.
 """
 
 HOST = ("numpy", "plain")
@@ -31,7 +34,14 @@ NEEDS = {"numpy": "numpy", "plain": "numpy", "torch": "torch"}
 """What has to be installed for each."""
 
 LIBRARIES = ("torch",)
-"""Libraries whose arrays have a backend of the same name; whatever else is NumPy's."""
+"""Libraries whose arrays have a backend of the same name.
+
+Of the rest, what speaks the array API standard is the reference's, and everything else NumPy's.
+"""
+
+
+STANDARD = "array API"
+"""What :func:`library` calls the libraries that are known by the standard they speak alone."""
 
 
 class Choice(NamedTuple):
@@ -103,7 +113,9 @@ def _remedies() -> str:
 def library(x: Any) -> str:
     """Return the library of an array, without importing any."""
     roots = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
-    return next((name for name in LIBRARIES if name in roots), "numpy")
+    found = next((name for name in LIBRARIES if name in roots), "numpy")
+    numpys = isinstance(x, np.ndarray | np.generic) or not hasattr(x, "__array_namespace__")
+    return found if numpys or found != "numpy" else STANDARD
 
 
 def module(name: str) -> Any:
@@ -116,4 +128,6 @@ def module(name: str) -> Any:
 def backend(name: str, device: Any = None) -> Backend:
     """Return the backend of that name, on a device if it has any."""
     found = module(name)
+    if name == "plain":
+        return cast(Backend, found.on(np, device))
     return cast(Backend, found if name in HOST else found.on(device))

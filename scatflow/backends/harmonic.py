@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.backends import fft, kernels
+from scatflow.backends.plain import box_bins
 from scatflow.backends.protocol import HarmonicFilter
 from scatflow.backends.scratch import SCRATCH
 
@@ -127,7 +128,7 @@ def prepare(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable | Stored
 
 def _stored(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Stored:
     nz, ny, nx = filters.shape
-    z, y, x = (_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True))
+    z, y, x = (box_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True))
     if filters.real:
         nx, x = nx // 2 + 1, np.arange(filters.half_widths[2] + 1)
     weights = []
@@ -141,16 +142,9 @@ def _stored(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Stored:
     return Stored(filters, np.stack(weights))
 
 
-def _bins(b: int, n: int) -> NDArray[np.int64]:
-    """Return the bins ``0 ... b, -b ... -1``."""
-    if 2 * b + 1 >= n:
-        return np.arange(n)
-    return np.concatenate([np.arange(b + 1), np.arange(n - b, n)])
-
-
 def _separable(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
     nz, ny, nx = filters.shape
-    zs, ys = (_bins(b, n) for b, n in zip(filters.half_widths[:2], (nz, ny), strict=True))
+    zs, ys = (box_bins(b, n) for b, n in zip(filters.half_widths[:2], (nz, ny), strict=True))
     columns, components = filters.parts()
     touches = filters.l > 0 and filters.touches_nyquist
     at_z, at_y = 2 * zs == nz, 2 * ys == ny

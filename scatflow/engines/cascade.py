@@ -20,7 +20,7 @@ def scatter(
 
     `each` calls a function with each layer below the root, one after the other or at once.
     """
-    u = x.reshape(x.shape[0], 1, *x.shape[1:])  # (batch, 1, *grid)
+    u = reshape(x, (x.shape[0], 1, *x.shape[1:]))  # (batch, 1, *grid)
     u_hat = backend.spectrum(u, len(tree.grid))
     if tree.average is not None:
         emit(np.zeros(1, np.intp), backend.average(u, tree.average, u_hat))
@@ -34,9 +34,14 @@ def scatter(
 
 def slices(parents: int, filters: int, batch: int, grid: Grid, elements: int) -> Iterator[slice]:
     """Yield the filters to take at a time, so that about `elements` samples are in flight."""
-    step = max(1, elements // (batch * parents * math.prod(grid)))
+    step = max(1, elements // max(batch * parents * math.prod(grid), 1))
     for first in range(0, filters, step):
         yield slice(first, min(first + step, filters))
+
+
+def reshape(x: Any, shape: Grid) -> Any:
+    """Return an array in another shape; the standard's arrays have no method for it."""
+    return x.reshape(shape) if hasattr(x, "reshape") else x.__array_namespace__().reshape(x, shape)
 
 
 def _descend(
@@ -46,7 +51,8 @@ def _descend(
     batch, parents = u_hat.shape[:2]
     for which in slices(parents, rows.shape[1], batch, layer.grid, elements):
         u = backend.wavelet_modulus(u_hat, layer.stage, which)
-        u = u.reshape(batch, -1, *layer.grid)  # (batch, parents * filters, *grid)
+        count = parents * (which.stop - which.start)
+        u = reshape(u, (batch, count, *layer.grid))  # (batch, parents * filters, *grid)
         below = backend.spectrum(u, len(layer.grid)) if layer.children else None
         emit(rows[:, which].reshape(-1), backend.average(u, layer.average, below))
         del u

@@ -67,7 +67,7 @@ class Engine(ABC):
 
         Parameters
         ----------
-        x : array_like or torch.Tensor
+        x : array_like, torch.Tensor or array of the array API standard
             Real, ``(..., *shape)``. float32 and float64 keep their precision; integers of up to
             16 bits, bool and float16 are computed in float32, wider integers in float64.
 
@@ -75,7 +75,8 @@ class Engine(ABC):
         -------
         ndarray or Tensor, list or dict
             As ``out_type`` says; of the library and on the device of `x`. What is derived from
-            tensors that require gradients can be differentiated, twice.
+            tensors that require gradients can be differentiated, twice; JAX differentiates and
+            compiles what it gave.
 
         Raises
         ------
@@ -85,10 +86,12 @@ class Engine(ABC):
             If the last axes of `x` do not have the engine's shape.
         """
         library = choose.library(x)
+        if library == choose.STANDARD and self.backend in (None, "plain"):
+            return self._standard(x)
         name = choose.chosen(self.backend, self.ndim).name or library
         if self.backend is None and name in choose.HOST:
             name = name if library in choose.HOST else library  # tensors are not NumPy's
-        if name in choose.HOST and library not in choose.HOST:
+        if library == choose.STANDARD or (name in choose.HOST and library not in choose.HOST):
             raise InputTypeError(
                 f"The input should be a NumPy array, as backend={name!r} asks for, but it is a "
                 f"{type(x).__module__}.{type(x).__name__}. Leave backend out to follow the input."
@@ -107,6 +110,19 @@ class Engine(ABC):
             plan = self.plan(self._shape_in(array), host.dtype)
             return _mapped(self._arrange(plan, host), tensors.from_host)
         return self._tensors(tensors, array)
+
+    def _standard(self, x: Any) -> Any:
+        """Transform an array of a library that speaks the array API standard, on its device."""
+        plain = choose.module("plain")
+        array = plain.real(x)
+        enough_axes(array, self.ndim)
+        shape, dtype = self._shape_in(array), plain.precision(array)
+        place = (plain.namespace(array), plain.device_of(array))
+        plan = PLANS.get(
+            (self, shape, dtype.str, "reflect", "plain", *place),
+            lambda: self._build(shape, dtype, "reflect", plain.on(*place)),
+        )
+        return self._arrange(plan, array)
 
     def _tensors(self, tensors: Any, x: Any) -> Any:
         """Transform a tensor on its device."""

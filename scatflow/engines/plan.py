@@ -26,7 +26,7 @@ from scatflow.backends.protocol import (
     Samples,
     Tree,
 )
-from scatflow.engines.cascade import scatter, slices
+from scatflow.engines.cascade import reshape, scatter, slices
 from scatflow.engines.paths import PathTable
 from scatflow.errors import ParameterError
 
@@ -106,12 +106,12 @@ class Plan:
 
         Parameters
         ----------
-        x : ndarray or Tensor
+        x : ndarray, Tensor or array of the array API standard
             ``(..., *shape)``, of the plan's dtype and backend.
 
         Returns
         -------
-        ndarray or Tensor
+        ndarray, Tensor or array
             ``(..., *output_shape)``, of the same dtype.
         """
         if self.tail == "ragged":
@@ -120,9 +120,9 @@ class Plan:
                 "array holds: use apply_ragged."
             )
         batch = x.shape[: x.ndim - len(self.shape)]
-        signals = x.reshape(math.prod(batch), *self.shape)
+        signals = reshape(x, (math.prod(batch), *self.shape))
         if not isinstance(x, np.ndarray):
-            return self._joined(signals).reshape(*batch, *self.output_shape)
+            return reshape(self._joined(signals), (*batch, *self.output_shape))
         out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
         exponents = _exponents(signals)
         if exponents.any():
@@ -190,11 +190,11 @@ class Plan:
     def apply_ragged(self, x: Any) -> list[Any]:
         """Transform real signals and return one array ``(..., *n_path)`` per path."""
         batch = x.shape[: x.ndim - len(self.shape)]
-        signals = x.reshape(math.prod(batch), *self.shape)
+        signals = reshape(x, (math.prod(batch), *self.shape))
         if not isinstance(x, np.ndarray):
             order, parts = self._parts(signals)
             found = [path for part in parts for path in cast(Joining, self.backend).split(part, 1)]
-            return [found[i].reshape(*batch, *found[i].shape[1:]) for i in order]
+            return [reshape(found[i], (*batch, *found[i].shape[1:])) for i in order]
         paths: dict[int, NDArray[Any]] = {}
 
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
