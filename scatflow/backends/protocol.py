@@ -254,6 +254,10 @@ class Backend(Protocol):
 class Joining(Protocol):
     """What a backend has besides whose arrays are not written to."""
 
+    def again(self, function: Any, u_hat: Any) -> Any:
+        """Call a function of a spectrum and compute it again where derivatives need its inside."""
+        ...
+
     def join(self, parts: Sequence[Any], order: Any) -> Any:
         """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
         ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from scatflow.backends.plain import blocks
 from scatflow.backends.protocol import (
@@ -161,6 +163,15 @@ class Torch:
         """Return the entries of one axis."""
         return list(y.unbind(axis))
 
+    def again(self, function: Any, u_hat: torch.Tensor) -> Any:
+        """Call a function of a spectrum and compute it again where derivatives need its inside.
+
+        Transforms of ``torch.func`` keep what they keep: they do not go with it.
+        """
+        if torch._C._functorch.is_functorch_wrapped_tensor(u_hat):
+            return function(u_hat)
+        return checkpoint(function, u_hat, use_reentrant=False, preserve_rng_state=False)
+
     # --- averages ---
 
     def _lowpass(self, u: torch.Tensor, how: Lowpass) -> torch.Tensor:
@@ -258,6 +269,8 @@ def untraced(function: Any, *given: Any) -> Any:
 
 def own_precision(x: torch.Tensor) -> Any:
     """Return the context in which automatic mixed precision leaves a transform alone."""
+    if not torch.amp.is_autocast_available(x.device.type):
+        return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 

@@ -85,6 +85,10 @@ class Engine(ABC):
         RuntimeError
             If the last axes of `x` do not have the engine's shape.
         """
+        return self._scattered(x)
+
+    def _scattered(self, x: Any, recompute: bool = False) -> Any:
+        """Transform signals; with `recompute`, tensors' derivatives compute moduli again."""
         library = choose.library(x)
         if library == choose.STANDARD and self.backend in (None, "plain"):
             return self._standard(x)
@@ -109,7 +113,7 @@ class Engine(ABC):
             host = tensors.to_host(array)
             plan = self.plan(self._shape_in(array), host.dtype)
             return _mapped(self._arrange(plan, host), tensors.from_host)
-        return self._tensors(tensors, array)
+        return self._tensors(tensors, array, recompute)
 
     def _standard(self, x: Any) -> Any:
         """Transform an array of a library that speaks the array API standard, on its device."""
@@ -124,17 +128,20 @@ class Engine(ABC):
         )
         return self._arrange(plan, array)
 
-    def _tensors(self, tensors: Any, x: Any) -> Any:
+    def _tensors(self, tensors: Any, x: Any, recompute: bool = False) -> Any:
         """Transform a tensor on its device."""
         dtype = tensors.precision_of(x)
-        plan = tensors.untraced(self._plan_on, x.device, self._shape_in(x), dtype)
+        plan = tensors.untraced(self._plan_on, x.device, self._shape_in(x), dtype, recompute)
         with tensors.own_precision(x):
             return self._arrange(plan, x)
 
-    def _plan_on(self, device: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Plan:
+    def _plan_on(
+        self, device: Any, shape: tuple[int, ...], dtype: np.dtype[Any], recompute: bool = False
+    ) -> Plan:
         key = (self, shape, dtype.str, "reflect", "torch", str(device))
         backend = choose.backend("torch", device)
-        return PLANS.get(key, lambda: self._build(shape, dtype, "reflect", backend))
+        plan = PLANS.get(key, lambda: self._build(shape, dtype, "reflect", backend))
+        return dataclasses.replace(plan, recompute=True) if recompute else plan
 
     def _shape_in(self, x: Any) -> tuple[int, ...]:
         """Return the shape of the signals of an array, which must be the engine's."""

@@ -84,6 +84,9 @@ class Plan:
     threads: int = 1
     """Threads that one call may keep busy."""
 
+    recompute: bool = False
+    """Whether moduli are computed again for derivatives instead of being kept."""
+
     program: Program | None = None
     """The transform as one call, where the backend has one."""
 
@@ -150,7 +153,9 @@ class Plan:
             parts.append(values)
 
         after = self._after()
-        scatter(self.backend, self.tree, self.backend.pad(signals, self.before, after), emit)
+        padded = self.backend.pad(signals, self.before, after)
+        again = cast(Joining, self.backend).again if self.recompute else None
+        scatter(self.backend, self.tree, padded, emit, again=again)
         return np.argsort(np.concatenate(rows)), parts
 
     def _after(self) -> Grid:
