@@ -7,8 +7,19 @@
 (3, 234, 16)
 """
 
-from scatflow.engines import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow.engines import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    TimeFrequencyScattering,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["HarmonicScattering3D", "Scattering1D", "Scattering2D", "__version__"]
+__all__ = [
+    "HarmonicScattering3D",
+    "Scattering1D",
+    "Scattering2D",
+    "TimeFrequencyScattering",
+    "__version__",
+]

@@ -36,6 +36,13 @@ def HarmonicScattering3D(*args: Any, frontend: str = "numpy", **parameters: Any)
     return _front_door(frontend).HarmonicScattering3D(*args, **parameters)
 
 
+def TimeFrequencyScattering(  # noqa: N802
+    *args: Any, frontend: str = "numpy", **parameters: Any
+) -> Any:
+    """Make the joint one, see :class:`scatflow.TimeFrequencyScattering`."""
+    return _front_door(frontend).TimeFrequencyScattering(*args, **parameters)
+
+
 def _front_door(frontend: str) -> Any:
     name = str(frontend).lower()
     if name not in FRONTENDS:
@@ -47,4 +54,9 @@ def _front_door(frontend: str) -> Any:
     return importlib.import_module(f"scatflow.{name}")
 
 
-__all__ = ["HarmonicScattering3D", "Scattering1D", "Scattering2D"]
+__all__ = [
+    "HarmonicScattering3D",
+    "Scattering1D",
+    "Scattering2D",
+    "TimeFrequencyScattering",
+]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scatflow.engines.doors import Door, Door1D, Door2D, Door3D
+from scatflow.engines.doors import Door, Door1D, Door2D, Door3D, DoorTimeFrequency
 
 
 class _Numpy(Door):
@@ -37,4 +37,13 @@ class HarmonicScattering3D(_Numpy, Door3D):
     """Scattering of volumes; parameters as in :class:`scatflow.HarmonicScattering3D`."""
 
 
-__all__ = ["HarmonicScattering3D", "Scattering1D", "Scattering2D"]
+class TimeFrequencyScattering(_Numpy, DoorTimeFrequency):
+    """Joint time-frequency scattering; as in :class:`scatflow.TimeFrequencyScattering`."""
+
+
+__all__ = [
+    "HarmonicScattering3D",
+    "Scattering1D",
+    "Scattering2D",
+    "TimeFrequencyScattering",
+]

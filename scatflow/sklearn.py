@@ -174,4 +174,18 @@ class HarmonicScattering3D(_Transformer):
     kind = engines.HarmonicScattering3D
 
 
-__all__ = ["HarmonicScattering3D", "Scattering1D", "Scattering2D"]
+class TimeFrequencyScattering(_Transformer):
+    """Joint time-frequency scattering; as in :class:`scatflow.TimeFrequencyScattering`.
+
+    ``shape=None`` takes all features for one signal.
+    """
+
+    kind = engines.TimeFrequencyScattering
+
+
+__all__ = [
+    "HarmonicScattering3D",
+    "Scattering1D",
+    "Scattering2D",
+    "TimeFrequencyScattering",
+]

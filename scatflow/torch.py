@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from scatflow.engines.doors import Door, Door1D, Door2D, Door3D
+from scatflow.engines.doors import Door, Door1D, Door2D, Door3D, DoorTimeFrequency
 from scatflow.engines.engine import flag
 
 FILTERS = re.compile(r"tensor(\d+|_gaussian_filter)")
@@ -121,4 +121,13 @@ class HarmonicScattering3D(_Module, Door3D):
     """Scattering of volumes; parameters as in :class:`scatflow.HarmonicScattering3D`."""
 
 
-__all__ = ["HarmonicScattering3D", "Scattering1D", "Scattering2D"]
+class TimeFrequencyScattering(_Module, DoorTimeFrequency):
+    """Joint time-frequency scattering; as in :class:`scatflow.TimeFrequencyScattering`."""
+
+
+__all__ = [
+    "HarmonicScattering3D",
+    "Scattering1D",
+    "Scattering2D",
+    "TimeFrequencyScattering",
+]

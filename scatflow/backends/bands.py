@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -41,10 +41,18 @@ class BandStage:
         self.target = target
         self._half = half
         self._boxes = tuple(boxes)
+        self._cutting = threading.Lock()
+        self._rows: Runs | None = None
 
-    @cached_property
+    @property
     def rows(self) -> Runs:
         """Runs along the rows of spectra whose last axis is half of the whole one."""
+        with self._cutting:  # low-passes are first needed by several threads at once
+            if self._rows is None:
+                self._rows = self._cut()
+            return self._rows
+
+    def _cut(self) -> Runs:
         boxes = self.take()
         n = boxes[0].shape[-1]
         kept = (math.prod(boxes[0].shape[:-1]), n // 2 + 1 if self._half else n)
@@ -52,15 +60,15 @@ class BandStage:
 
     def take(self) -> list[_Box]:
         """Return the filters, which are not kept, turned towards the half spectrum if it is one."""
-        assert self._boxes, "filters are cut once"
+        if not self._boxes:
+            raise RuntimeError("These filters were cut before, and are not kept in two forms.")
         boxes, self._boxes = self._boxes, ()
         return [_towards_the_half(box) if self._half else box for box in boxes]
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        runs = self.__dict__.get("rows", ())
-        return sum(a.nbytes for a in (*runs, *(box.values for box in self._boxes)))
+        return sum(a.nbytes for a in (*(self._rows or ()), *(box.values for box in self._boxes)))
 
 
 TAP_EPS = {"float32": 1e-8, "float64": 1e-14}

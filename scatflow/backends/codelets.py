@@ -27,6 +27,7 @@ import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numba
 import numpy as np
@@ -34,6 +35,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from scatflow.backends.kernels import KEPT
 
 VECTOR_BYTES = 64
 """Of one part of a point: the widest vectors there are; other processors take several."""
@@ -49,6 +52,9 @@ CHUNK = VECTOR_BYTES // ABREAST
 
 UNITS = 2 * ABREAST
 """Chunks of a point."""
+
+TAP, STRETCH = 2 * 8, 5 * 8
+"""Bytes of a row of taps and of one of stretches, see :func:`lanes.stretch`."""
 
 RADICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 """Lengths of the transforms written out."""
@@ -181,12 +187,15 @@ class _Code:
     def times_i(self, x: Number) -> Number:
         return self.builder.fneg(x[1]), x[0]
 
-    def modulus(self, x: Number) -> Any:
+    def root(self, x: Any) -> Any:
         kind = ir.FunctionType(self.vector, [self.vector])
         name = f"llvm.sqrt.v{self.count}f{8 * self.bytes}"
-        root = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        squared = self.plus(self.times(x[0], x[0]), self.times(x[1], x[1]))
-        return self.builder.call(root, [squared])
+        return self.builder.call(
+            cgutils.get_or_insert_function(self.builder.module, kind, name), [x]
+        )
+
+    def modulus(self, x: Number) -> Any:
+        return self.root(self.plus(self.times(x[0], x[0]), self.times(x[1], x[1])))
 
     def turn(self, x: Number, k: int, n: int) -> Number:
         """Multiply by ``exp(2 pi i k / n)``."""
@@ -390,7 +399,7 @@ def _rooted(typingctx, like, radix, source, reads, to, writes, shift):
 
 
 @intrinsic
-def _copy(typingctx, like, to, source):
+def copy(typingctx, like, to, source):
     """Copy a point."""
 
     def codegen(context, builder, signature, args):
@@ -525,7 +534,7 @@ def _sums(
         )  # fmt: skip
         re = code.plus(re, code.times(value[0], c))
         im = (code.minus if back else code.plus)(im, code.times(value[1], c))
-        terms.close([builder.add(row, ir.Constant(_WORD, 16)), re, im])
+        terms.close([builder.add(row, ir.Constant(_WORD, TAP)), re, im])
         x = terms.values
     code.store_number((x[1], x[2]), at, ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES))
     points.close(
@@ -640,6 +649,302 @@ def gather(typingctx, like, to, first, second, third, fourth):
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * (1 + ABREAST)), codegen
+
+
+def _transposed(code: _Code, rows: list[Any]) -> list[Any]:
+    """Return as many vectors as there are lanes, of which the k-th has lane k of each."""
+    n = len(rows)
+    step = n // 2
+    while step:
+        low = [l if not l & step else n + l - step for l in range(n)]
+        high = [l + step if not l & step else n + l for l in range(n)]
+        for k in range(n):
+            if not k & step:
+                a, b = rows[k], rows[k + step]
+                rows[k], rows[k + step] = code.pick(a, b, low), code.pick(a, b, high)
+        step //= 2
+    return rows
+
+
+@intrinsic
+def turn_block(typingctx, like, source, step, to, places, rooted):
+    """Store the lanes of as many vectors, `step` bytes apart, each lane's as a vector.
+
+    ``places`` is the address of where each goes, in bytes behind `to`, the first one last, so that
+    those too many can go where another will. With `rooted` the roots are stored.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, source, step, to, places, rooted = args
+        code = _Code(builder, _scalar(like))
+        rows = []
+        for _ in range(code.count):
+            rows.append(code.load(source))
+            source = builder.add(source, step)
+        wanted = builder.icmp_signed("!=", rooted, ir.Constant(_WORD, 0))
+        with builder.if_else(wanted) as (then, otherwise):
+            with then:
+                roots = [code.root(row) for row in rows]
+                first = builder.block
+            with otherwise:
+                second = builder.block
+        for k, (row, root) in enumerate(zip(rows, roots, strict=True)):
+            rows[k] = builder.phi(code.vector)
+            rows[k].add_incoming(root, first)
+            rows[k].add_incoming(row, second)
+        for k, row in reversed(list(enumerate(_transposed(code, rows)))):
+            code.store(row, builder.add(to, code.word(places, k)))
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 5), codegen
+
+
+@intrinsic
+def split(typingctx, like, source, to, part, turned):
+    """Write the real and imaginary parts of a vector of complex numbers, `part` bytes apart.
+
+    If `turned` is not 0, of the numbers times i.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, source, to, part, turned = args
+        code = _Code(builder, _scalar(like))
+        a = code.load(source)
+        b = code.load(builder.add(source, ir.Constant(_WORD, VECTOR_BYTES)))
+        even, odd = (code.pick(a, b, list(range(k, 2 * code.count, 2))) for k in (0, 1))
+        wanted = builder.icmp_signed("!=", turned, ir.Constant(_WORD, 0))
+        re = builder.select(wanted, builder.fneg(odd), even)
+        im = builder.select(wanted, even, odd)
+        code.store_number((re, im), to, ir.Constant(_WORD, 0), part)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def put(typingctx, address, value):
+    """Store one number."""
+
+    def codegen(context, builder, signature, args):
+        address, value = args
+        builder.store(value, builder.inttoptr(address, value.type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), codegen
+
+
+@intrinsic
+def scale(typingctx, like, source, part, weights, each, to):
+    """Write a point: a vector, and one `part` bytes on, times a number, or times one for `each`."""
+
+    def codegen(context, builder, signature, args):
+        _, source, part, weights, each, to = args
+        code = _Code(builder, _scalar(like))
+        zero = ir.Constant(_WORD, 0)
+        single = builder.icmp_signed("==", each, zero)
+        with builder.if_else(single) as (then, otherwise):
+            with then:
+                one, first = code.broadcast(weights), builder.block
+            with otherwise:
+                many, second = code.load(weights), builder.block
+        c = builder.phi(code.vector)
+        c.add_incoming(one, first)
+        c.add_incoming(many, second)
+        re, im = code.load_number(source, zero, part)
+        scaled = code.times(re, c), code.times(im, c)
+        code.store_number(scaled, to, zero, ir.Constant(_WORD, VECTOR_BYTES))
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 5), codegen
+
+
+@intrinsic
+def multiply(typingctx, like, source, weights, part, sign, to):
+    """Write the point of a product, or with a negative `sign` that by the weights' conjugates.
+
+    Imaginary parts of both factors are `part` bytes on.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, source, weights, part, sign, to = args
+        code = _Code(builder, _scalar(like))
+        zero = ir.Constant(_WORD, 0)
+        x, w = (code.load_number(place, zero, part) for place in (source, weights))
+        negative = builder.icmp_signed("<", sign, zero)
+        w = w[0], builder.select(negative, builder.fneg(w[1]), w[1])
+        code.store_number(code.multiply(x, w), to, zero, ir.Constant(_WORD, VECTOR_BYTES))
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 5), codegen
+
+
+@intrinsic
+def copy_vectors(typingctx, like, count, source, to):
+    """Copy vectors that follow one another."""
+
+    def codegen(context, builder, signature, args):
+        _, count, source, to = args
+        code = _Code(builder, _scalar(like))
+        one = ir.Constant(_WORD, VECTOR_BYTES)
+        loop = _Loop(builder, count, [source, to])
+        code.store(code.load(loop.values[0]), loop.values[1])
+        loop.close([builder.add(at, one) for at in loop.values])
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 3), codegen
+
+
+@intrinsic
+def entangle(typingctx, like, a, b, to, mirrored):
+    """Write bins k and -k of the sum ``a + i b`` of two spectra of real lines, given at k.
+
+    Where both go to one place, k is its own mirror image and imaginary parts are rounding.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, a, b, to, mirrored = args
+        code = _Code(builder, _scalar(like))
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        a, b = code.load_number(a, zero, part), code.load_number(b, zero, part)
+        back = code.plus(a[0], b[1]), code.minus(b[0], a[1])
+        ahead = code.minus(a[0], b[1]), code.plus(a[1], b[0])
+        alone = builder.icmp_signed("==", to, mirrored)
+        ahead = tuple(
+            builder.select(alone, real[0], value) for real, value in zip((a, b), ahead, strict=True)
+        )
+        code.store_number(back, mirrored, zero, part)
+        code.store_number(ahead, to, zero, part)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def add_squares(typingctx, like, count, source, first, second, begin_first, begin_second):
+    """Add the squares of points' real parts to some vectors and of imaginary parts to others.
+
+    Or begin them. Both may be the same ones.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, count, source, first, second, begin_first, begin_second = args
+        code = _Code(builder, _scalar(like))
+        zero, one = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        fresh = [builder.icmp_signed("!=", begin, zero) for begin in (begin_first, begin_second)]
+        loop = _Loop(builder, count, [source, first, second])
+        source, *totals = loop.values
+        parts = code.load_number(source, zero, one)
+        for x, total, begins in zip(parts, totals, fresh, strict=True):
+            so_far = builder.select(begins, code.constant(0.0), code.load(total))
+            code.store(code.plus(so_far, code.times(x, x)), total)
+        point = ir.Constant(_WORD, POINT)
+        loop.close([builder.add(source, point), *(builder.add(total, one) for total in totals)])
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 6), codegen
+
+
+@intrinsic
+def add_squares_with_edges(
+    typingctx, like, count, source, total, begins, across, along, at_z, at_y, at_x
+):
+    """Add squared moduli of fields along a line of planes side by side, or begin with them.
+
+    Parameters
+    ----------
+    count : int
+        Samples of the line.
+    source : int
+        Address of one part of points: the real fields.
+    total : int
+        Address of vectors.
+    begins : int
+        Whether to begin.
+    across, along : int
+        Sign of the first plane, which alternates from plane to plane, and that of the line.
+    at_z, at_y, at_x : int
+        Addresses of what is added to the fields before: complex numbers, one a sample, which all
+        planes share up to their signs; points, one a sample; one point, whose sign alternates from
+        sample to sample.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, count, source, total, begins, across, along, at_z, at_y, at_x = args
+        code = _Code(builder, _scalar(like))
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        begins = builder.icmp_signed("!=", begins, zero)
+        alternating = ir.Constant(code.vector, [1.0, -1.0] * (code.count // 2))
+        across, along = (code.spread(builder.sitofp(k, code.scalar)) for k in (across, along))
+        across = code.times(across, alternating)
+        last = code.load_number(at_x, zero, part)
+        loop = _Loop(builder, count, [source, total, at_z, at_y, *last])
+        at, to, z, y, *last = loop.values
+        parts = []
+        for offset, plane, outer in zip((0, 1), (zero, part), last, strict=True):
+            x = code.plus(outer, code.times(along, code.load(builder.add(y, plane))))
+            parts.append(code.plus(x, code.times(across, code.broadcast(z, offset))))
+        parts[0] = code.plus(parts[0], code.load(at))
+        so_far = builder.select(begins, code.constant(0.0), code.load(to))
+        for x in parts:
+            so_far = code.plus(so_far, code.times(x, x))
+        code.store(so_far, to)
+        pair = builder.mul(code.size, ir.Constant(_WORD, 2))
+        point = ir.Constant(_WORD, POINT)
+        loop.close(
+            [
+                builder.add(at, point), builder.add(to, part), builder.add(z, pair),
+                builder.add(y, point), *(builder.fneg(x) for x in last),
+            ]
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 9), codegen
+
+
+@intrinsic
+def add_weighted(typingctx, like, to, source, weight):
+    """Add a point times a real weight to another point."""
+
+    def codegen(context, builder, signature, args):
+        _, to, source, weight = args
+        code = _Code(builder, _scalar(like))
+        zero, part = ir.Constant(_WORD, 0), ir.Constant(_WORD, VECTOR_BYTES)
+        c = code.broadcast(weight)
+        re, im = code.load_number(source, zero, part)
+        total = code.add(code.load_number(to, zero, part), (code.times(re, c), code.times(im, c)))
+        code.store_number(total, to, zero, part)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 3), codegen
+
+
+@intrinsic
+def sum_weighted(typingctx, like, to, source, weights, count):
+    """Write the sum of vectors that follow one another, times real weights, to one vector.
+
+    Four sums go on at a time, so that none waits for its last term.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, to, source, weights, count = args
+        code = _Code(builder, _scalar(like))
+        two, three = ir.Constant(_WORD, 2), ir.Constant(_WORD, 3)
+        rounds = [(4, builder.ashr(count, two)), (1, builder.and_(count, three))]
+        sums = [code.constant(0.0)] * 4
+        for many, left in rounds:
+            loop = _Loop(builder, left, [source, weights, *sums])
+            source, weights, *sums = loop.values
+            for k in range(many):
+                x, c = code.load(source), code.broadcast(weights)
+                sums[k] = code.plus(sums[k], code.times(x, c))
+                source = builder.add(source, ir.Constant(_WORD, VECTOR_BYTES))
+                weights = builder.add(weights, code.size)
+            loop.close([source, weights, *sums])
+            source, weights, *sums = loop.values
+        code.store(code.plus(code.plus(sums[0], sums[1]), code.plus(sums[2], sums[3])), to)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 4), codegen
 
 
 @intrinsic
@@ -757,7 +1062,7 @@ def _line(like: Any) -> Any:
                         last = (radix - 1) // 2
                         twiddles = table + ((last + 1) * (last + 1) + p * radix) * 2 * item
                         mixed = room + n * POINT
-                        _copy(like, mixed, here)
+                        copy(like, mixed, here)
                         for j in range(1, last + 1):
                             _mirror(
                                 like, here + j * done * m * POINT,
@@ -801,10 +1106,10 @@ def _fold(like: Any) -> Any:
         lanes: int, to: int, spectrum: int, mirror: int, unit: int, weights: int, stride: int,
         taps: int, first: int, end: int,
     ) -> None:  # fmt: skip
-        for stretch in range(first, end, 40):
+        for stretch in range(first, end, STRETCH):
             sum_bins(
                 like, lanes, to + _word(stretch) * POINT, _word(stretch + 8), spectrum, mirror,
-                unit, weights, stride, taps + 16 * _word(stretch + 16), _word(stretch + 24),
+                unit, weights, stride, taps + TAP * _word(stretch + 16), _word(stretch + 24),
                 _word(stretch + 32),
             )  # fmt: skip
 
@@ -822,7 +1127,7 @@ def _compiled(make: Any, dtype: str) -> Any:
             function = make(np.dtype(dtype).type(0))
             words = function.__code__.co_argcount
             signature = types.void(*[types.int64] * words)
-            _COMPILED[make, dtype] = numba.cfunc(signature, cache=True)(function)
+            _COMPILED[make, dtype] = numba.cfunc(signature, cache=KEPT)(function)
         return _COMPILED[make, dtype]
 
 
@@ -915,18 +1220,31 @@ class Passes:
         """Where compiled code finds them."""
         return int(self._words.ctypes.data)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return sum(table.nbytes for table in (self._words, *self._tables))
 
-@lru_cache(maxsize=1024)
+
+_PASSES: WeakValueDictionary[tuple[int, str], Passes] = WeakValueDictionary()
+_MAKING = threading.Lock()
+
+
 def passes(n: int, dtype: str) -> Passes:
-    """Return the passes of a length."""
-    return Passes(n, dtype)
+    """Return the passes of a length, made once as long as anyone keeps them."""
+    with _MAKING:
+        found = _PASSES.get((n, dtype))
+        if found is None:
+            found = _PASSES[n, dtype] = Passes(n, dtype)
+        return found
 
 
 def room(n: int) -> int:
     """Return the points of room that :func:`line` needs for a length."""
-    return n + max([0, *(radix for radix in passes(n, "float32").radices if radix > WRITTEN_OUT)])
+    return n + max([0, *(radix for radix in _radices(n) if radix > WRITTEN_OUT)])
 
 
+@lru_cache(maxsize=1024)
 def _radices(n: int) -> list[int]:
     """Return the fewest radices whose product is a length, coprime ones where there are two."""
     best = min(

@@ -131,7 +131,6 @@ _COMPLEX, _REAL, _LETTER = 32, 33, {4: "s", 8: "d"}
 _COMPLEX_STORAGE, _COMPLEX_COMPLEX = 10, 39
 _PLACEMENT, _NOT_IN_PLACE = 11, 44
 _INPUT_STRIDES, _OUTPUT_STRIDES = 12, 13
-_NUMBER_OF_TRANSFORMS, _INPUT_DISTANCE, _OUTPUT_DISTANCE = 7, 14, 15
 _THREAD_LIMIT = 27
 
 
@@ -148,13 +147,9 @@ class Descriptor:
         float32 or float64.
     kind : {"complex", "forward", "inverse"}
         The latter two are real.
-    columns, stride : int, optional
-        Transform so many columns of grids ``(n, stride)`` instead.
     """
 
-    def __init__(
-        self, grid: Grid, dtype: np.dtype[Any], kind: str, columns: int = 0, stride: int = 0
-    ) -> None:
+    def __init__(self, grid: Grid, dtype: np.dtype[Any], kind: str) -> None:
         if _mkl is None:
             raise BackendError("MKL is not in use.")
         self._handle = ctypes.c_void_p()
@@ -166,7 +161,7 @@ class Descriptor:
         if len(grid) > 1:
             lengths = [ctypes.c_long(len(grid)), (ctypes.c_long * len(grid))(*grid)]
         domain = ctypes.c_int(_REAL if real else _COMPLEX)
-        _check(getattr(_mkl, create)(ctypes.byref(self._handle), domain, *lengths))
+        check(getattr(_mkl, create)(ctypes.byref(self._handle), domain, *lengths))
         # Not at the interpreter's end, where MKL may be gone before its descriptors.
         free = weakref.finalize(self, _mkl.DftiFreeDescriptor, ctypes.byref(self._handle))
         free.atexit = False
@@ -178,17 +173,11 @@ class Descriptor:
             one, other = (grid, half) if kind == "forward" else (half, grid)
             self._set(_INPUT_STRIDES, _strides(one))
             self._set(_OUTPUT_STRIDES, _strides(other))
-        if columns:
-            for key in (_INPUT_STRIDES, _OUTPUT_STRIDES):
-                self._set(key, (ctypes.c_long * 2)(0, stride))
-            for key in (_INPUT_DISTANCE, _OUTPUT_DISTANCE):
-                self._set(key, ctypes.c_long(1))
-            self._set(_NUMBER_OF_TRANSFORMS, ctypes.c_long(columns))
-        _check(_mkl.DftiCommitDescriptor(self._handle))
+        check(_mkl.DftiCommitDescriptor(self._handle))
 
     def _set(self, key: int, value: Any) -> None:
         assert _mkl is not None
-        _check(_mkl.DftiSetValue(self._handle, ctypes.c_int(key), value))
+        check(_mkl.DftiSetValue(self._handle, ctypes.c_int(key), value))
 
     @property
     def handle(self) -> int:
@@ -196,7 +185,8 @@ class Descriptor:
         return int(self._handle.value or 0)
 
 
-def _check(status: int) -> None:
+def check(status: int) -> None:
+    """Say so if MKL's status is not that all is well."""
     if status:
         raise BackendError(f"MKL refused a transform, with status {status}.")
 
@@ -209,16 +199,10 @@ def _strides(shape: Grid) -> Any:
     return (ctypes.c_long * (len(shape) + 1))(0, *strides)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def descriptor(grid: Grid, dtype: np.dtype[Any], kind: str) -> Descriptor:
     """Return MKL's descriptor; `kind` is "complex", "forward" or "inverse" (both real)."""
     return Descriptor(grid, dtype, kind)
-
-
-@lru_cache(maxsize=1024)
-def columns_descriptor(n: int, columns: int, stride: int, dtype: np.dtype[Any]) -> Descriptor:
-    """Return MKL's descriptor of complex transforms along the columns of ``(n, stride)``."""
-    return Descriptor((n,), dtype, "complex", columns, stride)
 
 
 # --- transforms of stacks ------------------------------------------------------------------
@@ -239,23 +223,8 @@ def ifft(z: Array, ndim: int = 1) -> Array:
             z[...] = done
         return z
     plan = descriptor(grid, z.real.dtype, "complex")
-    kernels.backward(plan.handle, _stack(z, ndim))
+    check(kernels.backward(plan.handle, _stack(z, ndim)))
     return z
-
-
-def invert_columns(u_hat: Array, ys: Array, zs: Array, weights: Array, out: Array) -> None:
-    """Gather columns, see :func:`kernels.columns_of`, and invert them along z, without 1/n.
-
-    `weights` and `out` have a further axis before the others.
-    """
-    n, columns = out.shape[-2:]
-    if by_mkl((n,)):
-        plan = columns_descriptor(n, columns, columns, u_hat.real.dtype)
-        kernels.invert_columns(plan.handle, u_hat, ys, zs, weights, out)
-        return
-    for some, weight in zip(out, weights, strict=True):
-        kernels.columns_of(u_hat, ys, zs, weight, some)
-        some[...] = scipy.fft.ifft(some, axis=-2, norm="forward")
 
 
 def rfft(u: Array, out: Array, ndim: int = 1) -> Array:
@@ -265,7 +234,7 @@ def rfft(u: Array, out: Array, ndim: int = 1) -> Array:
         out[...] = scipy.fft.rfftn(u, axes=tuple(range(-ndim, 0)))
         return out
     plan = descriptor(grid, u.dtype, "forward")
-    kernels.forward_real(plan.handle, _stack(u, ndim), _stack(out, ndim))
+    check(kernels.forward_real(plan.handle, _stack(u, ndim), _stack(out, ndim)))
     return out
 
 
@@ -277,5 +246,5 @@ def irfft(half: Array, out: Array, ndim: int = 1) -> Array:
         out[...] = scipy.fft.irfftn(half, grid, axes=axes, norm="forward", overwrite_x=True)
         return out
     plan = descriptor(grid, out.dtype, "inverse")
-    kernels.backward_real(plan.handle, _stack(half, ndim), _stack(out, ndim))
+    check(kernels.backward_real(plan.handle, _stack(half, ndim), _stack(out, ndim)))
     return out

@@ -1,9 +1,8 @@
-"""Solid harmonic wavelets on volumes: separable filters, inverted axis by axis.
+"""Solid harmonic wavelets on volumes: separable filters, whole degrees at a time.
 
 ``psi = sum_a z^a exp(-z^2 / 2) P_a(y, x)`` for the few powers a of each harmonic. So the spectrum
-is inverted along z once for every power, whatever the number of harmonics, and for each harmonic
-a few planes at a time are combined, inverted and squared while they lie in the cache. Only bins
-inside the filter's box are touched.
+is inverted along z once for every power, whatever the number of harmonics, and planes are combined
+for each harmonic after that. Only bins inside the filter's box are touched.
 
 On grids of even length the harmonics are no mirror images of themselves at the Nyquist planes,
 where the field of a real volume is complex. Those bins are kept apart: each plane of bins is a
@@ -15,24 +14,70 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scatflow.backends import fft, kernels
+from scatflow.backends import codelets, fft, kernels, lane_volumes
 from scatflow.backends.plain import box_bins
-from scatflow.backends.protocol import HarmonicFilter
-from scatflow.backends.scratch import SCRATCH
+from scatflow.backends.protocol import PRECISE_VOXELS, HarmonicFilter
+from scatflow.backends.scratch import SCRATCH, aligned
 
 Array = NDArray[Any]
+Bins = NDArray[np.int64]
+Volume = tuple[int, int, int]
+Planes = tuple[Array, Array, Array]
 
-IN_CACHE = 2**15
-"""Complex samples of planes that are combined, inverted and squared together."""
 
+class Box:
+    """The table of :mod:`lane_volumes` for a box of bins, with what its addresses are of."""
 
-_NONE = {np.dtype(kind): np.empty((0, 0, 0), kind) for kind in (np.complex64, np.complex128)}
-"""Fields of Nyquist planes that a filter does not reach."""
+    def __init__(
+        self, shape: Volume, zs: Bins, ys: Bins, width: int, dtype: np.dtype[Any], turn: bool
+    ) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.zs, self.ys, self.width = zs, ys, width
+        self.lanes = codelets.VECTOR_BYTES // dtype.itemsize
+        self.groups = -(-shape[0] // self.lanes)
+        self.flat = -(-ys.size * width // self.lanes) * self.lanes
+        self.pitch = ys.size | 1
+        self._passes = [codelets.passes(n, dtype.name) for n in shape]
+        # Bins too many go where the last one does, before it.
+        j, k = np.divmod(np.minimum(np.arange(self.flat), ys.size * width - 1), width)
+        self._places = np.asarray((k * self.pitch + j) * codelets.POINT, np.int64)
+        self._code = codelets.line(dtype.name), codelets.fold(dtype.name)
+        self._turn = turn
+
+    def table(self, profiles: int) -> tuple[NDArray[np.int64], int]:
+        """Return the table and the bytes of scratch, with columns of so many profiles."""
+        nz, ny, nx = self.shape
+        point, vector = codelets.POINT, codelets.VECTOR_BYTES
+        sizes = {
+            lane_volumes.ROOM: max(map(codelets.room, self.shape)) * point,
+            lane_volumes.BOX: self.zs.size * 2 * point,
+            lane_volumes.DEEP: 2 * self.groups * self.lanes * point,
+            lane_volumes.COLUMNS: max(
+                self.groups * profiles * self.width * self.pitch * point, ny * nx * vector
+            ),
+            lane_volumes.HALVES: 2 * self.width * (ny | 1) * point,
+            lane_volumes.ROWS: (2 * nx + 1) * point,
+            lane_volumes.TOTAL: ny * nx * vector * (nz % self.lanes > 0),
+            lane_volumes.END: nx * vector,
+        }
+        row = np.zeros(lane_volumes.END + 1, np.int64)
+        row[lane_volumes.NZ : lane_volumes.NX + 1] = self.shape
+        row[lane_volumes.BINS_Z : lane_volumes.BINS_X + 1] = self.zs.size, self.ys.size, self.width
+        row[lane_volumes.ZS], row[lane_volumes.YS] = self.zs.ctypes.data, self.ys.ctypes.data
+        row[lane_volumes.FLAT], row[lane_volumes.PLACES] = self.flat, self._places.ctypes.data
+        row[lane_volumes.PITCH], row[lane_volumes.GROUPS] = self.pitch, self.groups
+        row[lane_volumes.Z_PASSES : lane_volumes.X_PASSES + 1] = [p.address for p in self._passes]
+        row[lane_volumes.LINE : lane_volumes.FOLD + 1] = [code.address for code in self._code]
+        row[lane_volumes.TURN] = self._turn
+        ends = np.cumsum([-(-size // 64) * 64 for size in sizes.values()])
+        row[list(sizes)] = [0, *ends[:-1]]
+        return row, int(ends[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,68 +85,46 @@ class Separable:
     """A degree and scale, separated."""
 
     filters: HarmonicFilter
-    ys: NDArray[np.int64]
-    zs: NDArray[np.int64]
-    """Bins of the box along y and z."""
-    width: int
-    """Bins of the box along x, of the half spectrum."""
-    parts: tuple[Part, ...]
+    box: Box
+    table: NDArray[np.int64]
+    parts: NDArray[np.int64]
+    """Fields of :mod:`lane_volumes`."""
+    edges: tuple[Planes, ...]
+    """For each part ``(components, ny, nx)``, (nz, nx), (nz, ny): filters on the Nyquist planes
+    along z, y and x, zero where a bin is on an earlier one; nothing where those do not count."""
+    scratch: int
+    """Bytes in flight."""
+    kept: tuple[Array, ...]
+    """What the fields are addresses of."""
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(part.profiles.nbytes + part.planes.nbytes for part in self.parts)
+        return sum(array.nbytes for array in itertools.chain(self.kept, *self.edges))
 
     @property
     def volumes(self) -> float:
-        """Volumes in flight: columns of one parity, the Nyquist fields, and a few planes.
-
-        SciPy takes one more for its results.
-        """
-        nz, ny, nx = self.filters.shape
-        box = self.ys.size * self.width * 2 / (ny * nx)
-        columns = max(len(part.profiles) for part in self.parts)
-        fields = max(3 * len(part.edges) for part in self.parts) + 4
-        edges = 2 * fields * max(nz * ny, nz * nx, ny * nx) / (nz * ny * nx)
-        planes = 3 * _planes((ny, nx)) / nz
-        return box * columns + edges + planes + (not fft.by_mkl(self.filters.shape))
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The real harmonics whose powers of z have one parity, each a sum of terms."""
-
-    profiles: Array
-    """``(powers, len(zs))``."""
-    ends: Array
-    """``(components + 1,)``: component c has the terms ``ends[c] ... ends[c + 1] - 1``."""
-    which: Array
-    """``(terms,)``: the profile of each."""
-    planes: Array
-    """``(terms, len(ys), width)``."""
-    edges: tuple[Edges, ...]
-    """Those of each component, if any reaches them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Edges:
-    """One real harmonic on the Nyquist planes, 0 where a bin is on an earlier one."""
-
-    at_z: Array
-    at_y: Array
-    at_x: Array
+        """Volumes in flight, fields of the Nyquist planes among them."""
+        # Complex fields of three planes, and those of one component that are being laid out.
+        fields = [
+            sum(2 * a.nbytes + 6 * a[0].nbytes for a in planes if a.size) for planes in self.edges
+        ]
+        return _spectra(self.box) + (self.scratch + max(fields, default=0)) / (
+            math.prod(self.filters.shape) * self.box.dtype.itemsize
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Filters of a small volume as published, complex harmonics of orders m >= 0.
-
-    Those of real fields are on the half spectrum, others on the whole one.
-    """
+    """Filters of a small volume as published, complex harmonics of orders m >= 0."""
 
     filters: HarmonicFilter
+    box: Box
+    table: NDArray[np.int64]
     weights: Array
-    """``(harmonics, voxels)``; conjugates of all but the first are filters, too."""
+    """``(harmonics, nz, parts, bins)``; conjugates of all but the first are filters, too."""
+    scratch: int
+    """Bytes in flight."""
 
     @property
     def nbytes(self) -> int:
@@ -110,8 +133,17 @@ class Stored:
 
     @property
     def volumes(self) -> float:
-        """Volumes in flight: a whole spectrum and a field, both complex, or half a spectrum."""
-        return 1.2 if self.filters.real else 5.0
+        """Volumes in flight, a whole spectrum among them."""
+        whole = 2 + self.scratch / (math.prod(self.filters.shape) * self.box.dtype.itemsize)
+        return _spectra(self.box) + whole
+
+
+def _spectra(box: Box) -> float:
+    """Return the volumes in flight while a spectrum is made, in double precision if it is small."""
+    half = 2 * (box.shape[2] // 2 + 1) / box.shape[2]
+    precise = math.prod(box.shape) <= PRECISE_VOXELS and box.dtype == np.float32
+    by_scipy = half * (1 + precise) * (not fft.by_mkl(box.shape))
+    return (2 + 2 * half) * precise + by_scipy
 
 
 # --- preparation ---------------------------------------------------------------------------
@@ -119,7 +151,11 @@ class Stored:
 
 def prepare(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable | Stored | None:
     """Lay out filters, or return None where they are best evaluated as they are."""
+    if not all(map(codelets.splits, filters.shape)):
+        return None
     if filters.published:
+        if filters.real:
+            return _stored_real(filters, dtype)
         return _stored(filters, dtype) if filters.rotation_covariant else None
     if filters.touches_nyquist and not (filters.l == 0 or filters.rotation_covariant):
         return None
@@ -129,58 +165,86 @@ def prepare(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable | Stored
 def _stored(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Stored:
     nz, ny, nx = filters.shape
     z, y, x = (box_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True))
-    if filters.real:
-        nx, x = nx // 2 + 1, np.arange(filters.half_widths[2] + 1)
+    box = Box(filters.shape, np.arange(nz), np.arange(ny), nx, dtype, False)
+    table, scratch = box.table(1)
     weights = []
     for number, component in enumerate(filters.components(dtype)):
         if number and number % 2 == 0:
             continue  # the conjugate of the one before
-        dense = np.zeros((nz, ny, nx), component.dtype)
-        dense[np.ix_(z, y, x)] = component
-        dense /= math.prod(filters.shape)
-        weights.append(dense.reshape(-1))
-    return Stored(filters, np.stack(weights))
+        dense = np.zeros((nz, ny, nx), np.result_type(dtype, np.complex64))
+        dense[np.ix_(z, y, x)] = component / math.prod(filters.shape)
+        parts = np.zeros((nz, 2, box.flat), dtype)
+        parts[:, 0, : ny * nx] = dense.real.reshape(nz, -1)
+        parts[:, 1, : ny * nx] = dense.imag.reshape(nz, -1)
+        weights.append(parts)
+    return Stored(filters, box, table, np.stack(weights), scratch)
+
+
+def _stored_real(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
+    """Lay out the one filter of degree 0 as published: a profile with a weight for each bin."""
+    zs, ys = (
+        box_bins(b, n) for b, n in zip(filters.half_widths[:2], filters.shape[:2], strict=True)
+    )
+    (component,) = filters.components(dtype)
+    box = Box(filters.shape, zs, ys, filters.half_widths[2] + 1, dtype, False)
+    profile = np.zeros((zs.size, box.flat), dtype)
+    bins = ys.size * box.width
+    profile[:, :bins] = component.reshape(zs.size, bins) / math.prod(filters.shape)
+    plane = np.ones((box.width, ys.size), dtype)
+    arrays = [profile, plane, *_lines([0, 1], [0], box), _pairs(1, box.groups, True)]
+    weights, *others, pairs = [array.ctypes.data for array in arrays]
+    each = box.flat * dtype.itemsize
+    parts = np.array([[1, weights, each, *others, len(arrays[-1]), pairs]], np.int64)
+    table, scratch = box.table(1)
+    return Separable(filters, box, table, parts, (), scratch, tuple(arrays))
 
 
 def _separable(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
     nz, ny, nx = filters.shape
     zs, ys = (box_bins(b, n) for b, n in zip(filters.half_widths[:2], (nz, ny), strict=True))
     columns, components = filters.parts()
+    box = Box(filters.shape, zs, ys, filters.half_widths[2] + 1, dtype, filters.l % 2 == 1)
     touches = filters.l > 0 and filters.touches_nyquist
-    at_z, at_y = 2 * zs == nz, 2 * ys == ny
-    edges = filters.edges() if touches else None
-    parts = []
+    kept: list[Array] = []
+    parts: list[list[int]] = []
+    edges: list[Planes] = []
+    most = 0
     for parity in (0, 1):
         powers = [a for a in columns if a % 2 == parity]
-        ends, which, found, outer = [0], [], [], []
+        ends, which, found, order = [0], [], [], []
         for number, terms in enumerate(components):
             if terms[0][0] % 2 != parity:
                 continue
             planes = np.stack([plane for _, plane in terms])
+            if touches or _odd_along_y(filters, number):
+                planes[:, 2 * ys == ny] = 0.0
             if touches:
-                planes[:, at_y] = 0.0
-                planes[:, :, 2 * np.arange(planes.shape[2]) == nx] = 0.0
-            elif _odd_along_y(filters, number):
-                planes[:, at_y] = 0.0
-            found.append(planes.astype(dtype))
+                planes[:, :, 2 * np.arange(box.width) == nx] = 0.0
+            found.append(planes.transpose(0, 2, 1))
             which += [powers.index(a) for a, _ in terms]
             ends.append(len(which))
-            if edges is not None:
-                outer.append(_edges(edges[number], filters.shape, dtype))
-        if found:
-            profiles = np.stack([columns[a] for a in powers]) / math.prod(filters.shape)
-            if touches or parity:
-                profiles[:, at_z] = 0.0
-            parts.append(
-                Part(
-                    profiles.astype(dtype),
-                    np.array(ends),
-                    np.array(which),
-                    np.concatenate(found),
-                    tuple(outer),
-                )
-            )
-    return Separable(filters, ys, zs, filters.half_widths[2] + 1, tuple(parts))
+            order.append(number)
+        if not found:
+            continue
+        profiles = np.stack([columns[a] for a in powers]) / math.prod(filters.shape)
+        if touches or parity:
+            profiles[:, 2 * zs == nz] = 0.0
+        pairs = _pairs(len(found), box.groups, not parts)
+        arrays = [
+            np.ascontiguousarray(profiles, dtype),
+            np.ascontiguousarray(np.concatenate(found), dtype),
+            *_lines(ends, which, box),
+        ]
+        kept += [*arrays, pairs]
+        if touches:
+            edges.append(_edges(filters, order, dtype))
+        weights, *others = [array.ctypes.data for array in arrays]
+        parts.append([len(powers), weights, 0, *others, len(pairs), pairs.ctypes.data])
+        most = max(most, len(powers))
+    table, scratch = box.table(most)
+    return Separable(
+        filters, box, table, np.array(parts, np.int64), tuple(edges), scratch, tuple(kept)
+    )
 
 
 def _odd_along_y(filters: HarmonicFilter, number: int) -> bool:
@@ -188,22 +252,66 @@ def _odd_along_y(filters: HarmonicFilter, number: int) -> bool:
     return number < filters.l if filters.rotation_covariant else number == 1
 
 
-def _edges(planes: tuple[Array, Array, Array], shape: Any, dtype: np.dtype[Any]) -> Edges:
-    z, y, x = (plane / math.prod(shape) for plane in planes)
-    nz, ny, nx = shape
-    # Each bin counts once: on the first of the planes it is on.
+def _lines(ends: list[int], which: list[int], box: Box) -> list[Array]:
+    """Return starts, stretches and taps of components' lines along y, see :func:`lanes.stretch`.
+
+    Component c has the terms ``ends[c] ... ends[c + 1] - 1``, each a profile of `which`.
+    """
+    n, bins = box.shape[1], box.ys.size
+    low = (bins + 1) // 2
+    runs = [(0, low, 0), (low, n - bins, -1), (n - bins + low, bins - low, low)]
+    if bins == n:
+        runs = [(0, n, 0)]
+    stretches: list[tuple[int, ...]] = []
+    taps: list[tuple[int, int]] = []
+    starts = [0]
+    for begin, end in itertools.pairwise(ends):
+        for k in range(box.width):
+            for first, count, j in runs:
+                terms = range(begin, end) if j >= 0 else range(0)
+                stretches.append((first, count, len(taps), len(terms), 0))
+                for t in terms:
+                    point = (which[t] * box.width + k) * box.pitch + j
+                    taps.append((point * codelets.UNITS, (t * box.width + k) * bins + j))
+            starts.append(len(stretches))
+    return [np.array(rows, np.int64) for rows in (starts, stretches, taps)]
+
+
+def _pairs(components: int, groups: int, fresh: bool) -> NDArray[np.int64]:
+    """Return which fields are inverted together: of one group of planes as far as possible."""
+    fields = [(c, g, fresh and c == 0) for g in range(groups) for c in range(components)]
+    if len(fields) % 2:
+        fields.append((-1, groups, True))
+    return np.array(fields, np.int64).reshape(-1, 2, 3)
+
+
+@lru_cache(maxsize=2)
+def _none(dtype: np.dtype[Any]) -> Planes:
+    """Return the fields of Nyquist planes that filters do not reach."""
+    none = np.empty((0, 0, 0), np.result_type(dtype, np.complex64))
+    points = np.empty((0, 0, 0, 0, 0), dtype)
+    return none, points, points
+
+
+def _edges(filters: HarmonicFilter, order: list[int], dtype: np.dtype[Any]) -> Planes:
+    """Return components on the Nyquist planes, in some order; each bin counts on one of them."""
+    nz, ny, nx = filters.shape
+    z, y, x = (np.stack(planes) for planes in zip(*filters.edges(), strict=True))
     if nz % 2 == 0:
-        y[nz // 2] = 0.0
-        x[nz // 2] = 0.0
+        y[:, nz // 2] = 0.0
+        x[:, nz // 2] = 0.0
     else:
         z[:] = 0.0
     if ny % 2 == 0:
-        x[:, ny // 2] = 0.0
+        x[:, :, ny // 2] = 0.0
     else:
         y[:] = 0.0
     if nx % 2:
         x[:] = 0.0
-    return Edges(z.astype(dtype), y.astype(dtype), x.astype(dtype))
+    at_z, at_y, at_x = (
+        (plane[order] / math.prod(filters.shape)).astype(dtype) for plane in (z, y, x)
+    )
+    return at_z, at_y, at_x
 
 
 # --- moduli --------------------------------------------------------------------------------
@@ -211,39 +319,54 @@ def _edges(planes: tuple[Array, Array, Array], shape: Any, dtype: np.dtype[Any])
 
 def modulus(u_hat: Array, stage: Separable | Stored) -> Array:
     """Return the root of the sum over m of ``|u * psi_{l,m}|^2``, ``(batch, parents, z, y, x)``."""
-    u = np.empty((*u_hat.shape[:2], *stage.filters.shape), u_hat.real.dtype)
+    u = aligned((*u_hat.shape[:2], *stage.filters.shape), u_hat.real.dtype)
     spectra = u_hat.reshape(-1, *u_hat.shape[2:])
     volumes = u.reshape(-1, *u.shape[2:])
-    if isinstance(stage, Separable):
-        _separable_moduli(spectra, stage, volumes)
-    elif stage.filters.real:
-        for spectrum, volume in zip(spectra, volumes, strict=True):
-            half = SCRATCH.take("z", spectrum.shape, spectrum.dtype)
-            kernels.multiply(spectrum.reshape(-1), stage.weights[0], half.reshape(-1), False)
-            np.abs(fft.irfft(half, volume, 3), out=volume)
+    scratch = SCRATCH.take("scratch", (stage.scratch,), np.dtype(np.uint8))
+    given = stage.table, scratch, lane_volumes.STAMP
+    if isinstance(stage, Stored):
+        whole = SCRATCH.take("whole", stage.weights.shape[1:], u.dtype)
+        lane_volumes.stored(spectra, volumes, stage.weights, whole, *given)
+    elif not stage.edges:
+        lane_volumes.separable(spectra, volumes, stage.parts, _none(u.dtype), True, *given)
     else:
-        _stored_moduli(spectra, stage, volumes)
+        for v, p in np.ndindex(len(spectra), len(stage.parts)):
+            some, part, last = slice(v, v + 1), slice(p, p + 1), p + 1 == len(stage.parts)
+            lane_volumes.separable(
+                spectra[some], volumes[some], stage.parts[part],
+                _fields(spectra[v], stage.edges[p], stage), last, *given,
+            )  # fmt: skip
     return u
 
 
-def _stored_moduli(spectra: Array, stage: Stored, volumes: Array) -> None:
-    shape = volumes.shape[1:]
-    whole = SCRATCH.take("whole", shape, spectra.dtype)
-    z = SCRATCH.take("z", shape, spectra.dtype)
-    if fft.by_mkl(shape):
-        plan = fft.descriptor(shape, volumes.dtype, "complex")
-        kernels.stored(plan.handle, spectra, stage.weights, whole, z.reshape(-1), volumes)
-        return
-    for spectrum, volume in zip(spectra, volumes, strict=True):
-        kernels.complete(spectrum, whole)
-        flat = volume.reshape(-1)
-        for m, weights in enumerate(stage.weights):
-            for conjugate in (False, True)[: 1 + (m > 0)]:
-                kernels.multiply(whole.reshape(-1), weights, z.reshape(-1), conjugate)
-                fft.ifft(z, 3)
-                pairs = z.view(volume.dtype).reshape(-1)
-                kernels.add_squares_of_complex(pairs, flat, m == 0)
-        kernels.root(flat)
+def _fields(u_hat: Array, edges: Planes, stage: Separable) -> Planes:
+    """Return the fields of the Nyquist planes, as :func:`lane_volumes.separable` takes them."""
+    nz, ny, nx = stage.filters.shape
+    phase = u_hat.dtype.type(1j if stage.filters.l % 2 else 1.0)
+
+    at_z, at_y, at_x = edges
+    fields = np.empty(at_z.shape, u_hat.dtype)
+    np.multiply(_whole(u_hat[nz // 2], nx) * phase, at_z, out=fields)
+    along_y = _whole(u_hat[:, ny // 2], nx) * phase
+    along_x = u_hat[:, :, nx // 2] * phase
+    return (
+        fft.ifft(fields, 2),
+        _side_by_side(along_y, at_y, stage.box),
+        _side_by_side(along_x, at_x, stage.box),
+    )
+
+
+def _side_by_side(spectrum: Array, edges: Array, box: Box) -> Array:
+    """Return fields ``(components, nz, n)`` as points ``(components, groups, n, parts, lanes)``."""
+    count, _, n = edges.shape
+    points = np.zeros((count, box.groups, n, 2, box.lanes), box.dtype)
+    for some, weights in zip(points, edges, strict=True):
+        field = fft.ifft(spectrum * weights, 2)
+        for g in range(box.groups):
+            planes = field[g * box.lanes : (g + 1) * box.lanes].T
+            some[g, :, 0, : planes.shape[1]] = planes.real
+            some[g, :, 1, : planes.shape[1]] = planes.imag
+    return points
 
 
 def _whole(half: Array, nx: int) -> Array:
@@ -252,105 +375,3 @@ def _whole(half: Array, nx: int) -> Array:
     kernels.complete(half[None], whole)
     plane: Array = whole[0]
     return plane
-
-
-def _separable_moduli(spectra: Array, stage: Separable, volumes: Array) -> None:
-    """Powers of one parity at a time: at most half of the columns are in flight."""
-    for part in stage.parts:
-        fresh = part is stage.parts[0]
-        if not part.edges and fft.real_by_mkl(volumes.shape[2:]) and fft.by_mkl(volumes.shape[1:]):
-            _add_part_of_all(spectra, stage, part, volumes, fresh)
-        else:
-            for spectrum, volume in zip(spectra, volumes, strict=True):
-                _add_part(spectrum, stage, part, volume, fresh)
-    kernels.root(volumes.reshape(-1))
-
-
-def _add_part_of_all(
-    spectra: Array, stage: Separable, part: Part, volumes: Array, fresh: bool
-) -> None:
-    """Add the squared moduli of some harmonics' fields, or begin with them, in one call."""
-    nz, ny, nx = volumes.shape[1:]
-    half = SCRATCH.take("half", (1, ny, spectra.shape[3]), spectra.dtype)
-    real = SCRATCH.take("real", (1, ny, nx), volumes.dtype)
-    a = SCRATCH.take("columns", (len(part.profiles), stage.ys.size, nz, stage.width), spectra.dtype)
-    along_z = fft.columns_descriptor(nz, stage.width, stage.width, volumes.dtype)
-    planes = fft.descriptor((ny, nx), volumes.dtype, "inverse")
-    turn = stage.filters.l % 2 == 1
-    how = (spectra, stage.ys, stage.zs, part.profiles, a)
-    terms = (part.ends, part.which, part.planes, turn)
-    kernels.separable(along_z.handle, *how, planes.handle, *terms, half, real, volumes, fresh)
-
-
-def _add_part(u_hat: Array, stage: Separable, part: Part, u: Array, fresh: bool) -> None:
-    """Add the squared moduli of some harmonics' fields, or begin with them."""
-    nz, ny, nx = u.shape
-    turn = stage.filters.l % 2 == 1
-    planes = _planes((ny, nx))
-    half = SCRATCH.take("half", (planes, ny, u_hat.shape[2]), u_hat.dtype)
-    real = SCRATCH.take("real", (planes, ny, nx), u.dtype)
-    shape = (len(part.profiles), stage.ys.size, nz, stage.width)
-    a = SCRATCH.take("columns", shape, u_hat.dtype)
-    fft.invert_columns(u_hat, stage.ys, stage.zs, part.profiles, a)
-    edges = _fields(u_hat, part.edges, turn)
-    if fft.real_by_mkl((ny, nx)):
-        plan = fft.descriptor((ny, nx), u.dtype, "inverse")
-        terms = (part.ends, part.which, part.planes, stage.ys)
-        kernels.add_components(plan.handle, a, *terms, turn, half, real, edges, u, fresh)
-    else:
-        _add_components(a, part, stage.ys, turn, half, real, edges, u, fresh)
-
-
-def _add_components(
-    a: Array,
-    part: Part,
-    ys: Array,
-    turn: bool,
-    half: Array,
-    real: Array,
-    edges: tuple[Array, Array, Array],
-    u: Array,
-    fresh: bool,
-) -> None:
-    """Do as :func:`kernels.add_components`, some planes at a time."""
-    for first in range(0, len(u), len(half)):
-        some = u[first : first + len(half)]
-        spectra, fields = half[: len(some)], real[: len(some)]
-        for c, (begin, end) in enumerate(itertools.pairwise(part.ends)):
-            terms = part.which[begin:end], part.planes[begin:end]
-            kernels.combine(a, *terms, ys, first, turn, spectra)
-            fft.irfft(spectra, fields, 2)
-            begins = fresh and c == 0
-            if edges[0].size:
-                at = (field[c] for field in edges)
-                kernels.add_squares_with_planes(fields, *at, first, some, begins)
-            else:
-                kernels.add_squares(fields.reshape(-1), some.reshape(-1), begins)
-
-
-def _planes(plane: tuple[int, int]) -> int:
-    """Return how many planes are inverted together: with MKL, each in one call."""
-    return 1 if fft.real_by_mkl(plane) else max(1, IN_CACHE // math.prod(plane))
-
-
-def _fields(u_hat: Array, components: tuple[Edges, ...], turn: bool) -> tuple[Array, Array, Array]:
-    """Return the fields of the Nyquist planes, which alternate in sign along the third axis."""
-    if not components:
-        none = _NONE[u_hat.dtype]
-        return none, none, none
-    nz, nx = components[0].at_x.shape[0], components[0].at_z.shape[1]
-    ny = components[0].at_z.shape[0]
-    phase = u_hat.dtype.type(1j if turn else 1.0)
-    spectra = (
-        _whole(u_hat[nz // 2], nx) * phase,
-        _whole(u_hat[:, ny // 2], nx) * phase,
-        u_hat[:, :, nx // 2] * phase,
-    )
-    fields = []
-    for spectrum, name in zip(spectra, ("at_z", "at_y", "at_x"), strict=True):
-        field = np.empty((len(components), *spectrum.shape), u_hat.dtype)
-        for out, edges in zip(field, components, strict=True):
-            np.multiply(spectrum, getattr(edges, name), out=out)
-        fields.append(fft.ifft(field, 2))
-    at_z, at_y, at_x = fields
-    return at_z, at_y, at_x

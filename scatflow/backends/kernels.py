@@ -21,7 +21,20 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-compiled = numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True)
+
+def _can_be_kept():
+    """Return whether there is a folder for compiled code: beside this file, or the user's own."""
+    try:
+        numba.njit(cache=True)(_can_be_kept)
+    except RuntimeError:  # how Numba says that it may write nowhere
+        return False
+    return True
+
+
+KEPT = _can_be_kept()
+"""Whether compiled code is kept on disk. If not, each process compiles what it uses."""
+
+compiled = numba.njit(nogil=True, cache=KEPT, no_cfunc_wrapper=True)
 inner = numba.njit(nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
@@ -54,23 +67,29 @@ _dfti_backward = types.ExternalFunction("scatflow_dfti_backward", _status)
 
 @compiled
 def backward(handle, z):
-    """Invert complex grids ``(grids, size)`` in place."""
+    """Invert complex grids ``(grids, size)`` in place; return MKL's status, as all of these do."""
+    status = NONE
     for p in range(z.shape[0]):
-        _dfti_backward(handle, z[p].ctypes.data, 0)
+        status |= _dfti_backward(handle, z[p].ctypes.data, 0)
+    return status
 
 
 @compiled
 def forward_real(handle, u, half):
     """Transform real grids ``(grids, size)`` to half spectra."""
+    status = NONE
     for p in range(u.shape[0]):
-        _dfti_forward(handle, u[p].ctypes.data, half[p].ctypes.data)
+        status |= _dfti_forward(handle, u[p].ctypes.data, half[p].ctypes.data)
+    return status
 
 
 @compiled
 def backward_real(handle, half, u):
     """Invert half spectra to real grids."""
+    status = NONE
     for p in range(u.shape[0]):
-        _dfti_backward(handle, half[p].ctypes.data, u[p].ctypes.data)
+        status |= _dfti_backward(handle, half[p].ctypes.data, u[p].ctypes.data)
+    return status
 
 
 # --- multiply, fold, modulus ---------------------------------------------------------------
@@ -226,7 +245,7 @@ def cut_rows(values, starts, shape, target, eps, kept):
     return pieces, count, weights, used
 
 
-@numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True, fastmath={"reassoc"})
+@numba.njit(nogil=True, cache=KEPT, no_cfunc_wrapper=True, fastmath={"reassoc"})
 def windows(u, taps, first, step, line, out):
     """Write weighted sums over windows of cyclic rows.
 
@@ -347,15 +366,17 @@ def _modulus_in_place(z, n, some):
 
 @inner
 def _spectrum(group, u, half):
-    """Write the half spectrum of the real grid at the front of `u`, which may be lost."""
+    """Write the half spectrum of the real grid at the front of `u`, which may be lost.
+
+    Like all that call MKL, return its status, 0 if all is well.
+    """
     n = group[SIZE]
     if group[REAL]:
-        _dfti_forward(group[REAL], u.ctypes.data, half.ctypes.data)
-        return
+        return _dfti_forward(group[REAL], u.ctypes.data, half.ctypes.data)
     for i in range(n - 1, -1, -1):
         u[2 * i] = u[i]
         u[2 * i + 1] = 0.0
-    _dfti_forward(group[HANDLE], u.ctypes.data, 0)
+    status = _dfti_forward(group[HANDLE], u.ctypes.data, 0)
     row = 2 * group[ROW]
     kept = 2 * (group[ROW] // 2 + 1)
     for k in range(n // group[ROW]):
@@ -363,6 +384,7 @@ def _spectrum(group, u, half):
         source = u[k * row : k * row + kept]
         for i in range(kept):
             to[i] = source[i]
+    return status
 
 
 @inner
@@ -371,7 +393,7 @@ def _smooth(group, spectrum, small):
     pieces = integers(group, AVERAGE_PIECES, (group[AVERAGE_PIECE_COUNT], 5))
     weights = _floats(group, AVERAGE_WEIGHTS, small)
     _fold(spectrum, small[: 2 * group[AVERAGE_SIZE]], pieces, NONE, pieces.shape[0], weights)
-    _dfti_backward(group[AVERAGE_HANDLE], small.ctypes.data, 0)
+    return _dfti_backward(group[AVERAGE_HANDLE], small.ctypes.data, 0)
 
 
 @inner
@@ -391,7 +413,7 @@ def _band_pass(group, f, spectrum, z):
     pieces = integers(group, PIECES, (group[PIECE_COUNT], 5))
     weights = _floats(group, WEIGHTS, z)
     _fold(spectrum, z[: 2 * group[SIZE]], pieces, filters[f], filters[f + 1], weights)
-    _dfti_backward(group[HANDLE], z.ctypes.data, 0)
+    return _dfti_backward(group[HANDLE], z.ctypes.data, 0)
 
 
 @inner
@@ -402,11 +424,12 @@ def _two_leaves(group, f, parent, z, small, some, first, second):
     """
     n = group[SIZE]
     pair = z
+    status = NONE
     if second.size:
-        _band_pass(group, f + 1, parent, z)
+        status |= _band_pass(group, f + 1, parent, z)
         _modulus_in_place(z, n, some)
         pair = z[lines(n) :]
-    _band_pass(group, f, parent, pair)
+    status |= _band_pass(group, f, parent, pair)
     if second.size:
         for i in range(n):
             re = pair[2 * i]
@@ -419,21 +442,24 @@ def _two_leaves(group, f, parent, z, small, some, first, second):
             im = pair[2 * i + 1]
             pair[2 * i] = np.sqrt(re * re + im * im)
             pair[2 * i + 1] = 0.0
-    _dfti_forward(group[HANDLE], pair.ctypes.data, 0)
-    _smooth(group, pair, small)
+    status |= _dfti_forward(group[HANDLE], pair.ctypes.data, 0)
+    status |= _smooth(group, pair, small)
     _keep(group, small, first)
     if second.size:
         _keep(group, small[1:], second)
+    return status
 
 
 @inner
 def _leaves(group, parents, f, parent, z, small, some, out, part, parts):
     """Average all paths that a group gives of one parent; of these, every parts-th pair."""
     paths = integers(group, PATHS, (parents, group[COUNT]))
+    status = NONE
     for k in range(0, group[COUNT], 2):
         if k // 2 % parts == part:
             second = out[paths[f, k + 1]] if k + 1 < group[COUNT] else out[0, :0]
-            _two_leaves(group, k, parent, z, small, some, out[paths[f, k]], second)
+            status |= _two_leaves(group, k, parent, z, small, some, out[paths[f, k]], second)
+    return status
 
 
 @compiled
@@ -467,229 +493,44 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, top, parent, z, 
         Do every parts-th wavelet of the first layer and what is below it; part 0 does order 0.
     top, parent, z, small, some : ndarray
         Scratch: the spectra of input and parent, path, average, and a piece of a modulus.
+
+    Returns
+    -------
+    int
+        MKL's status.
     """
+    status = NONE
     x, out, groups = _bare(x, x.shape), _bare(out, out.shape), _bare(groups, groups.shape)
     top, parent, z = _bare(top, top.shape), _bare(parent, parent.shape), _bare(z, z.shape)
     small, some = _bare(small, small.shape), _bare(some, some.shape)
     for s in range(x.shape[0]):
         pad(x[s], rows, columns, z)
-        _spectrum(groups[0], z, top)
+        status |= _spectrum(groups[0], z, top)
         if part == 0:
-            _smooth(groups[0], top, small)
+            status |= _smooth(groups[0], top, small)
             _keep(groups[0], small, out[s, 0])
         for g in range(1, 1 + layers):
             group = groups[g]
             if group[CHILD] == group[CHILDREN_END]:
-                _leaves(group, SINGLE, NONE, top, z, small, some, out[s], part, parts)
+                status |= _leaves(group, SINGLE, NONE, top, z, small, some, out[s], part, parts)
                 continue
             paths = integers(group, PATHS, (group[COUNT],))
             for f in range(group[COUNT]):
                 if f % parts != part:
                     continue
-                _band_pass(group, f, top, z)
+                status |= _band_pass(group, f, top, z)
                 _modulus_in_place(z, group[SIZE], some)
-                _spectrum(group, z, parent)
-                _smooth(group, parent, small)
+                status |= _spectrum(group, z, parent)
+                status |= _smooth(group, parent, small)
                 _keep(group, small, out[s, paths[f]])
                 for c in range(group[CHILD], group[CHILDREN_END]):
-                    _leaves(
+                    status |= _leaves(
                         groups[c], group[COUNT], f, parent, z, small, some, out[s], NONE, SINGLE
                     )
+    return status
 
 
 # --- volumes -------------------------------------------------------------------------------
-
-
-@compiled
-def columns_of(u_hat, ys, zs, weights, out):
-    """Gather what one column profile lets through, lines along z in the middle.
-
-    Parameters
-    ----------
-    u_hat : ndarray
-        ``(nz, ny, kx)``, half spectrum.
-    ys, zs : ndarray
-        Bins of the box.
-    weights : ndarray
-        ``(len(zs),)``, real.
-    out : ndarray
-        ``(len(ys), nz, bx)``, overwritten: zero outside the box.
-    """
-    m = out.shape[2]
-    for j in range(ys.size):
-        if zs.size < out.shape[1]:
-            out[j] = 0.0
-        for i in range(zs.size):
-            source = u_hat[zs[i], ys[j]][:m]
-            row = out[j, zs[i]]
-            c = weights[i]
-            for k in range(m):
-                row[k] = source[k] * c
-
-
-@compiled
-def combine(a, which, planes, ys, first, turn, out):
-    """Multiply columns by planes, add up, and place them on whole half spectra (y, x).
-
-    Parameters
-    ----------
-    a : ndarray
-        ``(profiles, len(ys), nz, bx)``, inverted along z.
-    which : ndarray
-        ``(terms,)``: the profile of each term.
-    planes : ndarray
-        ``(terms, len(ys), bx)``, real.
-    ys : ndarray
-        Bins of the box.
-    first : int
-        The first z of `out`.
-    turn : bool
-        Whether to multiply by i.
-    out : ndarray
-        ``(z, ny, kx)``, overwritten.
-    """
-    m = a.shape[3]
-    for s in range(out.shape[0]):
-        if ys.size < out.shape[1]:
-            out[s] = 0.0
-        for j in range(ys.size):
-            row = out[s, ys[j]]
-            row[m:] = 0.0
-            for t in range(which.size):
-                source = a[which[t], j, first + s]
-                plane = planes[t, j]
-                if t == 0:
-                    for k in range(m):
-                        row[k] = source[k] * plane[k]
-                else:
-                    for k in range(m):
-                        row[k] += source[k] * plane[k]
-            if turn:
-                for k in range(m):
-                    v = row[k]
-                    row[k] = complex(-v.imag, v.real)
-
-
-@compiled
-def add_squares(u, total, fresh):
-    """Add the squares of real numbers to a total, or begin it."""
-    if fresh:
-        for i in range(u.size):
-            total[i] = u[i] * u[i]
-    else:
-        for i in range(u.size):
-            total[i] += u[i] * u[i]
-
-
-@compiled
-def add_squares_of_complex(z, total, fresh):
-    """Add squared moduli of complex numbers, given as pairs, to a total, or begin it."""
-    for i in range(total.size):
-        power = z[2 * i] * z[2 * i] + z[2 * i + 1] * z[2 * i + 1]
-        total[i] = power if fresh else total[i] + power
-
-
-@compiled
-def add_squares_with_planes(u, at_z, at_y, at_x, first, total, fresh):
-    """Add squared moduli of real fields and of what the Nyquist planes add to them.
-
-    Parameters
-    ----------
-    u : ndarray
-        ``(z, ny, nx)``, real.
-    at_z, at_y, at_x : ndarray
-        ``(ny, nx)``, ``(nz, nx)`` and ``(nz, ny)``, complex: fields that alternate in sign along
-        the axis they are named after.
-    first : int
-        The first z of `u`.
-    total : ndarray
-        As `u`.
-    """
-    for s in range(u.shape[0]):
-        z = first + s
-        across = -1.0 if z % 2 else 1.0
-        for y in range(u.shape[1]):
-            along = -1.0 if y % 2 else 1.0
-            row, out, a, b, c = u[s, y], total[s, y], at_z[y], at_y[z], at_x[z, y]
-            for x in range(row.size):
-                sign = c if x % 2 == 0 else -c
-                re = row[x] + a[x].real * across + b[x].real * along + sign.real
-                im = a[x].imag * across + b[x].imag * along + sign.imag
-                power = re * re + im * im
-                out[x] = power if fresh else out[x] + power
-
-
-@compiled
-def invert_columns(handle, u_hat, ys, zs, weights, out):
-    """Gather what column profiles let through, see :func:`columns_of`, and invert it along z.
-
-    `weights` and `out` have a further axis of profiles before the others.
-    """
-    for p in range(out.shape[0]):
-        columns_of(u_hat, ys, zs, weights[p], out[p])
-        for j in range(out.shape[1]):
-            _dfti_backward(handle, out[p, j].ctypes.data, 0)
-
-
-@compiled
-def add_components(handle, a, ends, which, planes, ys, turn, half, real, edges, total, fresh):
-    """Add the squared moduli of some harmonics' fields, plane by plane while it is in the cache.
-
-    Parameters
-    ----------
-    handle : int
-        Real inverse transforms of planes.
-    ends : ndarray
-        Component c has the terms ``ends[c] ... ends[c + 1] - 1`` of `which` and `planes`.
-    a, which, planes, ys, turn
-        As in :func:`combine`.
-    half, real : ndarray
-        Scratch, ``(1, ny, kx)`` and ``(1, ny, nx)``.
-    edges : tuple of ndarray
-        As in :func:`add_squares_with_planes`, with an axis of components before the others, or
-        empty.
-    total : ndarray
-        ``(nz, ny, nx)``.
-    """
-    for z in range(total.shape[0]):
-        some = total[z : z + 1]
-        begins = fresh
-        for c in range(ends.size - 1):
-            first, end = ends[c], ends[c + 1]
-            combine(a, which[first:end], planes[first:end], ys, z, turn, half)
-            _dfti_backward(handle, half.ctypes.data, real.ctypes.data)
-            if edges[0].size:
-                at_z, at_y, at_x = edges[0][c], edges[1][c], edges[2][c]
-                add_squares_with_planes(real, at_z, at_y, at_x, z, some, begins)
-            else:
-                add_squares(real.reshape(-1), some.reshape(-1), begins)
-            begins = False
-
-
-@compiled
-def add_stored(handle, whole, weights, z, total):
-    """Write squared moduli of the fields of complex harmonics m >= 0 and of their conjugates.
-
-    Parameters
-    ----------
-    handle : int
-        Complex transforms of volumes.
-    whole : ndarray
-        ``(voxels,)``, whole spectrum.
-    weights : ndarray
-        ``(harmonics, voxels)``; the conjugates of all but the first are filters, too.
-    z : ndarray
-        Scratch, ``(voxels,)``.
-    total : ndarray
-        ``(voxels,)``, real.
-    """
-    for m in range(weights.shape[0]):
-        for conjugate in range(1 + (m > 0)):
-            multiply(whole, weights[m], z, conjugate > 0)
-            _dfti_backward(handle, z.ctypes.data, 0)
-            for i in range(total.size):
-                power = z[i].real * z[i].real + z[i].imag * z[i].imag
-                total[i] = power if m == 0 else total[i] + power
 
 
 @compiled
@@ -706,25 +547,7 @@ def complete(half, whole):
                 out[x] = np.conj(mirrored[nx - x])
 
 
-@compiled
-def root(u):
-    """Replace squares by their roots."""
-    for i in range(u.size):
-        u[i] = np.sqrt(u[i])
-
-
-@compiled
-def multiply(u, weights, out, conjugate):
-    """Write complex products, with the weights or their conjugates."""
-    if conjugate:
-        for i in range(u.size):
-            out[i] = u[i] * np.conj(weights[i])
-    else:
-        for i in range(u.size):
-            out[i] = u[i] * weights[i]
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+@numba.njit(nogil=True, cache=KEPT, fastmath={"reassoc"})
 def sum_of_powers(u, out):
     """Sum roots, values and squares of nonnegative numbers, in double precision."""
     roots = 0.0
@@ -738,33 +561,3 @@ def sum_of_powers(u, out):
     out[0] = roots
     out[1] = values
     out[2] = squares
-
-
-# --- batches of volumes ----------------------------------------------------------------------
-
-
-@compiled
-def stored(handle, u_hat, weights, whole, z, total):
-    """Write moduli of batches, see :func:`add_stored`; `whole` is scratch, too."""
-    for s in range(total.shape[0]):
-        complete(u_hat[s], whole)
-        flat = total[s].reshape(-1)
-        add_stored(handle, whole.reshape(-1), weights, z, flat)
-        root(flat)
-
-
-@compiled
-def separable(
-    along_z, u_hat, ys, zs, profiles, a, handle, ends, which, planes, turn, half, real, total, fresh
-):
-    """Add squared moduli of batches that do not reach the Nyquist planes.
-
-    See :func:`invert_columns`, whose handle comes first, and :func:`add_components`.
-    """
-    for s in range(total.shape[0]):
-        none = u_hat[s][:0]
-        invert_columns(along_z, u_hat[s], ys, zs, profiles, a)
-        add_components(
-            handle, a, ends, which, planes, ys, turn, half, real, (none, none, none), total[s],
-            fresh,
-        )  # fmt: skip

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scatflow.backends import bands, codelets, fft, lane_signals, lanes
 from scatflow.backends.bands import BandStage, Runs
 from scatflow.backends.codelets import ABREAST, CHUNK, POINT, UNITS, VECTOR_BYTES
-from scatflow.backends.program import held_bytes, in_threads, padding, plain
+from scatflow.backends.program import contiguous, held_bytes, in_threads, padding
 from scatflow.backends.protocol import Grid, Layer, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
@@ -74,7 +74,7 @@ class LaneProgram:
         """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
         if not x.size:
             return
-        images = plain(x).reshape(x.shape[0], -1, x.shape[-1])
+        images = contiguous(x).reshape(x.shape[0], -1, x.shape[-1])
         coefficients = out.reshape(*out.shape[:2], -1)
         in_threads(self._run, images, coefficients, threads, self.at_once)
 
@@ -220,7 +220,7 @@ class _Table(ABC):
         self, row: list[int], how: np.int64, runs: Array, weights: Array, lines: int, length: int
     ) -> None:
         """Say how lines are folded."""
-        starts, stretches, made, taps, tapped = lanes.stretch(runs, lines, length)
+        starts, stretches, made, taps, tapped = lanes.stretch(runs, lines, length, lanes.STAMP)
         row[how + lanes.STARTS] = self._address(starts)
         row[how + lanes.STRETCHES] = self._address(stretches[:made].copy())
         row[how + lanes.TAPS] = self._address(taps[:tapped].copy())
@@ -274,8 +274,9 @@ class _Images(_Table):
             runs = np.empty((groups * (height // grid[0] + 3), 6), np.int64)
             some = np.zeros((groups * height, wide), self.dtype)
             made, written = lanes.cut_columns(
-                columns, lows, highs, box.starts, parent, grid, pitch, f * lines, runs, some
-            )
+                columns, lows, highs, box.starts, parent, grid, pitch, f * lines, runs, some,
+                lanes.STAMP,
+            )  # fmt: skip
             runs[:made, 5] += used
             used += written
             cuts.append(runs[:made])

@@ -21,6 +21,7 @@ from scatflow.backends.codelets import (
     INVERSE,
     MODULI,
     POINT,
+    STRETCH,
     UNITS,
     VECTOR_BYTES,
     call_line,
@@ -34,6 +35,8 @@ from scatflow.backends.kernels import (
     stamp,
     twice,
 )
+
+assert ABREAST == 4, "rows are gathered and turned around four at a time"
 
 STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
 """For Numba's cache: what is compiled here consists of these files."""
@@ -98,7 +101,8 @@ def _fold(lanes, group, how, line, spectrum, mirror, unit, weight, stride, to):
     stretches = group[how + STRETCHES]
     codelets.call_fold(
         group[FOLD_CODE], lanes, to, spectrum, mirror, unit, group[how + WEIGHTS] + weight, stride,
-        group[how + TAPS], stretches + 40 * starts[line], stretches + 40 * starts[line + 1],
+        group[how + TAPS], stretches + STRETCH * starts[line],
+        stretches + STRETCH * starts[line + 1],
     )  # fmt: skip
 
 
@@ -407,7 +411,7 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
 
 
 @compiled
-def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weights):
+def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weights, _):
     """Cut a filter into runs down the columns of its box, some columns side by side.
 
     Parameters
@@ -430,6 +434,8 @@ def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weigh
     weights : ndarray
         ``(written, wide)`` zeros for those of each column. If more than one go side by side, their
         number divides the columns of the target and half those of the grid.
+    _ : ndarray
+        :data:`STAMP`.
 
     Returns
     -------
@@ -471,7 +477,7 @@ def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weigh
 
 
 @compiled
-def stretch(runs, lines, length):
+def stretch(runs, lines, length, _):
     """Cut folded lines where the runs that add up change.
 
     Parameters
@@ -481,6 +487,8 @@ def stretch(runs, lines, length):
         follow go down and are conjugate, and first weight; sorted by line.
     lines, length : int
         How many lines there are, and samples of each.
+    _ : ndarray
+        :data:`STAMP`.
 
     Returns
     -------

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from scatflow.backends import bands, fft, harmonic, kernels, lane_program, plain
+from scatflow.backends import across, bands, fft, harmonic, kernels, lane_program, plain
 from scatflow.backends import program as signal_program
 from scatflow.backends.bands import BandStage
 from scatflow.backends.protocol import (
@@ -36,7 +36,18 @@ from scatflow.backends.protocol import (
 )
 from scatflow.backends.scratch import SCRATCH
 
-__all__ = ["average", "name", "pad", "prepare", "program", "spectrum", "wavelet_modulus"]
+__all__ = [
+    "average",
+    "joint_modulus",
+    "name",
+    "pad",
+    "prepare",
+    "prepare_joint",
+    "program",
+    "spectrum",
+    "wavelet",
+    "wavelet_modulus",
+]
 
 Array = NDArray[Any]
 
@@ -75,11 +86,21 @@ def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> Prog
 
 def spectrum(u: Array, ndim: int) -> Array:
     """Return the half spectrum over the last `ndim` axes."""
-    kind = np.result_type(u.dtype, 1j)
-    precise = ndim == 3 and math.prod(u.shape[-3:]) <= PRECISE_VOXELS
-    u = np.ascontiguousarray(u, np.float64 if precise else None)
+    u = np.ascontiguousarray(u)
     out = np.empty((*u.shape[:-1], u.shape[-1] // 2 + 1), np.result_type(u.dtype, 1j))
-    return fft.rfft(u, out, ndim).astype(kind, copy=False)
+    if ndim < 3 or u.dtype == np.float64 or math.prod(u.shape[-3:]) > PRECISE_VOXELS:
+        return fft.rfft(u, out, ndim)
+    wide = SCRATCH.take("wide", u.shape[-3:], np.dtype(np.float64))
+    precise = SCRATCH.take("precise", out.shape[-3:], np.dtype(np.complex128))
+    for volume, half in zip(_stacked(u), _stacked(out), strict=True):
+        np.copyto(wide, volume)
+        np.copyto(half, fft.rfft(wide, precise, 3), casting="same_kind")
+    return out
+
+
+def _stacked(u: Array) -> Array:
+    """Return volumes along one axis."""
+    return u.reshape(math.prod(u.shape[:-3]), *u.shape[-3:])
 
 
 def prepare(
@@ -104,6 +125,31 @@ def wavelet_modulus(u_hat: Array, stage: Any, which: slice) -> Array:
     for first, z in _folded(u_hat, filters, stage, len(moduli)):
         kernels.modulus(z.view(real).reshape(len(z), -1), moduli[first : first + len(z)])
     return u
+
+
+def wavelet(u_hat: Array, stage: Any, which: slice) -> Array:
+    """Return ``u * psi`` on the decimated grid, complex, ``(batch, parents, filters, *grid)``."""
+    filters = stage.rows.filters[which.start : which.stop + 1]
+    y = np.empty((*u_hat.shape[:2], filters.size - 1, *stage.target), u_hat.dtype)
+    fields = y.reshape(-1, *stage.target)
+    for first, z in _folded(u_hat, filters, stage, len(fields)):
+        fields[first : first + len(z)] = z
+    return y
+
+
+def prepare_joint(
+    filters: Sequence[BandFilter], target: int, dtype: np.dtype[Any]
+) -> across.AcrossStage | plain.JointStage:
+    """Lay out filters along log-frequency for the kernel."""
+    return across.prepare(filters, target, dtype)
+
+
+def joint_modulus(rows: Sequence[Array], stage: Any, how: Kept) -> Array:
+    """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
+    if isinstance(stage, plain.JointStage):
+        return np.asarray(PLAIN.joint_modulus(rows, stage, how))
+    kept: Array = stage.run(rows, how)
+    return kept
 
 
 def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.backends.protocol import (
+    PRECISE_VOXELS,
     BandFilter,
     Grid,
     HarmonicFilter,
@@ -64,8 +65,23 @@ class HarmonicStage:
 
     @property
     def volumes(self) -> float:
-        """Volumes in flight: spectrum, product, field and filter, complex, and squares."""
-        return 13.0
+        """Volumes in flight: whole spectrum, product, field and filter, complex, and squares.
+
+        Of small volumes also a spectrum in double precision, and what SciPy makes it of.
+        """
+        return 13.0 + 6.5 * (math.prod(self.filters.shape) <= PRECISE_VOXELS)
+
+
+@dataclass(frozen=True, eq=False)
+class JointStage:
+    """Filters along the axis of rows, whole: ``(filters, aliases, target)``."""
+
+    weights: NDArray[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds."""
+        return self.weights.nbytes
 
 
 class Plain:
@@ -108,11 +124,15 @@ class Plain:
         """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
         if isinstance(stage, HarmonicStage):
             return self._harmonic_modulus(u_hat, stage.filters)[:, :, None, ...]
+        return self._modulus(self.wavelet(u_hat, stage, which))
+
+    def wavelet(self, u_hat: Array, stage: BlockStage, which: slice) -> Array:
+        """Return ``u * psi``, complex, decimated, ``(batch, parents, filters, *grid)``."""
         u = self._in_blocks(self._whole(u_hat, stage.shape), stage.target)
         z = 0.0
         for i, block in enumerate(stage.touched):
             z = z + u[:, :, block, None, ...] * self._array(stage.weights[which, i])
-        return self._modulus(self.xp.fft.ifftn(z, axes=_last(len(stage.target)), norm="forward"))
+        return self.xp.fft.ifftn(z, axes=_last(len(stage.target)), norm="forward")
 
     def average(self, u: Array, how: Kept, u_hat: Array | None = None) -> Array:
         """Reduce ``(batch, paths, *grid)`` as `how` says."""
@@ -141,9 +161,31 @@ class Plain:
         """Return the entries of one axis."""
         return list(self.xp.unstack(y, axis=axis))
 
-    def again(self, function: Any, u_hat: Array) -> Any:
+    def again(self, function: Any, *given: Array) -> Any:
         """Call a function; what derivatives keep is the library's own business."""
-        return function(u_hat)
+        return function(*given)
+
+    # --- filters along log-frequency ---
+
+    def prepare_joint(self, filters: Sequence[BandFilter], target: int, dtype: Any) -> JointStage:
+        """Lay out filters, with the decimation's mean and the FFT's 1/N inside."""
+        (n,) = filters[0].shape
+        weights = np.stack([blocks(band, (target,)) for band in filters]) / n
+        return JointStage(weights.astype(dtype))
+
+    def joint_modulus(self, rows: Sequence[Array], stage: JointStage, how: Kept) -> Array:
+        """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
+        xp = self.xp
+        y = xp.moveaxis(xp.concat(list(rows), axis=1), 1, 2)  # (batch, time, rows)
+        single = y.dtype in (xp.float32, xp.complex64)
+        y = xp.astype(y, xp.complex64 if single else xp.complex128)
+        aliases = stage.weights.shape[1:]
+        y_hat = xp.reshape(xp.fft.fft(y, n=math.prod(aliases)), (*y.shape[:2], *aliases))
+        kept = []
+        for psi in stage.weights:
+            z = xp.fft.ifft(xp.sum(y_hat * self._array(psi), axis=2), norm="forward")
+            kept.append(self.average(self._modulus(z), how))
+        return xp.moveaxis(xp.stack(kept, axis=1), 2, 3)
 
     # --- spectra ---
 

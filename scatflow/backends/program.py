@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scatflow.backends import bands, fft, kernels
 from scatflow.backends.bands import BandStage
+from scatflow.backends.codelets import Passes
 from scatflow.backends.protocol import Grid, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
@@ -70,7 +71,7 @@ class Program:
         """Transform ``(batch, *grid)`` into ``(batch, paths, *windows)``."""
         if not x.size:
             return
-        images = plain(x).reshape(x.shape[0], -1, x.shape[-1])
+        images = contiguous(x).reshape(x.shape[0], -1, x.shape[-1])
         coefficients = out.reshape(*out.shape[:2], -1)
         in_threads(self._run, images, coefficients, threads)
 
@@ -80,15 +81,17 @@ class Program:
             SCRATCH.take(use, (size,), self.dtype)
             for use, size in zip(uses, (*self.sizes, AT_ONCE), strict=True)
         )
-        kernels.scatter(
+        status = kernels.scatter(
             x, self.rows, self.columns, out, self.groups, self.layers, part, parts, *buffers
         )
+        fft.check(status)
 
 
-def plain(x: Array) -> Array:
+def contiguous(x: Array) -> Array:
     """Return a contiguous array of which kernels cannot tell whether it may be written.
 
-    They only read it, and would be compiled a second time for arrays that may not.
+    They only read it, and would be compiled a second time for arrays that may not. The caller
+    keeps `x` alive.
     """
     x = np.ascontiguousarray(x)
     if x.flags.writeable:
@@ -98,9 +101,9 @@ def plain(x: Array) -> Array:
 
 
 def held_bytes(kept: Iterable[Any]) -> int:
-    """Return the bytes of the arrays among some objects, each counted once."""
-    arrays = {id(one): one for one in kept if isinstance(one, np.ndarray)}
-    return sum(array.nbytes for array in arrays.values())
+    """Return the bytes of the arrays and tables among some objects, each counted once."""
+    counted = {id(one): one for one in kept if isinstance(one, np.ndarray | Passes)}
+    return sum(one.nbytes for one in counted.values())
 
 
 def in_threads(run: Run, x: Array, out: Array, threads: int, at_once: int = 1) -> None:

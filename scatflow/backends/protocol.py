@@ -254,8 +254,8 @@ class Backend(Protocol):
 class Joining(Protocol):
     """What a backend has besides whose arrays are not written to."""
 
-    def again(self, function: Any, u_hat: Any) -> Any:
-        """Call a function of a spectrum and compute it again where derivatives need its inside."""
+    def again(self, function: Any, *given: Any) -> Any:
+        """Call a function and compute it again where derivatives need its inside."""
         ...
 
     def join(self, parts: Sequence[Any], order: Any) -> Any:
@@ -264,4 +264,31 @@ class Joining(Protocol):
 
     def split(self, y: Any, axis: int) -> list[Any]:
         """Return the entries of one axis."""
+        ...
+
+
+class Joint(Protocol):
+    """What a backend has besides for filters along log-frequency, the axis of first-order paths.
+
+    Rows are those of one octave or more, one below the other: ``(batch, rows, time)``.
+    """
+
+    def wavelet(self, u_hat: Any, stage: Any, which: slice) -> Any:
+        """Return ``u * psi`` on the decimated grid, complex, ``(batch, parents, filters, *grid)``.
+
+        Centre frequencies are positive: :meth:`Backend.prepare` may have taken a filter's mirror
+        image where most of it is negative.
+        """
+        ...
+
+    def prepare_joint(self, filters: Sequence[BandFilter], target: int, dtype: Any) -> Stage:
+        """Lay out filters along log-frequency for repeated use by :meth:`joint_modulus`."""
+        ...
+
+    def joint_modulus(self, rows: Sequence[Any], stage: Any, how: Kept) -> Any:
+        """Return ``|y * psi|`` along log-frequency, where `rows`, with zeros below them, are y.
+
+        Rows may be real or complex. Moduli are decimated to `target` rows and reduced along them
+        as `how` says, ``(batch, filters, kept rows, time)``.
+        """
         ...

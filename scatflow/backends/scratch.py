@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-KEPT_BYTES = 2**25
-"""Largest buffer that stays with its thread."""
+KEPT_BYTES = 2**26
+"""What may stay with a thread; buffers of more than half of it do not, oldest ones make room."""
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an array of undefined contents that begins on a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + 64, np.uint8)
+    first = -room.ctypes.data % 64
+    return room[first : first + size].view(dtype).reshape(shape)
 
 
 class Scratch(threading.local):
@@ -35,9 +43,10 @@ class Scratch(threading.local):
         if buffer is None or buffer.size < size:
             del buffer
             self._buffers.pop(use, None)
-            room = np.empty(size + 64, np.uint8)
-            buffer = room[-room.ctypes.data % 64 :]
-            if size <= KEPT_BYTES:
+            buffer = aligned((size,), np.dtype(np.uint8))
+            if size <= KEPT_BYTES // 2:
+                while sum(other.size for other in self._buffers.values()) > KEPT_BYTES - size:
+                    del self._buffers[next(iter(self._buffers))]
                 self._buffers[use] = buffer
         return buffer[:size].view(dtype).reshape(shape)
 

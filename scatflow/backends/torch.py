@@ -63,6 +63,18 @@ class BlockStage:
 
 
 @dataclass(frozen=True, eq=False)
+class JointStage:
+    """Filters along the axis of rows, whole: ``(filters, aliases, target)``."""
+
+    weights: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds."""
+        return self.weights.nbytes
+
+
+@dataclass(frozen=True, eq=False)
 class HarmonicStage:
     """Filters evaluated once, on the box that they touch."""
 
@@ -129,13 +141,36 @@ class Torch:
         """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
         if isinstance(stage, HarmonicStage):
             return _harmonic_modulus(u_hat, stage).unsqueeze(2)
+        return self.wavelet(u_hat, stage, which).abs()
+
+    def wavelet(self, u_hat: torch.Tensor, stage: BlockStage, which: slice) -> torch.Tensor:
+        """Return ``u * psi``, complex, decimated, ``(batch, parents, filters, *grid)``."""
         weights = stage.weights.narrow(0, which.start, which.stop - which.start).unbind(1)
         blocks = [torch.view_as_real(block).unsqueeze(2) for block in _cut(u_hat, stage).unbind(2)]
         z = blocks[0] * weights[0]
         for block, weight in zip(blocks[1:], weights[1:], strict=True):
             z = torch.addcmul(z, block, weight)
         axes = tuple(range(-len(stage.target), 0))
-        return torch.fft.ifftn(torch.view_as_complex(z), dim=axes, norm="forward").abs()
+        return torch.fft.ifftn(torch.view_as_complex(z), dim=axes, norm="forward")
+
+    def prepare_joint(
+        self, filters: Sequence[BandFilter], target: int, dtype: np.dtype[Any]
+    ) -> JointStage:
+        """Lay out filters along log-frequency on the device."""
+        (n,) = filters[0].shape
+        weights = np.stack([blocks(band, (target,)) for band in filters]) / n
+        return JointStage(self._tensor(weights.astype(dtype)))
+
+    def joint_modulus(
+        self, rows: Sequence[torch.Tensor], stage: JointStage, how: Kept
+    ) -> torch.Tensor:
+        """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
+        y = torch.cat(list(rows), dim=1).movedim(1, 2)  # (batch, time, rows)
+        aliases = tuple(stage.weights.shape[1:])
+        y_hat = torch.fft.fft(y, math.prod(aliases)).reshape(*y.shape[:2], 1, *aliases)
+        z = (y_hat * stage.weights).sum(dim=3)  # (batch, time, filters, target)
+        u = torch.fft.ifft(z, norm="forward").abs()
+        return self.average(u, how).permute(0, 2, 3, 1)
 
     def average(
         self, u: torch.Tensor, how: Kept, u_hat: torch.Tensor | None = None
@@ -163,14 +198,14 @@ class Torch:
         """Return the entries of one axis."""
         return list(y.unbind(axis))
 
-    def again(self, function: Any, u_hat: torch.Tensor) -> Any:
-        """Call a function of a spectrum and compute it again where derivatives need its inside.
+    def again(self, function: Any, *given: torch.Tensor) -> Any:
+        """Call a function and compute it again where derivatives need its inside.
 
         Transforms of ``torch.func`` keep what they keep: they do not go with it.
         """
-        if torch._C._functorch.is_functorch_wrapped_tensor(u_hat):
-            return function(u_hat)
-        return checkpoint(function, u_hat, use_reentrant=False, preserve_rng_state=False)
+        if any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
+            return function(*given)
+        return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
 
     # --- averages ---
 

@@ -139,6 +139,7 @@ def doctor_lines() -> list[str]:
         f"libraries  {versions}",
         *_backends(),
         f"fft        {fft_library()}",
+        f"kernels    {_kernels()}",
         f"threads    {_processors()} processors to use, {os.cpu_count()} in all",
         f"cpu        {cpu()}",
         f"memory     {size(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))}",
@@ -157,6 +158,18 @@ def _backends() -> Iterator[str]:
     for ndim in (1, 2, 3):
         name, why = choose.chosen(None, ndim)
         yield f"  {ndim}D: {name or 'numpy, of tensors torch'}, {why}"
+
+
+def _kernels() -> str:
+    """Say whether compiled code is kept on disk."""
+    from scatflow.backends.kernels import KEPT
+
+    if KEPT:
+        return "compiled once and kept on disk"
+    return (
+        "compiled anew in each process, some seconds: no folder for them can be written to. "
+        "NUMBA_CACHE_DIR may name one"
+    )
 
 
 def _mkl() -> str:

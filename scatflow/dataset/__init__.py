@@ -1,6 +1,12 @@
 """Label and keep: coordinates, the output's template, and the regions that tasks write."""
 
-from scatflow.dataset.coordinates import Coordinate, Ruler, frequency_units, path_coordinates
+from scatflow.dataset.coordinates import (
+    Coordinate,
+    Ruler,
+    frequency_units,
+    path_coordinates,
+    row_coordinates,
+)
 from scatflow.dataset.states import DONE, FAILED, MISSING, count, counts_in
 from scatflow.dataset.template import Template, create, finish, inner_chunks
 from scatflow.dataset.write import checksum, open_coefficients, write_region
@@ -21,5 +27,6 @@ __all__ = [
     "inner_chunks",
     "open_coefficients",
     "path_coordinates",
+    "row_coordinates",
     "write_region",
 ]

@@ -125,6 +125,12 @@ LONG_NAMES = {
     "theta1": "orientation of the first wavelet",
     "theta2": "orientation of the second wavelet",
     "l": "degree of the solid harmonic",
+    "j_fr": "octave of the wavelet along log-frequency",
+    "xi_fr": "centre frequency of the wavelet along log-frequency",
+    "sigma_fr": "bandwidth of the wavelet along log-frequency",
+    "spin": "1: rises with time, -1: falls, 0: neither",
+    "q": "number of the first wavelet, from the highest frequency",
+    "octave": "octaves of the first wavelet below the highest frequency",
     "label": "path",
 }
 
@@ -147,12 +153,27 @@ def path_coordinates(
     list of Coordinate
         With frequencies in the units that :func:`frequency_units` found.
     """
+    return _coordinates("path", columns, rulers)
+
+
+def row_coordinates(
+    columns: Mapping[str, NDArray[Any]], rulers: Sequence[Ruler]
+) -> list[Coordinate]:
+    """Label the axis of rows that paths may have, which the first column names."""
+    return _coordinates(next(iter(columns)), columns, rulers) if columns else []
+
+
+def _coordinates(
+    dim: str, columns: Mapping[str, NDArray[Any]], rulers: Sequence[Ruler]
+) -> list[Coordinate]:
     factor, units = frequency_units(rulers)
     made = []
     for name, column in columns.items():
         attrs = {"long_name": LONG_NAMES[name]} if name in LONG_NAMES else {}
         values = np.asarray(column)
-        if name.startswith(("xi", "sigma")):
+        if name in ("xi_fr", "sigma_fr"):
+            attrs["units"] = "cycles/wavelet"
+        elif name.startswith(("xi", "sigma")):
             values = values.astype(np.float64) * factor
             attrs["units"] = units
         elif name.startswith("theta"):
@@ -161,7 +182,7 @@ def path_coordinates(
             values = values.astype(np.int64)
         if name == "label":
             values = _readable(values, columns, factor, units)
-        made.append(Coordinate.of(name, ("path",), values, attrs))
+        made.append(Coordinate.of(name, (dim,), values, attrs))
     return made
 
 
@@ -175,9 +196,13 @@ def _readable(
     for row, order in enumerate(columns["order"]):
         words = []
         for i in range(1, int(order) + 1):
+            if f"xi{i}" not in columns or np.isnan(columns[f"xi{i}"][row]):
+                continue  # a row for many wavelets, or an axis of rows
             word = f"{columns[f'xi{i}'][row] * factor:.3g} {units}"
             if f"theta{i}" in columns:
                 word += f" at {np.degrees(columns[f'theta{i}'][row]):.3g}\N{DEGREE SIGN}"
             words.append(word)
+        if "xi_fr" in columns and order:
+            words.append(f"{columns['xi_fr'][row]:+.3g} cycles/wavelet")
         labels.append(f"S{order}" + (": " + ", ".join(words) if words else ""))
     return np.array(labels)

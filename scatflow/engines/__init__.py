@@ -10,12 +10,21 @@ from scatflow.engines.plan import CanonicalGrid, Plan
 from scatflow.engines.scattering1d import Scattering1D
 from scatflow.engines.scattering2d import Scattering2D
 from scatflow.engines.scattering3d import HarmonicScattering3D
+from scatflow.engines.timefrequency import TimeFrequencyScattering
 from scatflow.errors import ParameterError
 
 ENGINES: dict[str, type[Engine]] = {
-    engine.kind: engine for engine in (Scattering1D, Scattering2D, HarmonicScattering3D)
+    engine.kind: engine
+    for engine in (Scattering1D, Scattering2D, HarmonicScattering3D, TimeFrequencyScattering)
 }
 """The engine of each ``kind`` in a job file or a dataset."""
+
+NEEDED = {
+    "J": "log2 of its largest scale",
+    "J_fr": "log2 of its largest scale along log-frequency",
+    "Q": "its wavelets per octave",
+}
+"""What parameters without a default are."""
 
 
 def engine_from_dict(parameters: dict[str, Any]) -> Engine:
@@ -52,8 +61,11 @@ def engine_from_dict(parameters: dict[str, Any]) -> Engine:
             f"{cls.__name__} has no parameter {', '.join(map(repr, unknown))}; "
             f"it takes {', '.join(names)}."
         )
-    if "J" not in given:
-        raise ParameterError(f"{cls.__name__} needs J, log2 of its largest scale.")
+    fields = dataclasses.fields(cls)
+    lacking = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in given]
+    if lacking:
+        words = "; ".join(f"{name}, {NEEDED[name]}" for name in lacking)
+        raise ParameterError(f"{cls.__name__} needs {words}.")
     values = {name: _tuples(value) for name, value in given.items()}
     engine: Engine = cls(**values)
     return engine
@@ -71,5 +83,6 @@ __all__ = [
     "Plan",
     "Scattering1D",
     "Scattering2D",
+    "TimeFrequencyScattering",
     "engine_from_dict",
 ]

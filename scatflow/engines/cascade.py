@@ -12,8 +12,8 @@ from scatflow.backends.protocol import Backend, Grid, Layer, Rows, Tree
 
 Emit = Callable[[Rows, Any], None]
 
-Again = Callable[[Callable[[Any], tuple[Any, ...]], Any], tuple[Any, ...]]
-"""Calls a function of a spectrum and keeps nothing of what it computes on its way."""
+Again = Callable[..., tuple[Any, ...]]
+"""Calls a function of some spectra and keeps nothing of what it computes on its way."""
 
 
 def scatter(

@@ -15,6 +15,7 @@ from scatflow.engines.engine import Engine
 from scatflow.engines.scattering1d import Scattering1D
 from scatflow.engines.scattering2d import Scattering2D
 from scatflow.engines.scattering3d import HarmonicScattering3D
+from scatflow.engines.timefrequency import TimeFrequencyScattering, padded_rows
 from scatflow.errors import InputTypeError
 
 
@@ -94,7 +95,7 @@ class Door:
 class Door1D(Door):
     """What programs read from a :class:`~scatflow.Scattering1D`."""
 
-    kind = Scattering1D
+    kind: ClassVar[type[Engine]] = Scattering1D
     Q = Parameter()
     log2_stride = Parameter()
     out_type = Parameter(settable=True)
@@ -103,6 +104,12 @@ class Door1D(Door):
     r_psi = math.sqrt(0.5)
     sigma0 = 0.1
     alpha = 5.0
+
+    @property
+    def _in_time(self) -> Scattering1D:
+        """The transform in time."""
+        engine: Scattering1D = self.engine
+        return engine
 
     @property
     def T(self) -> Any:  # noqa: N802 - the name of the mathematics
@@ -126,12 +133,12 @@ class Door1D(Door):
 
     @property
     def _N_padded(self) -> int:  # noqa: N802
-        return filters.padded(self.engine)[0]
+        return filters.padded(self._in_time)[0]
 
     @property
     def pad_left(self) -> int:
         """Samples padded in front."""
-        return filters.padded(self.engine)[1]
+        return filters.padded(self._in_time)[1]
 
     @property
     def pad_right(self) -> int:
@@ -152,17 +159,63 @@ class Door1D(Door):
     @property
     def phi_f(self) -> filters.Filter:
         """The low-pass filter, see :func:`scatflow.engines.filters.signals`."""
-        return filters.signals(self.engine)[0]
+        return filters.signals(self._in_time)[0]
 
     @property
     def psi1_f(self) -> list[filters.Filter]:
         """The wavelets of the first order."""
-        return filters.signals(self.engine)[1]
+        return filters.signals(self._in_time)[1]
 
     @property
     def psi2_f(self) -> list[filters.Filter]:
         """The wavelets of the second order."""
-        return filters.signals(self.engine)[2]
+        return filters.signals(self._in_time)[2]
+
+
+class DoorTimeFrequency(Door1D):
+    """What programs read from a :class:`~scatflow.TimeFrequencyScattering`."""
+
+    kind = TimeFrequencyScattering
+    max_order = Parameter()
+    J_fr = Parameter()
+    stride_fr = Parameter()
+    format = Parameter(settable=True)
+    oversampling = 0
+    oversampling_fr = 0
+
+    @property
+    def _in_time(self) -> Scattering1D:
+        engine: Scattering1D = self.engine.in_time
+        return dataclasses.replace(engine, shape=self.engine.shape)
+
+    @property
+    def Q_fr(self) -> tuple[int]:  # noqa: N802
+        """Wavelets along log-frequency per octave."""
+        return (self.engine.Q_fr,)
+
+    @property
+    def F(self) -> Any:  # noqa: N802
+        """First-order wavelets that are averaged over; 0 or "global" as given."""
+        return 2**self.J_fr if self.engine.F is None else self.engine.F
+
+    @property
+    def log2_F(self) -> int:  # noqa: N802
+        """log2 of the averaging scale along log-frequency, rounded down."""
+        return math.floor(math.log2(self.engine.window_fr))
+
+    @property
+    def average_fr(self) -> Any:
+        """How moduli are kept along log-frequency: "local", "global" or False."""
+        return False if self.engine.averaging_fr == "none" else self.engine.averaging_fr
+
+    @property
+    def _N_padded_fr(self) -> int:  # noqa: N802
+        return padded_rows(self.engine)
+
+    @property
+    def filters_fr(self) -> tuple[filters.Filter, list[filters.Filter]]:
+        """The low-pass and the bank, see :func:`scatflow.engines.filters.rows`."""
+        return filters.rows(self.engine)
 
 
 class _Grid(Door):

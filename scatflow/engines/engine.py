@@ -36,6 +36,8 @@ class Engine(ABC):
 
     kind: ClassVar[str]
     ndim: ClassVar[int]
+    cost: ClassVar[int] = 1
+    """How many times as long as usual a sample takes, roughly: work is cut accordingly."""
     shape: Any
 
     backend: str | None

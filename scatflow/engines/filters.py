@@ -12,12 +12,14 @@ import numpy as np
 from scipy.special import factorial2, sph_harm_y
 
 from scatflow.backends import choose
-from scatflow.engines import scattering1d, scattering2d
+from scatflow.engines import scattering1d, scattering2d, timefrequency
 from scatflow.engines.scattering1d import Scattering1D
 from scatflow.engines.scattering2d import Scattering2D
 from scatflow.engines.scattering3d import HarmonicScattering3D
+from scatflow.engines.timefrequency import TimeFrequencyScattering
 from scatflow.wavelets.morlet import lowpass_2d
 from scatflow.wavelets.scales import SIGMA0
+from scatflow.wavelets.support import fold_1d
 
 Filter = dict[str, Any]
 
@@ -68,6 +70,29 @@ def signals(engine: Scattering1D) -> tuple[Filter, list[Filter], list[Filter]]:
         "N": length,
     }
     return phi, banks[0], banks[1]
+
+
+def rows(engine: TimeFrequencyScattering) -> tuple[Filter, list[Filter]]:
+    """Return the low-pass along log-frequency, and the bank: its low-pass, then its wavelets.
+
+    Each is a dict: `levels`, arrays ``(N / 2^k,)`` of the filter as rows decimated by ``2^k`` see
+    it, `xi` and `sigma` in cycles per first-order wavelet, `j`, and of the first one `N`.
+    """
+    backend = choose.backend("plain")
+    frame = timefrequency.FrequencyFrame(engine, np.dtype(np.float64), backend)
+    log2_F = math.floor(math.log2(engine.window_fr))
+    phi = {
+        "levels": [fold_1d(frame.phi, frame.N >> k).dense() for k in range(log2_F + 1)],
+        "xi": 0,
+        "sigma": SIGMA0 / engine.window_fr,
+        "j": log2_F,
+        "N": frame.N,
+    }
+    bank = [
+        {"levels": [frame.psi(scale).dense()], "xi": scale.xi, "sigma": scale.sigma, "j": scale.j}
+        for scale in engine.scales_fr()
+    ]
+    return phi, bank
 
 
 def images(engine: Scattering2D) -> tuple[Filter, list[Filter]]:

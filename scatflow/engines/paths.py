@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,16 @@ class PathTable:
 
     ``columns`` hold the labels of a dataset: `order`, `j1`, `j2` (-1 where absent), `xi1`, `xi2`,
     `sigma1`, `sigma2` (cycles/sample, NaN where absent), for images `theta1`, `theta2` (radians),
-    for volumes `l`, and a readable `label`.
+    for volumes `l`, and a readable `label`; of time-frequency paths also `j_fr`, `xi_fr`,
+    `sigma_fr` (cycles per first-order wavelet), `spin`, and `q` and `octave`, the number of the
+    first wavelet and its octaves below the highest one.
     """
 
     columns: dict[str, NDArray[Any]]
     keys: tuple[tuple[int, ...], ...]
     """Indices of the path's wavelets in their banks: ``()``, ``(n1,)``, ``(n1, n2)``."""
+    rows: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Labels of an axis between paths and windows, which the first one names, if there is one."""
 
     def __len__(self) -> int:
         return int(self.columns["order"].size)

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.backends.protocol import (
-    PRECISE_VOXELS,
     Backend,
     Grid,
     Joining,
@@ -26,9 +25,9 @@ from scatflow.backends.protocol import (
     Samples,
     Tree,
 )
-from scatflow.engines.cascade import reshape, scatter, slices
+from scatflow.engines.cascade import Again, Emit, reshape, scatter, slices
 from scatflow.engines.paths import PathTable
-from scatflow.errors import ParameterError
+from scatflow.errors import InputTypeError, ParameterError
 
 Boundary = Literal["reflect", "periodic"]
 Tail = Literal["decimated", "power", "point", "ragged"]
@@ -95,6 +94,15 @@ class Plan:
         program = self.backend.program(self.tree, self.shape, self.before, self.dtype)
         return replace(self, program=program)
 
+    def scatter(self, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
+        """Take padded signals ``(batch, *grid)`` through the transform and emit their paths."""
+        scatter(self.backend, self.tree, x, emit, each, self.again)
+
+    @property
+    def again(self) -> Again | None:
+        """What computes moduli again for derivatives, if anything should."""
+        return cast(Joining, self.backend).again if self.recompute else None
+
     def on(self, threads: int) -> Plan:
         """Return the plan for calls that keep so many threads busy."""
         return self if threads == self.threads else replace(self, threads=threads)
@@ -126,16 +134,12 @@ class Plan:
         signals = reshape(x, (math.prod(batch), *self.shape))
         if not isinstance(x, np.ndarray):
             return reshape(self._joined(signals), (*batch, *self.output_shape))
+        self._check_precision(x)
         out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
         exponents = _exponents(signals)
+        self._apply(signals, exponents, out)
         if exponents.any():
-            at_once = self.signals_at_once if self.program is None else self.program.at_once
-            for first in range(0, len(signals), at_once * self.threads):
-                some = slice(first, first + at_once * self.threads)
-                self._apply(_scaled(signals[some], -exponents[some]), out[some])
-                self._rescale(out[some], exponents[some])
-        else:
-            self._apply(signals, out)
+            self._rescale(out, exponents)
         return out.reshape(*batch, *self.output_shape)
 
     def _joined(self, signals: Any) -> Any:
@@ -153,9 +157,7 @@ class Plan:
             parts.append(values)
 
         after = self._after()
-        padded = self.backend.pad(signals, self.before, after)
-        again = cast(Joining, self.backend).again if self.recompute else None
-        scatter(self.backend, self.tree, padded, emit, again=again)
+        self.scatter(self.backend.pad(signals, self.before, after), emit)
         return np.argsort(np.concatenate(rows)), parts
 
     def _after(self) -> Grid:
@@ -163,27 +165,39 @@ class Plan:
         sizes = zip(self.padded, self.shape, self.before, strict=True)
         return tuple(p - n - b for p, n, b in sizes)
 
-    def _apply(self, signals: NDArray[Any], out: NDArray[Any]) -> None:
-        """Transform ``(batch, *shape)`` into ``(batch, *labelled_shape)``."""
+    def _check_precision(self, x: NDArray[Any]) -> None:
+        if x.dtype != self.dtype:
+            raise InputTypeError(
+                f"This plan transforms {self.dtype}, but the input has dtype {x.dtype}. Convert "
+                "it, or call the engine, which has a plan for each precision."
+            )
+
+    def _apply(self, signals: NDArray[Any], exponents: NDArray[np.intc], out: NDArray[Any]) -> None:
+        """Transform ``(batch, *shape)`` over two to the power of `exponents`."""
         if self.program is not None:
-            self.program(signals, out, self.threads)
+            step = self.program.at_once * self.threads if exponents.any() else len(signals)
+            for first in range(0, len(signals), max(step, 1)):
+                which = slice(first, first + step)
+                self.program(_scaled(signals[which], -exponents[which]), out[which], self.threads)
             return
 
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
             out[first : first + values.shape[0], rows] = values
 
-        self._walk(signals, emit, self.threads)
+        self._walk(signals, exponents, emit, self.threads)
 
     def _rescale(self, out: NDArray[Any], exponents: NDArray[np.intc]) -> None:
-        """Multiply coefficients by two to the power of their signals' exponents."""
+        """Multiply coefficients by two to the power of their signals' exponents, in place."""
         kept = self.tree.layers[0].average
-        if isinstance(kept, PowerSums):
-            degrees = np.multiply.outer(exponents, kept.powers)
-            factors = np.exp2(degrees).reshape(len(out), *[1] * (out.ndim - 2), -1)
-            with np.errstate(over="ignore"):  # infinite is what such powers are in this precision
-                out[...] = out * factors
-        else:
-            out[...] = _scaled(out, exponents)
+        shape = (len(out), *[1] * (out.ndim - 1))
+        with np.errstate(over="ignore"):  # infinite is what some powers are in this precision
+            if isinstance(kept, PowerSums):
+                degrees = np.multiply.outer(exponents.astype(np.float64), kept.powers)
+                whole = np.floor(degrees)
+                shape = (*shape[:-1], len(kept.powers))
+                out *= np.exp2(degrees - whole).reshape(shape).astype(self.dtype)
+                exponents = whole.astype(np.intc)
+            np.ldexp(out, exponents.reshape(shape), out=out)
 
     def split(self, y: Any) -> list[Any]:
         """Return the coefficients of each path, ``(..., *windows)``."""
@@ -194,12 +208,15 @@ class Plan:
 
     def apply_ragged(self, x: Any) -> list[Any]:
         """Transform real signals and return one array ``(..., *n_path)`` per path."""
+        if self.tail != "ragged":
+            raise ParameterError("These paths have all as many samples: use apply.")
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = reshape(x, (math.prod(batch), *self.shape))
         if not isinstance(x, np.ndarray):
             order, parts = self._parts(signals)
             found = [path for part in parts for path in cast(Joining, self.backend).split(part, 1)]
             return [reshape(found[i], (*batch, *found[i].shape[1:])) for i in order]
+        self._check_precision(x)
         paths: dict[int, NDArray[Any]] = {}
 
         def emit(first: int, rows: Rows, values: NDArray[Any]) -> None:
@@ -212,27 +229,30 @@ class Plan:
         # Without any signal, one of zeros tells the lengths.
         some = signals if signals.size else np.zeros((1, *self.shape), self.dtype)
         exponents = _exponents(some)
-        self._walk(_scaled(some, -exponents) if exponents.any() else some, emit, threads=1)
+        self._walk(some, exponents, emit, threads=1)
         if exponents.any():
-            paths = {row: _scaled(path, exponents) for row, path in paths.items()}
+            for path in paths.values():
+                self._rescale(path, exponents[: len(path)])
         return [paths[row].reshape(*batch, *paths[row].shape[1:]) for row in range(len(paths))]
 
     def _walk(
         self,
         signals: NDArray[Any],
+        exponents: NDArray[np.intc],
         emit: Callable[[int, Rows, NDArray[Any]], None],
         threads: int,
     ) -> None:
-        """Take a few signals at a time through the cascade.
+        """Take a few signals at a time, over two to the power of `exponents`, down the cascade.
 
         Threads have each their own, but for the last ones, whose first-order paths they share.
         """
         after = self._after()
 
         def take(first: int, each: Callable[..., Any] = map) -> None:
-            some = signals[first : first + self.signals_at_once]
+            which = slice(first, first + self.signals_at_once)
+            some = _scaled(signals[which], -exponents[which])
             padded = self.backend.pad(some, self.before, after)
-            scatter(self.backend, self.tree, padded, partial(emit, first), each)
+            self.scatter(padded, partial(emit, first), each)
 
         firsts = range(0, signals.shape[0], self.signals_at_once)
         if threads == 1:
@@ -288,8 +308,12 @@ class Plan:
         - A volume takes 3 V, its spectrum and the modulus and spectrum of a first-order path, and
           what the filters ask for: together at most 6 V, up to degree 3. Every two degrees above
           take 2 V more, moduli that are smoothed 3 V, those raised to powers of one's own 2 V, FFTs
-          by SciPy 1 V. Volumes of up to 2**18 voxels, whose spectra are in double precision, take
-          up to 22 V.
+          by SciPy 1 V. Planes are taken sixteen at a time (float64: eight), and room for 48 of them
+          is more of a small volume: 6.2 V at 80^3, 6.3 V at 100^3. Spectra of volumes of up to
+          2**18 voxels are in double precision, one at a time, in 4 V a thread.
+
+        Signals whose squares would leave the range of floating point are scaled first, which takes
+        a copy of those in flight besides.
         """
         if self.program is not None:
             return self.threads * self.program.working_bytes
@@ -310,13 +334,12 @@ class Plan:
         voxels = math.prod(self.padded)
         stages: list[Any] = [s for layer in self.tree.layers for s in layer.stages()]
         most = max(stage.volumes for stage in stages)
+        nx = self.padded[-1]
+        half = 2 * (nx // 2 + 1) / nx
         own: int = self.threads * math.ceil(voxels * self.dtype.itemsize * most)
-        if voxels <= PRECISE_VOXELS:
-            return (10 if self.dtype == np.float32 else 8) * volume + own
         kept = self.tree.layers[0].average
         averaging = 3 if isinstance(kept, Samples) else 0 if kept == PowerSums(ONE_PASS) else 2
-        nx = self.padded[-1]
-        return math.ceil((3 + averaging) * volume * 2 * (nx // 2 + 1) / nx) + own
+        return math.ceil((3 + averaging) * volume * half) + own
 
 
 def _exponents(signals: NDArray[Any]) -> NDArray[np.intc]:
@@ -335,7 +358,9 @@ def _exponents(signals: NDArray[Any]) -> NDArray[np.intc]:
 
 
 def _scaled(x: NDArray[Any], exponents: NDArray[np.intc]) -> NDArray[Any]:
-    """Multiply each entry of the first axis by a power of two."""
+    """Return each entry of the first axis times a power of two."""
+    if not exponents.any():
+        return x
     return np.asarray(np.ldexp(x, exponents.reshape(-1, *[1] * (x.ndim - 1))))
 
 

@@ -178,9 +178,10 @@ class Scattering1D(Engine):
                 f"stride={self.stride!r} is incompatible with T={self.T!r}: without a moving "
                 "average there are no windows to stride over. Leave stride out."
             )
-        if isinstance(self.stride, bool) or not isinstance(self.stride, int | np.integer):
-            raise ParameterError(f"stride must be integer, not {self.stride!r}.")
-        stride = int(self.stride)
+        value = scalar(self.stride)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ParameterError(f"stride must be integer, not {value!r}.")
+        stride = int(value)
         if stride < 1 or stride & (stride - 1):
             raise ParameterError(f"stride must be a power of two, not {stride}.")
         if stride > self.window:
@@ -191,17 +192,7 @@ class Scattering1D(Engine):
         return stride
 
     def _check_length(self, N: int) -> None:
-        if self.T not in (None, 0, "global") and N < self.T:
-            raise ParameterError(
-                f"The support T of the low-pass filter cannot exceed input length: T={self.T:g}, "
-                f"but the signal has {N} samples. Take T <= {N} or a longer signal."
-            )
-        if N < 2**self.J:
-            raise ParameterError(
-                f"Scattering1D(J={self.J}) has wavelets of {2**self.J} samples, but the signal "
-                f"has {N}: every coefficient would be padding. "
-                f"Take J <= {N.bit_length() - 1} or a longer signal."
-            )
+        check_length(self, self.J, self.T, N)
 
     def scales(self) -> tuple[tuple[Scale, ...], tuple[Scale, ...]]:
         """Return the wavelets of the first and the second layer."""
@@ -259,17 +250,21 @@ class Scattering1D(Engine):
     ) -> Plan:
         (N,) = shape
         self._check_length(N)
+        return _plan(self, shape, *self.extent(N, dtype, boundary), dtype, backend)
+
+    def extent(self, N: int, dtype: np.dtype[Any], boundary: Boundary) -> tuple[int, int]:
+        """Return the length that signals of `N` samples are extended to, and the samples in front.
+
+        None where they are taken as periods.
+        """
         if boundary == "reflect":
             padded = padded_length(N, self.window)
-            padded, before = self._trimmed(N, padded, (padded - N) // 2, dtype)
-        else:
-            padded, before = N, 0
-            if N % self.coarsest:
-                raise ParameterError(
-                    f"A period of {N} samples cannot be decimated by {self.coarsest}: "
-                    "take a multiple."
-                )
-        return _plan(self, shape, padded, before, dtype, backend)
+            return self._trimmed(N, padded, (padded - N) // 2, dtype)
+        if N % self.coarsest:
+            raise ParameterError(
+                f"A period of {N} samples cannot be decimated by {self.coarsest}: take a multiple."
+            )
+        return N, 0
 
     def _trimmed(self, N: int, padded: int, before: int, dtype: np.dtype[Any]) -> tuple[int, int]:
         """Return a shorter padding with the same windows, where all filters end within it.
@@ -376,6 +371,21 @@ def _averaging(T: Any) -> Any:
     if value != 0 and value < 1:
         raise ParameterError(f"T must be ==0 or >=1 (samples), 'global' or None, not {T!r}.")
     return int(value) if value == int(value) else value
+
+
+def check_length(engine: Engine, J: int, T: Any, N: int) -> None:
+    """Say so if signals of `N` samples are too short for the scales of an engine."""
+    if T not in (None, 0, "global") and N < T:
+        raise ParameterError(
+            f"The support T of the low-pass filter cannot exceed input length: T={T:g}, "
+            f"but the signal has {N} samples. Take T <= {N} or a longer signal."
+        )
+    if N < 2**J:
+        raise ParameterError(
+            f"{type(engine).__name__}(J={J}) has wavelets of {2**J} samples, but the signal "
+            f"has {N}: every coefficient would be padding. "
+            f"Take J <= {N.bit_length() - 1} or a longer signal."
+        )
 
 
 def padded_length(N: int, T: float) -> int:
@@ -507,7 +517,7 @@ class Frame:
         return Layer(stage, rows, grid, self.averages[down], children)
 
 
-def _by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:
+def by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:
     """Return the indices of the wavelets of each octave j."""
     groups: dict[int, list[int]] = {}
     for n, scale in enumerate(scales):
@@ -556,9 +566,9 @@ def _layers(frame: Frame, paths: PathTable) -> tuple[Layer, ...]:
     if frame.engine.max_order == 2:
         second = {scale: frame.psi(scale) for scale in psi2}
     layers = []
-    for j1, group1 in _by_octave(psi1).items():
+    for j1, group1 in by_octave(psi1).items():
         children = []
-        for j2, group2 in _by_octave(psi2).items():
+        for j2, group2 in by_octave(psi2).items():
             if j2 <= j1 or frame.engine.max_order == 1:
                 continue
             rows = np.array([[row[n1, n2] for n2 in group2] for n1 in group1], np.intp)

@@ -319,7 +319,7 @@ def _seamless(
         cell = tuple(a + i for (a, _), i in zip(untouched, here, strict=True))
         for k in range(first, last):
             x = _slab(data[here], k * laid.step[0], low, laid)
-            out = values[here][:, (k - first) * width : (k - first + 1) * width]
+            out = values[here][..., (k - first) * width : (k - first + 1) * width]
             if not np.isfinite(x).all():
                 bad.append(_non_finite(work, (*cell, k), x))
                 continue

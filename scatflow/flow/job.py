@@ -31,7 +31,6 @@ RESERVED = {
 }
 """Parameters of engines that make no sense in a job, and why."""
 
-LATER = {"timefrequency": "time-frequency scattering is not available yet"}
 LATER_KEYS = {
     "gaps": "gaps are not treated yet: samples that are missing fail the blocks that see them"
 }
@@ -127,7 +126,9 @@ class TransformTable(Table):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    kind: str = Field(description='one of "scattering1d", "scattering2d", "scattering3d"')
+    kind: str = Field(
+        description='one of "scattering1d", "scattering2d", "scattering3d", "timefrequency"'
+    )
     dims: list[Text] = Field(
         min_length=1, description='the transformed dimensions, a list of names such as ["time"]'
     )
@@ -412,8 +413,6 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
     kind = transform.get("kind")
     if not isinstance(kind, str):
         return []  # The table's own check has told.
-    if kind in LATER:
-        return [f'[transform] kind = "{kind}": {LATER[kind]}. Accepted: {", ".join(ENGINES)}.']
     if kind not in ENGINES:
         near = _near(kind, list(ENGINES))
         return [f'[transform] kind: found "{kind}". Accepted: {", ".join(ENGINES)}.{near}']
@@ -481,10 +480,11 @@ def _length_problems(transform: TransformTable) -> list[str]:
             for key, value in given.items()
             if value is not None
         ]
-        if transform.boundary == "seamless" and transform.kind != "scattering1d":
+        if transform.boundary == "seamless" and ENGINES[transform.kind].ndim > 1:
             problems.append(
-                f'[transform] boundary = "seamless" is available for scattering1d only in this '
-                f'version, found kind = "{transform.kind}". Take "whole" or "frames".'
+                f'[transform] boundary = "seamless" is available for scattering1d and '
+                f'timefrequency only in this version, found kind = "{transform.kind}". '
+                'Take "whole" or "frames".'
             )
         return problems
     if n > 1 and any(isinstance(value, int) for value in given.values()):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import scatflow
 from scatflow.archive import Axis
-from scatflow.dataset import Coordinate, Ruler, Template, path_coordinates
+from scatflow.dataset import Coordinate, Ruler, Template, path_coordinates, row_coordinates
 from scatflow.flow.layout import frame_dims
 from scatflow.flow.work import Work
 
@@ -42,7 +42,7 @@ NOT_KEPT = {
 def template(work: Work) -> Template:
     """Describe the whole output of some work: dimensions, labels, attributes."""
     laid = work.layout
-    coordinates = [*_kept(work), *_frames(work), *_paths(work), *_tail(work)]
+    coordinates = [*_kept(work), *_frames(work), *_paths(work), *_rows(work), *_tail(work)]
     attrs = {k: v for k, v in work.source.attrs.items() if k not in NOT_KEPT}
     if laid.plan.tail == "power":  # Each power of the moduli would have units of its own.
         attrs.pop("units", None)
@@ -81,7 +81,7 @@ def _new_names(work: Work) -> set[str]:
     """Return the names that the output gives to its own variables, dimensions and labels."""
     laid = work.layout
     own = {"path", "scattering", "ledger", *laid.dims[len(laid.untouched) :]}
-    return own | set(laid.plan.paths.columns)
+    return own | {*laid.plan.paths.columns, *laid.plan.paths.rows}
 
 
 def _source_name(work: Work) -> str:
@@ -179,6 +179,12 @@ def _positions(axis: Axis | None, start: int, step: int) -> At:
 def _paths(work: Work) -> list[Coordinate]:
     rulers = [_ruler(work, dim) for dim in work.layout.transform.dims]
     return path_coordinates(work.layout.plan.paths.columns, rulers)
+
+
+def _rows(work: Work) -> list[Coordinate]:
+    """Label the axis of rows that paths have in the joint format."""
+    rulers = [_ruler(work, dim) for dim in work.layout.transform.dims]
+    return row_coordinates(work.layout.plan.paths.rows, rulers)
 
 
 def _ruler(work: Work, dim: str) -> Ruler:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from scatflow.blocks import Cuts, Span, bounds, ceil_div, left_over, n_frames, share
-from scatflow.engines import Engine, Plan, Scattering1D
+from scatflow.engines import Engine, Plan, Scattering1D, TimeFrequencyScattering
 from scatflow.errors import JobError
 
 TARGET_SAMPLES = 2**21
-"""Input samples of one block: about a second of work, against 3 ms that a task costs."""
+"""Input samples of one block, where they take as long as usual: about a second of work, against
+3 ms that a task costs."""
 
 TARGET_BYTES = 64 * 2**20
 """Coefficients of one block, at most (unless a single unit has more)."""
@@ -135,7 +136,8 @@ class Layout:
         *untouched, (a, b) = cells
         width = self.keep.stop - self.keep.start
         windows = slice(a * width, min(b * width, self.shape[-1]))
-        return (*(slice(*c) for c in untouched), slice(0, self.shape[-2]), windows)
+        inner = (slice(0, n) for n in self.shape[self.path_axis : -1])
+        return (*(slice(*c) for c in untouched), *inner, windows)
 
     def block_of(self, shard: tuple[int, ...]) -> int | None:
         """Return the block that writes a shard, None if none does: the inverse of :meth:`region`.
@@ -200,7 +202,8 @@ def layout(
     records = tuple(int(shape[list(dims).index(d)]) for d in untouched)
     make = _seamless if transform.boundary == "seamless" else _separate
     parts = make(engine, transform, untouched, records, lengths, dtype)
-    _refuse_names(set(parts["plan"].paths.columns), untouched, transform)
+    paths = parts["plan"].paths
+    _refuse_names({*paths.columns, *paths.rows}, untouched, transform)
     return Layout(
         transform=transform,
         order=tuple(list(dims).index(d) for d in (*untouched, *transform.dims)),
@@ -221,9 +224,9 @@ def _seamless(
     """Lay out one continuous transform of each record on the canonical grid."""
     halo, block, plan, keep = _canonical(engine, lengths[0], dtype)
     units = (ceil_div(lengths[0], block),)
-    n_paths, width = plan.labelled_shape[0], keep.stop - keep.start
+    inner, width = plan.labelled_shape[:-1], keep.stop - keep.start
     grid = (*records, *units)
-    per_block = share(grid, _most(block, n_paths * width * dtype.itemsize))
+    per_block = share(grid, _most(block * engine.cost, math.prod(inner) * width * dtype.itemsize))
     return {
         "plan": plan,
         "unit": (block,),
@@ -232,9 +235,9 @@ def _seamless(
         "units": units,
         "keep": keep,
         "cuts": Cuts(grid, per_block),
-        "dims": (*untouched, "path", *transform.dims),
-        "shape": (*records, n_paths, ceil_div(lengths[0], plan.windows[0][1])),
-        "shards": (*per_block[:-1], n_paths, per_block[-1] * width),
+        "dims": (*untouched, *_path_dims(plan), *transform.dims),
+        "shape": (*records, *inner, ceil_div(lengths[0], plan.windows[0][1])),
+        "shards": (*per_block[:-1], *inner, per_block[-1] * width),
     }
 
 
@@ -252,7 +255,7 @@ def _separate(
     plan = _plan(engine, unit, dtype)
     grid = (*records, *(n for n, f in zip(units, transform.frame, strict=True) if f))
     out_bytes = math.prod(plan.labelled_shape) * dtype.itemsize
-    per_block = share(grid, _most(math.prod(unit), out_bytes))
+    per_block = share(grid, _most(math.prod(unit) * engine.cost, out_bytes))
     tail = transform.dims if plan.tail == "decimated" else (plan.tail,)
     new = frame_dims(transform) if any(transform.frame) else ()
     return {
@@ -263,15 +266,20 @@ def _separate(
         "units": units,
         "keep": slice(None),
         "cuts": Cuts(grid, per_block),
-        "dims": (*untouched, *new, "path", *tail),
+        "dims": (*untouched, *new, *_path_dims(plan), *tail),
         "shape": (*grid, *plan.labelled_shape),
         "shards": (*per_block, *plan.labelled_shape),
     }
 
 
-def _most(unit_samples: int, unit_bytes: int) -> int:
-    """Return how many units one block should hold."""
-    return max(1, min(TARGET_SAMPLES // unit_samples, TARGET_BYTES // unit_bytes))
+def _path_dims(plan: Plan) -> tuple[str, ...]:
+    """Name the path axis, and that of rows where paths have one."""
+    return ("path", *list(plan.paths.rows)[:1])
+
+
+def _most(unit_cost: int, unit_bytes: int) -> int:
+    """Return how many units one block should hold, of so many samples (of usual cost)."""
+    return max(1, min(TARGET_SAMPLES // unit_cost, TARGET_BYTES // unit_bytes))
 
 
 def frame_dims(transform: Transform) -> tuple[str, ...]:
@@ -324,10 +332,10 @@ def _refuse_names(taken: set[str], untouched: tuple[str, ...], transform: Transf
 
 def _canonical(engine: Engine, n: int, dtype: np.dtype[Any]) -> tuple[int, int, Plan, slice]:
     """Return halo, block, plan and the windows to keep of the canonical grid."""
-    if not isinstance(engine, Scattering1D):
+    if not isinstance(engine, Scattering1D | TimeFrequencyScattering):
         raise JobError(
-            f'[transform] boundary = "seamless" is available for scattering1d only, '
-            f'found kind = "{engine.kind}". Take "whole" or "frames".'
+            f'[transform] boundary = "seamless" is available for scattering1d and timefrequency '
+            f'only, found kind = "{engine.kind}". Take "whole" or "frames".'
         )
     if n < 2**engine.J:
         raise JobError(

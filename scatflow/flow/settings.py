@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-ALGORITHM = 4
+ALGORITHM = 5
 """Raised whenever the same settings would give other bytes than before."""
 
 

@@ -1,8 +1,9 @@
 """Pictures of result stores: what a run computed, seen at once.
 
 One door, :func:`show`: it opens a result store lazily, decides from its dimensions what was
-transformed, and draws a scalogram (signals), maps (images) or descriptors (volumes). A store is
-read in pieces of a bounded size, so that a year of windows needs no more memory than a day.
+transformed, and draws a scalogram (signals), what rises and falls (time-frequency scattering), maps
+(images) or descriptors (volumes). A store is read in pieces of a bounded size, so that a year of
+windows needs no more memory than a day.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ def show(store: str, output: str | None = None) -> list[str]:
     require_matplotlib()
     results = open_results(store)
     target = default_output(store) if output is None else output
-    if results.ndim == 1:
+    if results.spec.get("kind") == "timefrequency":
+        from scatflow.pictures.spins import draw_spins
+
+        lines = draw_spins(results, target)
+    elif results.ndim == 1:
         from scatflow.pictures.scalogram import draw_scalogram
 
         lines = draw_scalogram(results, target)

@@ -97,6 +97,8 @@ class Results:
         The engine's parameters; empty where the store does not tell.
     notes : tuple of str
         What a reader of the picture must know, such as blocks that are not computed.
+    row_dim : str, optional
+        The dimension of rows of log-frequency between ``path`` and the tail, if there is one.
     """
 
     store: str
@@ -107,6 +109,7 @@ class Results:
     tail_dims: tuple[str, ...]
     spec: Mapping[str, Any]
     notes: tuple[str, ...]
+    row_dim: str | None = None
 
     def column(self, name: str) -> Array:
         """Read one label of the paths, NaN for each path where the store does not have it."""
@@ -257,7 +260,10 @@ def _tell_apart(store: str, dataset: xr.Dataset) -> Results:
     spec = _spec(dataset.attrs.get("scatflow_spec") or data.attrs.get("scatflow_spec"))
     before, tail = dims[: dims.index("path")], dims[dims.index("path") + 1 :]
     kind = str(spec.get("kind", ""))
-    if kind.endswith(("1d", "2d", "3d")):
+    row_dim = tail[0] if kind == "timefrequency" and len(tail) == 2 else None
+    if kind == "timefrequency":
+        ndim, tail = 1, tail[-1:]
+    elif kind.endswith(("1d", "2d", "3d")):
         ndim = int(kind[-2])
     elif {"power", "point"} & set(tail):
         ndim = 3
@@ -278,6 +284,7 @@ def _tell_apart(store: str, dataset: xr.Dataset) -> Results:
         tail_dims=tail,
         spec=spec,
         notes=_unfinished(store),
+        row_dim=row_dim,
     )
 
 

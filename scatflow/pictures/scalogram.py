@@ -193,7 +193,7 @@ def _draw(results: Results, grid: Grid, bands: Bands, panels: list[Panel], outpu
                 mesh = _draw_strip(right[0], panel.near[order], frequencies, near_limits)
                 _colour_bar(figure, right[0], mesh, near_limits, order, 0.1)
                 right[0].tick_params(labelleft=False)
-                _time_axis(right[0], panel.near[order], few=True)
+                time_axis(right[0], panel.near[order], few=True)
             elif right:
                 right[0].set_axis_off()
             if order == 0:
@@ -202,7 +202,7 @@ def _draw(results: Results, grid: Grid, bands: Bands, panels: list[Panel], outpu
     for axes in rows[:-1, 0]:
         axes.sharex(rows[-1, 0])
         axes.tick_params(labelbottom=False)
-    _time_axis(rows[-1, 0], panels[0].whole[0])
+    time_axis(rows[-1, 0], panels[0].whole[0])
     save(figure, output)
 
 
@@ -330,7 +330,8 @@ def _mark_events(axes: Axes, grid: Grid, events: list[Event]) -> None:
             labelled.append(x)
 
 
-def _time_axis(axes: Axes, strip: Strip, few: bool = False) -> None:
+def time_axis(axes: Axes, strip: Strip, few: bool = False) -> None:
+    """Label the axis of time, or of whatever signals run along."""
     grid = strip.grid
     if not grid.is_time:
         axes.set_xlabel(f"{grid.dim} [{grid.units or 'samples'}]")

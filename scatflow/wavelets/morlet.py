@@ -16,7 +16,7 @@ import math
 import numpy as np
 import scipy.fft
 
-from scatflow.wavelets.support import Array, Band
+from scatflow.wavelets.support import Array, Band, mirrored
 
 REACH = 8.8
 """Standard deviations after which a Gaussian is below the rounding of float64 (1.5e-17)."""
@@ -62,21 +62,24 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
     N : int
         Samples of the signal it is applied to.
     xi, sigma : float
-        Centre frequency and bandwidth, cycles/sample.
+        Centre frequency and bandwidth, cycles/sample. Wavelets of negative frequencies are the
+        mirror images of positive ones, but for what so few periods leave out of wide ones: 2e-5.
 
     Returns
     -------
     Band
         float64; zero outside to the rounding of float64.
     """
-    correction = math.exp(-(xi**2) / (2.0 * sigma**2))
-    low = xi - REACH * sigma if xi >= REACH * sigma else -REACH * sigma
-    first, last = math.floor(N * low), math.ceil(N * (xi + REACH * sigma))
+    correction, centre = math.exp(-(xi**2) / (2.0 * sigma**2)), abs(xi)
+    low = centre - REACH * sigma if centre >= REACH * sigma else -REACH * sigma
+    first, last = math.floor(N * low), math.ceil(N * (centre + REACH * sigma))
     if last - first + 1 >= N:
         f = np.arange(N) / N
         periods = _periods(sigma)
         g, g0 = _gaussian(f, xi, sigma, periods), _gaussian(f, 0.0, sigma, periods)
         first, values = 0, g - (g[0] / g0[0]) * g0
+    elif xi < 0:
+        return mirrored(morlet_1d(N, -xi, sigma))
     else:
         f = np.arange(first, last + 1) / N
         values = _gaussian(f, xi, sigma, 1)

@@ -11,6 +11,7 @@ doi:10.1109/TSP.2014.2326991.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 SIGMA0 = 0.1
@@ -51,6 +52,7 @@ def max_decimation(xi: float, sigma: float) -> int:
     return math.floor(-math.log2(edge)) - 1
 
 
+@lru_cache(maxsize=256)
 def scales_1d(J: int, Q: int) -> tuple[Scale, ...]:
     """List the wavelets of one layer, highest frequency first.
 

@@ -44,6 +44,13 @@ class Band:
         return Band(self.starts, self.values * factor, self.shape)
 
 
+def mirrored(band: Band) -> Band:
+    """Return a 1D filter with the opposite frequencies."""
+    (n,) = band.shape
+    start = (1 - band.starts[0] - band.values.size) % n
+    return Band((start,), band.values[::-1].copy(), band.shape)
+
+
 def cyclic_arc(significant: NDArray[np.bool_]) -> tuple[int, int]:
     """Return start and length of the shortest cyclic arc that holds every True.
 

@@ -23,6 +23,11 @@ ENGINES = {
     "1d": (scatflow.Scattering1D(3, 32, (2, 1)), (2, 32)),
     "1d list": (scatflow.Scattering1D(3, 32, 2, T=0, out_type="list"), (32,)),
     "1d global": (scatflow.Scattering1D(3, 32, 2, T="global"), (1, 2, 32)),
+    "joint": (scatflow.TimeFrequencyScattering(3, 2, 2, 32), (2, 32)),
+    "joint dict": (
+        scatflow.TimeFrequencyScattering(3, 2, 2, 32, format="joint", out_type="dict"),
+        (32,),
+    ),
     "2d": (scatflow.Scattering2D(2, (8, 6), 2), (2, 8, 6)),
     "2d dict": (scatflow.Scattering2D(1, (4, 6), 2, out_type="dict"), (1, 4, 6)),
     "3d": (scatflow.HarmonicScattering3D(1, (4, 5, 4), 1), (2, 4, 5, 4)),
@@ -93,6 +98,19 @@ def test_signals_of_any_kind(data):
     )  # fmt: skip
     batch = data.draw(st.sampled_from([(), (1,), (0,), (2, 3)]))
     agree(engine, (*batch, N), data.draw(precisions))
+
+
+@given(data=st.data())
+@settings(max_examples=20)
+def test_joint_transforms_of_any_kind(data):
+    J = data.draw(st.integers(2, 5))
+    engine = scatflow.TimeFrequencyScattering(
+        J, data.draw(st.integers(1, 2)), data.draw(st.integers(1, 4)), 2 ** (J + 1) + 5,
+        F=data.draw(st.sampled_from([None, 0, "global"])),
+        format=data.draw(st.sampled_from(["time", "joint"])),
+        out_type="list",
+    )  # fmt: skip
+    agree(engine, (2, *engine.shape), data.draw(precisions))
 
 
 @given(data=st.data())

@@ -30,10 +30,10 @@ def points(count, dtype, rng=None):
 
 def transform(x, n, dtype, forward):
     y = points(n, dtype)
-    room = points(codelets.room(n), dtype)
+    room, passes = points(codelets.room(n), dtype), codelets.passes(n, dtype)
     call(
-        codelets.line(dtype).address, x.ctypes.data, y.ctypes.data,
-        codelets.passes(n, dtype).address, room.ctypes.data, int(forward),
+        codelets.line(dtype).address, x.ctypes.data, y.ctypes.data, passes.address,
+        room.ctypes.data, int(forward),
     )  # fmt: skip
     return y
 
@@ -68,8 +68,9 @@ def test_moduli_of_a_line(dtype, what, n, seed):
     x = points(n, dtype, np.random.default_rng(seed))
     true = np.abs(expected(x, n, False))
     u, room = points(n, dtype), points(codelets.room(n), dtype)
-    passes = codelets.passes(n, dtype).address
-    call(codelets.line(dtype).address, x.ctypes.data, u.ctypes.data, passes, room.ctypes.data, what)
+    line, passes = codelets.line(dtype), codelets.passes(n, dtype)
+    places = (array.ctypes.data for array in (x, u))
+    call(line.address, *places, passes.address, room.ctypes.data, what)
     found = u[:, 0] if what == codelets.MODULI else u.reshape(2 * n, -1)[:n]
     np.testing.assert_allclose(found, true, rtol=0, atol=EPS[dtype] * 10 * true.max())
     rest = u[:, 1] if what == codelets.MODULI else u.reshape(2 * n, -1)[n:]
@@ -81,10 +82,10 @@ def test_moduli_of_a_line(dtype, what, n, seed):
 def test_a_line_may_be_overwritten(dtype, n, seed):
     x = points(n, dtype, np.random.default_rng(seed))
     apart = transform(x, n, dtype, True)
-    room = points(codelets.room(n), dtype)
+    room, passes = points(codelets.room(n), dtype), codelets.passes(n, dtype)
     call(
-        codelets.line(dtype).address, x.ctypes.data, x.ctypes.data,
-        codelets.passes(n, dtype).address, room.ctypes.data, 1,
+        codelets.line(dtype).address, x.ctypes.data, x.ctypes.data, passes.address,
+        room.ctypes.data, 1,
     )  # fmt: skip
     np.testing.assert_array_equal(x, apart)
 
@@ -121,3 +122,9 @@ def test_lengths_with_large_factors_are_not_split():
 @given(st.integers(1, 5000).filter(codelets.splits))
 def test_radices_multiply_to_the_length(n):
     assert np.prod(codelets.passes(n, "float32").radices) == n
+
+
+def test_a_table_lives_as_long_as_it_is_kept():
+    kept = codelets.passes(988, "float32")
+    assert codelets.passes(988, "float32") is kept
+    assert kept.nbytes >= 16

@@ -81,3 +81,29 @@ def test_what_is_compiled_of_another_file_is_compiled_anew_when_that_changes(tmp
         )
         answers.append(int(done.stdout))
     assert answers == [1, 2]
+
+
+NOWHERE = """
+from numba.core import caching
+
+
+def nowhere(*_):
+    raise RuntimeError("cannot cache function: no locator available")
+
+
+caching.CacheImpl.__init__ = nowhere
+import numpy as np
+from scatflow import Scattering1D
+from scatflow.cli.texts import doctor_lines
+
+assert np.isfinite(Scattering1D(3, 64)(np.ones(64))).all()
+print("\\n".join(doctor_lines()))
+"""
+
+
+def test_without_a_folder_to_write_to_kernels_are_compiled_anew():
+    # As Numba says it where neither the package's folder nor the user's can be written to.
+    done = subprocess.run(
+        [sys.executable, "-c", NOWHERE], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert "NUMBA_CACHE_DIR may name one" in done.stdout

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scatflow import Scattering1D
 from scatflow.backends import codelets, lane_program
+from scatflow.backends import program as programs
 from scatflow.engines.plan import PLANS
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
@@ -19,8 +20,9 @@ dtypes = st.sampled_from(["float32", "float64"])
 
 @pytest.fixture(autouse=True, scope="module")
 def without_mkl():
-    """Let no length be MKL's."""
+    """Let no length be MKL's, and every transform be worth a thread."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "WORTH_A_THREAD", 0)
         patch.setattr(lane_program.fft, "by_mkl", lambda _: False)
         PLANS.clear()
         yield

@@ -27,6 +27,15 @@ ENGINES = {
         scatflow.HarmonicScattering3D(1, (5, 4, 4), 1, method="local", points=((1, 2, 3),)),
         (5, 4, 4),
     ),
+    "timefrequency": (scatflow.TimeFrequencyScattering(3, 1, 2, 16), (2, 16)),
+    "timefrequency list": (
+        scatflow.TimeFrequencyScattering(3, 2, 2, 16, T=0, F=0, out_type="list", format="joint"),
+        (1, 16),
+    ),
+    "timefrequency joint": (
+        scatflow.TimeFrequencyScattering(3, 1, 2, 16, T="global", F="global", format="joint"),
+        (1, 16),
+    ),
 }
 engines = pytest.mark.parametrize("name", ENGINES)
 ERROR = {np.float32: 1e-6, np.float64: 1e-10}

@@ -99,6 +99,63 @@ def test_a_separable_low_pass_filters_both_axes(backend, target, step, seed):
     np.testing.assert_allclose(found, z[..., ::step, ::step][..., 1:, :-1], atol=1e-12)
 
 
+def test_a_wavelet_multiplies_inverts_and_decimates_without_a_modulus(backend, rng):
+    n, target = 48, (12,)
+    u, band = rng.standard_normal((2, 3, n)), Band((2,), rng.standard_normal(14), (n,))
+    stage = backend.prepare([band, band], target, np.dtype(np.float64))
+    y = backend.wavelet(backend.spectrum(u, 1), stage, slice(1, 2))
+    expected = np.fft.ifft(np.fft.fft(u) * band.dense())[..., ::4]
+    np.testing.assert_allclose(y, expected[:, :, None], atol=1e-13)
+
+
+@st.composite
+def joint_bands(draw):
+    """A length, a divisor of it, and filters on the former."""
+    target, aliases = draw(st.integers(1, 20)), draw(st.sampled_from([1, 2, 4]))
+    n = target * aliases
+    rng = np.random.default_rng(draw(seeds))
+    bands = [
+        Band((draw(st.integers(0, n - 1)),), rng.standard_normal(draw(st.integers(1, n))), (n,))
+        for _ in range(draw(st.integers(1, 3)))
+    ]
+    return n, target, bands, draw(st.integers(1, n)), rng
+
+
+@given(joint_bands(), st.sampled_from(["keep", "mean", "lowpass"]), st.booleans())
+def test_rows_are_filtered_along_their_own_axis(backend, given_bands, kind, real):
+    n, target, bands, rows, rng = given_bands
+    y = rng.standard_normal((2, rows, 19)) + (0 if real else 1j) * rng.standard_normal(
+        (2, rows, 19)
+    )
+    stage = backend.prepare_joint(bands, target, np.dtype(np.float64))
+    padded = np.concatenate([y, np.zeros((2, n - rows, 19))], axis=1)
+    dense = np.stack([band.dense() for band in bands])
+    u = np.abs(np.fft.ifft(np.fft.fft(padded, axis=1)[:, None] * dense[..., None], axis=2))
+    u = u[:, :, :: n // target]  # (batch, filters, target, time)
+    kept = (target + 1) // 2
+    if kind == "keep":
+        how, expected = Keep((slice(0, kept),)), u[:, :, :kept]
+    elif kind == "mean":
+        how, expected = Mean((slice(0, kept),)), u[:, :, :kept].mean(axis=2, keepdims=True)
+    else:
+        factor = rng.standard_normal(target // 2 + 1)
+        how = Lowpass((factor,), (target,), (slice(0, kept),))
+        spectrum = np.fft.rfft(u, axis=2) * factor[:, None]
+        expected = np.fft.irfft(spectrum, target, axis=2)[:, :, :kept]
+    cut = rows // 2
+    found = backend.joint_modulus([y[:, :cut], y[:, cut:]], stage, how)
+    np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+def test_rows_of_lengths_with_large_prime_factors(backend, rng):
+    y = rng.standard_normal((1, 3, 5))
+    bands = [Band((3,), rng.standard_normal(9), (2 * 257,))]
+    stage = backend.prepare_joint(bands, 257, np.dtype(np.float64))
+    u = backend.joint_modulus([y], stage, Keep((slice(0, 257),)))
+    z = np.fft.fft(y, 514, axis=1) * bands[0].dense()[:, None]
+    np.testing.assert_allclose(u[:, 0], np.abs(np.fft.ifft(z, axis=1))[:, ::2], atol=1e-13)
+
+
 def test_keeping_crops_and_a_mean_is_taken_inside_the_crop(backend, rng):
     u = rng.standard_normal((2, 3, 20))
     crop = (slice(4, 15),)

@@ -22,6 +22,13 @@ CASES = {
     "1d list": ("Scattering1D", (3, 64, 2), {"T": 0, "out_type": "list"}, (1, 64)),
     "1d global": ("Scattering1D", (3, 64, 2), {"T": "global"}, (64,)),
     "1d first order": ("Scattering1D", (3, 64, 2), {"max_order": 1}, (3, 64)),
+    "joint": ("TimeFrequencyScattering", (3, 2, 2, 32), {}, (2, 32)),
+    "joint list": (
+        "TimeFrequencyScattering",
+        (3, 2, 2, 32),
+        {"format": "joint", "out_type": "list"},
+        (32,),
+    ),
     "2d": ("Scattering2D", (2, (8, 12), 3), {}, (2, 8, 12)),
     "2d dict": ("Scattering2D", (2, (8, 12), 2), {"out_type": "dict"}, (8, 12)),
     "3d": ("HarmonicScattering3D", (1, (4, 5, 4), 1), {}, (2, 4, 5, 4)),
@@ -105,6 +112,16 @@ def test_signals_of_any_kind(data):
         for way in (False, True)
     ]
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
+
+
+def test_joint_transforms_keep_their_first_order():
+    """Which all wavelets along log-frequency need; what they make of it is not kept."""
+    x, found = noise((2048,)), []
+    for way in (False, True):
+        module = doors.TimeFrequencyScattering(7, 3, 8, 2048, checkpoint=way)
+        found.append(kept_bytes(module, x))
+        assert module.saved_bytes((2048,), torch.float64) == found[-1]
+    assert 10 * found[1] < found[0]
 
 
 LONG = [

@@ -14,6 +14,7 @@ from scatflow.engines.plan import PLANS
 MODULES = {
     "1d": (doors.Scattering1D(4, 128, (4, 2)), (128,)),
     "1d dict": (doors.Scattering1D(3, 128, 2, T=0, out_type="dict"), (128,)),
+    "joint": (doors.TimeFrequencyScattering(3, 2, 2, 64), (64,)),
     "2d": (doors.Scattering2D(2, (16, 20), 3), (16, 20)),
     "2d list": (doors.Scattering2D(2, (16, 20), 3, out_type="list"), (16, 20)),
     "3d": (doors.HarmonicScattering3D(1, (6, 5, 8), 2), (6, 5, 8)),

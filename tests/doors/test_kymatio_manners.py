@@ -21,6 +21,7 @@ CASES = {
     "Scattering1D": ((5, 1024, (4, 2)), (2, 1024)),
     "Scattering2D": ((3, (30, 40), 4), (2, 30, 40)),
     "HarmonicScattering3D": ((1, (8, 6, 10), 2), (2, 8, 6, 10)),
+    "TimeFrequencyScattering": ((5, 3, 4, 512), (2, 512)),
 }
 cases = pytest.mark.parametrize("name", CASES)
 
@@ -111,6 +112,26 @@ def test_volumes_are_read_as_kymatios(kymatio):
 
 
 @doors
+def test_what_programs_read_of_time_frequency_scattering(library):
+    S = door(library, "TimeFrequencyScattering")
+    assert (S.J, S.J_fr, S.Q, S.Q_fr, S.shape, S.T, S.F) == (5, 3, (4, 1), (1,), (512,), 32, 8)
+    assert (S.average, S.average_fr, S.log2_F, S.format, S.max_order) == (
+        "local", "local", 3, "time", 2,
+    )  # fmt: skip
+    low, bank = S.filters_fr
+    assert low["N"] == S._N_padded_fr == bank[0]["levels"][0].size == 88
+    assert len(S.psi1_f) == len(scatflow.Scattering1D(5, 512, 4).scales()[0])
+    xi = [psi["xi"] for psi in bank]
+    assert xi[0] == 0
+    assert all(x > 0 for x in xi[1:5])
+    assert [-x for x in xi[1:5]] == xi[5:]
+    S.out_type, S.format = "dict", "joint"
+    assert S.meta()["key"][-1] == (len(S.psi2_f) - 1, 8)
+    with pytest.raises(AttributeError, match="max_order cannot be set"):
+        S.max_order = 1
+
+
+@doors
 def test_what_programs_assign(library, rng):
     x = rng.standard_normal(1024)
     given = x if library == "numpy" else torch.from_numpy(x)
@@ -170,7 +191,8 @@ def test_parameters_may_come_from_files(name):
     true = getattr(scatflow, name)(*given)
     assert getattr(scatflow, name)(*boxed) == true
     more = {
-        "Scattering1D": {"T": 8.0, "max_order": 1},
+        "Scattering1D": {"T": 8.0, "max_order": 1, "stride": 4},
+        "TimeFrequencyScattering": {"Q_fr": 1, "stride_fr": 2, "F": 4.0},
         "Scattering2D": {"pre_pad": True},
         "HarmonicScattering3D": {"sigma_0": 2.0, "rotation_covariant": False},
     }[name]
@@ -207,7 +229,7 @@ def test_tensors_and_arrays_have_a_door_each():
         door("numpy", "Scattering1D")(torch.zeros(1024))
 
 
-@cases
+@pytest.mark.parametrize("name", [name for name in CASES if name != "TimeFrequencyScattering"])
 def test_what_kymatio_saved_is_skipped(name, kymatio):
     theirs = torch.nn.Sequential(getattr(kymatio["torch"], name)(*CASES[name][0]))
     ours = torch.nn.Sequential(door("torch", name))

@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    TimeFrequencyScattering,
+)
 from scatflow.errors import ScatflowError
 
 nan, inf = math.nan, math.inf
@@ -100,10 +105,45 @@ THREE = [
     ({"integral_powers": ("1",)}, ValueError, "integral_powers must be a number"),
 ]
 
+JOINT = [
+    ({"J": 0}, ValueError, "J must be at least 1"),
+    ({"J": 7}, ValueError, "TimeFrequencyScattering\\(J=7\\) has wavelets of 128 samples"),
+    ({"J_fr": 0}, ValueError, "J_fr must be at least 1"),
+    ({"J_fr": 6}, ValueError, "Take J_fr <= 5"),
+    ({"J_fr": 2.0}, ValueError, "J_fr must be an integer"),
+    ({"Q": 0}, ValueError, "Q must always be >= 1"),
+    ({"Q": (8, 1, 1)}, NotImplementedError, "beyond order 2 are not implemented"),
+    ({"Q_fr": 0.9}, ValueError, "Q_fr must be >= 1"),
+    ({"Q_fr": [1]}, ValueError, "Q_fr must be an integer or 1-tuple"),
+    ({"Q_fr": 1.5}, ValueError, "Q_fr must be an integer or 1-tuple"),
+    ({"Q_fr": ()}, ValueError, "Q_fr must be an integer or 1-tuple"),
+    ({"Q_fr": (1, 2)}, NotImplementedError, "Q_fr must be an integer or 1-tuple"),
+    ({"shape": (64, 2)}, ValueError, "shape must have exactly one element"),
+    ({"T": 65}, ValueError, "support T of the low-pass filter cannot exceed input length"),
+    ({"T": 0.5}, ValueError, "T must be ==0 or >=1"),
+    ({"T": 0}, ValueError, "Cannot convert to out_type='array' with T=0. Please set out_type"),
+    ({"stride": 3}, ValueError, "stride must be a power of two"),
+    ({"stride": 16}, ValueError, "exceeds the averaging scale T=8"),
+    ({"F": 17}, ValueError, "support F of the low-pass filter cannot exceed input length"),
+    ({"F": 0.5}, ValueError, "F must be ==0 or >=1"),
+    ({"F": nan}, ValueError, "F must be finite"),
+    ({"F": "local"}, ValueError, "F must be a number"),
+    ({"F": 0, "format": "joint"}, ValueError, "Cannot convert to out_type='array' with format"),
+    ({"stride_fr": 3}, ValueError, "stride_fr must be a power of two"),
+    ({"stride_fr": 2.0}, ValueError, "stride_fr must be integer"),
+    ({"stride_fr": 8}, ValueError, "exceeds the averaging scale F=4"),
+    ({"stride_fr": 1, "F": 0}, ValueError, "incompatible"),
+    ({"stride_fr": 1, "F": "global"}, ValueError, "incompatible"),
+    ({"out_type": "tuple"}, ValueError, "out_type must be one of"),
+    ({"format": "both"}, ValueError, "format must be one of 'time', 'joint'"),
+    ({"backend": "jax"}, ValueError, "backend must be None or one of"),
+]
+
 CASES = [
     *((Scattering1D, {"J": 3, "shape": 64}, *case) for case in ONE),
     *((Scattering2D, {"J": 2, "shape": (16, 24)}, *case) for case in TWO),
     *((HarmonicScattering3D, {"J": 1, "shape": (8, 9, 10)}, *case) for case in THREE),
+    *((TimeFrequencyScattering, {"J": 3, "J_fr": 2, "Q": 4, "shape": 64}, *case) for case in JOINT),
 ]
 
 

@@ -118,6 +118,19 @@ def test_squares_that_leave_the_range_of_floating_point_cost_no_digit(S, backend
         np.testing.assert_array_equal(S(far)[0], expected[0])
 
 
+@pytest.mark.parametrize(("dtype", "exponent"), [(np.float32, 80), (np.float64, 600)])
+@pytest.mark.parametrize("backend", ["numpy", "plain"])
+def test_what_is_zero_of_a_huge_volume_is_zero(dtype, exponent, backend):
+    S = HarmonicScattering3D(1, (8, 8, 8), 1, integral_powers=(0.5, 2.0, 9.0), backend=backend)
+    one = np.ones((8, 8, 8), dtype)
+    ordinary, huge = S(one), S(np.ldexp(one, exponent))
+    assert (ordinary == 0.0).any()
+    np.testing.assert_array_equal(huge == 0.0, ordinary == 0.0)
+    assert not np.isnan(huge).any()
+    roots = np.ldexp(ordinary[..., 0], exponent // 2)
+    np.testing.assert_allclose(huge[..., 0], roots, rtol=4 * np.finfo(dtype).eps)
+
+
 def test_moduli_of_faint_signals_keep_their_digits(rng):
     S = Scattering1D(4, 256, T=0, out_type="list")
     x = rng.standard_normal(256).astype(np.float32)

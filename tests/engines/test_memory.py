@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    TimeFrequencyScattering,
+)
 from scatflow.backends.fft import by_mkl
 from scatflow.backends.scratch import SCRATCH
 from scatflow.engines.plan import PLANS
@@ -36,15 +41,22 @@ CASES = [
     (HarmonicScattering3D(1, L=1, method="standard", sigma_0=2.5), (32, 32, 32), 2),
     (HarmonicScattering3D(1, L=2, integral_powers=(3.0, 1.5)), (32, 32, 32), 2),
     (HarmonicScattering3D(1, L=2), (128, 128, 128), 1),
+    (TimeFrequencyScattering(4, 2, 2), (256,), 100),
+    (TimeFrequencyScattering(8, 3, 8), (4096,), 1),
+    (TimeFrequencyScattering(8, 3, 8, format="joint"), (4096,), 8),
+    (TimeFrequencyScattering(8, 3, 8, F=0, Q_fr=2), (4096,), 2),
+    (TimeFrequencyScattering(8, 3, 8, T="global", F="global"), (4096,), 2),
+    (TimeFrequencyScattering(6, 3, (12, 2), stride=1, stride_fr=1), (2**13,), 1),
+    (TimeFrequencyScattering(10, 4, 8), (2**17,), 1),
 ]
 
 PYTHON = 2**15
 """Bytes for Python's own objects, which small transforms notice."""
 
 
-def taken(plan, batch, rng):
+def taken(plan, batch, rng, scale=1.0):
     """Peak of the memory allocated while a plan is applied, without the output."""
-    x = rng.standard_normal((batch, *plan.shape)).astype(plan.dtype)
+    x = (scale * rng.standard_normal((batch, *plan.shape))).astype(plan.dtype)
     plan.apply(x[:1])  # whatever is made once
     SCRATCH.clear()
     tracemalloc.start()
@@ -63,6 +75,23 @@ def test_a_plan_s_peak_holds_and_is_not_far_above(S, shape, batch, dtype, rng):
     measured, planned = taken(plan, batch, rng), plan.peak_bytes(batch)
     assert measured <= planned + PYTHON
     assert planned <= 3 * measured + PYTHON
+
+
+@pytest.mark.parametrize(
+    ("S", "shape", "batch"),
+    [
+        (Scattering1D(6, Q=(8, 2), stride=1), (4096,), 8),
+        (Scattering1D(3, Q=4, stride=1), (65536,), 1),
+        (Scattering2D(1, L=8), (256, 256), 3),
+        (HarmonicScattering3D(1, L=1), (32, 32, 32), 3),
+    ],
+    ids=lambda v: str(getattr(v, "kind", v)),
+)
+def test_faint_signals_take_a_copy_more(S, shape, batch, rng):
+    plan = S.plan(shape)
+    at_once = plan.signals_at_once if plan.program is None else plan.program.at_once
+    copied = at_once * math.prod(shape) * plan.dtype.itemsize
+    assert taken(plan, batch, rng, 1e-15) <= plan.peak_bytes(batch) + copied + PYTHON
 
 
 @pytest.mark.parametrize(
@@ -121,12 +150,13 @@ def test_images_keep_to_eight_times_what_is_in_flight(J, L, more, order, batch):
 
 @settings(max_examples=15)
 @given(
-    st.integers(0, 3), st.integers(0, 3), st.tuples(*[st.sampled_from([80, 96, 125, 150])] * 3),
+    st.integers(0, 3), st.integers(0, 3), st.tuples(*[st.sampled_from([96, 100, 125, 150])] * 3),
     st.sampled_from([1, 2.5]), st.sampled_from([1, 50]),
 )  # fmt: skip
 def test_large_volumes_keep_to_six_of_them(J, L, shape, sigma_0, batch):
     plan = HarmonicScattering3D(J, shape, L, sigma_0).plan()
-    volumes = 6 if by_mkl(shape) else 7
+    volumes = 6 if shape[0] % 16 == 0 else 6.3  # planes go sixteen at a time
+    volumes += not by_mkl(shape)
     assert plan.peak_bytes(batch) <= volumes * math.prod(shape) * 4
     PLANS.clear()
 
@@ -201,9 +231,10 @@ def test_a_plan_holds_what_it_says(S):
     assert held <= 1.2 * plan.held_bytes + 16 * PYTHON
 
 
-def test_moduli_of_many_signals_keep_to_their_plan(rng):
+@pytest.mark.parametrize("scale", [1.0, 1e-15])
+def test_moduli_of_many_signals_keep_to_their_plan(scale, rng):
     plan = Scattering1D(6, Q=8, T=0, out_type="list").plan((2**14,), np.float32)
-    x = rng.standard_normal((16, 2**14)).astype(np.float32)
+    x = (scale * rng.standard_normal((16, 2**14))).astype(np.float32)
     plan.apply_ragged(x[:1])
     tracemalloc.start()
     try:

@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    TimeFrequencyScattering,
+)
 
 BESIDE = Path(__file__).parents[3] / "shared" / "reference"
 FOLDER = Path(os.environ.get("SCATFLOW_REFERENCE", BESIDE))
 FILES = [path for d in "123" for path in sorted(FOLDER.glob(f"scattering{d}d_*.npz"))]
 KINDS = {"1d": Scattering1D, "2d": Scattering2D, "3d": HarmonicScattering3D}
+JOINT = sorted(FOLDER.glob("timefrequency_*.npz"))
 FLOAT64 = {"1d": 1e-10, "2d": 1e-6, "3d": 1e-6}
 
 
@@ -61,3 +67,27 @@ if FILES:
         meta = S.meta()
         for name in ("order", "xi", "sigma", "j", "n"):
             np.testing.assert_allclose(meta[name], data[name], rtol=1e-12)
+
+
+if JOINT:
+
+    @pytest.mark.reference
+    @pytest.mark.parametrize("path", JOINT, ids=lambda path: path.stem)
+    @pytest.mark.parametrize("backend", ["numpy", "plain", "torch"])
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-10), (np.float32, 2e-6)])
+    def test_time_frequency_paths_agree_with_the_reference(path, backend, dtype, tolerance):
+        data = np.load(path)
+        parameters = json.loads(str(data["params"]))
+        S = TimeFrequencyScattering(**parameters, out_type="dict", backend=backend)
+        found = S(data["x"].astype(dtype))
+        expected = {
+            tuple(int(n) for n in name.split("_")[1:] if n): data[name]
+            for name in data
+            if name.startswith("S_")
+        }
+        assert set(found) == set(expected)
+        scale = max(np.abs(value).max() for value in expected.values())
+        for key, value in expected.items():
+            assert found[key].dtype == dtype
+            assert found[key].shape == value.shape
+            assert np.abs(found[key] - value).max() < tolerance * scale

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import multiprocessing
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,9 +13,16 @@ import numpy as np
 import pytest
 
 import scatflow
-from scatflow import HarmonicScattering3D, Scattering1D, Scattering2D
+from scatflow import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    TimeFrequencyScattering,
+)
+from scatflow.backends import bands, fft, program
 from scatflow.engines import engine_from_dict
 from scatflow.engines.plan import PLANS, PlanCache
+from scatflow.wavelets.morlet import morlet_1d
 
 ENGINES = [
     Scattering1D(5),
@@ -26,6 +34,9 @@ ENGINES = [
     HarmonicScattering3D(1, (8, 9, 10), L=2, sigma_0=1.5, rotation_covariant=False),
     HarmonicScattering3D(1, (8, 9, 10), method="local", points=((1, 2, 3), (4, 5, 6))),
     HarmonicScattering3D(0, integral_powers=(1.0,), method="standard"),
+    TimeFrequencyScattering(4, 2, 3, 64),
+    TimeFrequencyScattering(4, 2, (3, 2), T=20.5, stride=4, Q_fr=2, F=3.5, stride_fr=1),
+    TimeFrequencyScattering(4, 2, 3, 64, T=0, F=0, out_type="list", format="joint"),
 ]
 
 engines = pytest.mark.parametrize("S", ENGINES, ids=lambda S: f"{S.kind}-{ENGINES.index(S)}")
@@ -282,7 +293,8 @@ def test_windows_of_images_lie_where_a_dirac_is_seen_best(shape):
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("batch", [1, 5, 40])
+@pytest.mark.parametrize("batch", [1, 5, 40, 150])
+@pytest.mark.parametrize("fast_ffts", [True, False])
 @pytest.mark.parametrize(
     "S",
     [
@@ -293,6 +305,25 @@ def test_windows_of_images_lie_where_a_dirac_is_seen_best(shape):
     ],
     ids=lambda S: f"{S.kind}-{getattr(S, 'T', None)}",
 )
-def test_threads_change_no_bit(S, batch, threads, rng):
+def test_threads_change_no_bit(S, batch, threads, fast_ffts, rng, monkeypatch):
     x = rng.standard_normal((batch, *S.shape)).astype(np.float32)
-    np.testing.assert_array_equal(S.plan(threads=threads).apply(x), S.plan().apply(x))
+    monkeypatch.setattr(program, "WORTH_A_THREAD", 0)  # however little there is to do
+    if not fast_ffts:
+        monkeypatch.setattr(fft, "by_mkl", lambda _: False)
+    PLANS.clear()
+    alone = S.plan().apply(x)
+    np.testing.assert_array_equal(S.plan(threads=threads).apply(x), alone)
+    PLANS.clear()
+
+
+def test_threads_that_meet_at_a_low_pass_cut_it_once(rng):
+    stage = bands.lay_out([morlet_1d(256, 0.2, 0.05)], (64,), np.dtype(np.float32))
+    meet = threading.Barrier(8)
+
+    def cut(_):
+        meet.wait()
+        return stage.rows
+
+    with ThreadPoolExecutor(8) as pool:
+        first, *others = pool.map(cut, range(8))
+    assert all(rows is first for rows in others)

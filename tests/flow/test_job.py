@@ -63,7 +63,7 @@ def test_a_good_job_is_read():
             ["[transform] boundary: found 'seamles'", '"whole", "frames"', "mean `seamless`?"],
         ),
         ('"scattering1d"', '"scattering4d"', ["[transform] kind: found", "scattering3d"]),
-        ('"scattering1d"', '"timefrequency"', ["not available yet"]),
+        ('"scattering1d"', '"timefrequency"', ["TimeFrequencyScattering needs J_fr, log2 of"]),
         ('dims = ["time"]', 'dims = "time"', ["[transform] dims: found 'time' (string)"]),
         ('dims = ["time"]', 'dims = ["y", "x"]', ["transforms 1 dimension(s), found 2"]),
         ('"seamless"', '"frames"', ["needs frame"]),
@@ -129,7 +129,7 @@ def test_seamless_images_are_refused():
         'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = [8, 1]',
         'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 5',
     )
-    assert "available for scattering1d only" in message
+    assert "available for scattering1d and timefrequency only" in message
 
 
 def test_frames_of_images_need_a_number_per_dimension():
