@@ -31,8 +31,11 @@ class InputShapeError(ScatflowError, RuntimeError, ValueError):
     """The input does not have the shape that the engine was made for."""
 
 
-class BackendError(ScatflowError, ValueError):
-    """The backend asked for is unknown or not installed."""
+class BackendError(ScatflowError, ValueError, ImportError):
+    """The backend asked for is unknown or not installed.
+
+    An ImportError, too, as programs written for Kymatio expect.
+    """
 
 
 class SourceError(ScatflowError, ValueError):

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, ClassVar
 
@@ -29,6 +30,10 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     kind: ClassVar[type[Engine]]
     shape: Any
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__init__ = _initializer(cls.kind)  # type: ignore[method-assign]
 
     def fit(self, X: Any, y: Any = None) -> Any:  # noqa: ARG002 - as scikit-learn calls it
         """Take the parameters, and the shape from `X` where it is not given.
@@ -60,10 +65,25 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
         ndarray
             ``(samples, coefficients)``, path by path, see :meth:`get_feature_names_out`.
         """
-        check_is_fitted(self, "engine_")
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        signals = X.reshape(len(X), *self.engine_.shape)
-        return self.engine_(signals).reshape(len(X), -1)
+        engine = self._fitted(X.shape[1])
+        return engine(X.reshape(len(X), *engine.shape)).reshape(len(X), -1)
+
+    def predict(self, X: Any) -> Any:
+        """Transform signals, see :meth:`transform`; the name that Kymatio has for it, too."""
+        return self.transform(X)
+
+    def scattering(self, x: Any) -> Any:
+        """Transform signals that are not flattened, ``(..., *shape)``."""
+        return self._fitted(math.prod(np.shape(x)[-self.kind.ndim :])).scattering(x)
+
+    def meta(self) -> dict[str, Any]:
+        """Describe the paths, see :meth:`scatflow.Scattering1D.meta`."""
+        return self.kind(**self.get_params(deep=False)).meta()
+
+    def output_size(self, detail: bool = False) -> Any:
+        """Return the number of paths, or with `detail` that of each order."""
+        return self.kind(**self.get_params(deep=False)).output_size(detail)
 
     def get_feature_names_out(self, input_features: Any = None) -> Any:  # noqa: ARG002
         """Return a name for each coefficient: its path and the number of its window."""
@@ -73,6 +93,11 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
         places = [",".join(map(str, index)) for index in np.ndindex(*rest)]
         labels = plan.paths.columns["label"].tolist()
         return np.array([f"{label} [{place}]" for label in labels for place in places], object)
+
+    def _fitted(self, features: int) -> Engine:
+        """Return the engine of `fit` or, since nothing is learnt there, that of the parameters."""
+        fitted: Engine | None = getattr(self, "engine_", None)
+        return self._engine(features) if fitted is None else fitted
 
     def _engine(self, features: int) -> Engine:
         """Return the engine for signals of so many samples."""
@@ -104,8 +129,28 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.requires_fit = False
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _initializer(kind: type[Engine]) -> Any:
+    """Return an ``__init__`` with the parameters of an engine, from which scikit-learn reads them.
+
+    Rows of coefficients have one form, so there is no `out_type`.
+    """
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    engines_own = [p for p in inspect.signature(kind).parameters.values() if p.name != "out_type"]
+    signature = inspect.Signature([own, *engines_own])
+
+    def __init__(self: Any, *args: Any, **parameters: Any) -> None:  # noqa: N807
+        given = signature.bind(self, *args, **parameters)
+        given.apply_defaults()
+        for name, value in list(given.arguments.items())[1:]:
+            setattr(self, name, value)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    return __init__
 
 
 class Scattering1D(_Transformer):
@@ -116,77 +161,17 @@ class Scattering1D(_Transformer):
 
     kind = engines.Scattering1D
 
-    def __init__(
-        self,
-        J: int,
-        shape: Any = None,
-        Q: Any = 1,
-        T: Any = None,
-        stride: int | None = None,
-        max_order: int = 2,
-        oversampling: int = 0,
-        backend: str | None = None,
-    ) -> None:
-        self.J = J
-        self.shape = shape
-        self.Q = Q
-        self.T = T
-        self.stride = stride
-        self.max_order = max_order
-        self.oversampling = oversampling
-        self.backend = backend
-
 
 class Scattering2D(_Transformer):
     """Scattering of images; parameters as in :class:`scatflow.Scattering2D`."""
 
     kind = engines.Scattering2D
 
-    def __init__(
-        self,
-        J: int,
-        shape: Any = None,
-        L: int = 8,
-        max_order: int = 2,
-        pre_pad: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        self.J = J
-        self.shape = shape
-        self.L = L
-        self.max_order = max_order
-        self.pre_pad = pre_pad
-        self.backend = backend
-
 
 class HarmonicScattering3D(_Transformer):
     """Scattering of volumes; parameters as in :class:`scatflow.HarmonicScattering3D`."""
 
     kind = engines.HarmonicScattering3D
-
-    def __init__(
-        self,
-        J: int,
-        shape: Any = None,
-        L: int = 3,
-        sigma_0: float = 1,
-        max_order: int = 2,
-        rotation_covariant: bool = True,
-        method: str = "integral",
-        points: Any = None,
-        integral_powers: tuple[float, ...] = (0.5, 1.0, 2.0),
-        backend: str | None = None,
-    ) -> None:
-        self.J = J
-        self.shape = shape
-        self.L = L
-        self.sigma_0 = sigma_0
-        self.max_order = max_order
-        self.rotation_covariant = rotation_covariant
-        self.method = method
-        self.points = points
-        self.integral_powers = integral_powers
-        self.backend = backend
 
 
 class TimeFrequencyScattering(_Transformer):
@@ -196,32 +181,6 @@ class TimeFrequencyScattering(_Transformer):
     """
 
     kind = engines.TimeFrequencyScattering
-
-    def __init__(
-        self,
-        J: int,
-        J_fr: int,
-        Q: Any,
-        shape: Any = None,
-        T: Any = None,
-        stride: int | None = None,
-        Q_fr: int = 1,
-        F: Any = None,
-        stride_fr: int | None = None,
-        format: str = "time",
-        backend: str | None = None,
-    ) -> None:
-        self.J = J
-        self.J_fr = J_fr
-        self.Q = Q
-        self.shape = shape
-        self.T = T
-        self.stride = stride
-        self.Q_fr = Q_fr
-        self.F = F
-        self.stride_fr = stride_fr
-        self.format = format
-        self.backend = backend
 
 
 __all__ = [

@@ -18,7 +18,8 @@ ROOMS = {
     "flow": {"errors", *LOW, "engines", "dataset", ""},
     "cli": {"errors", *LOW, "engines", "dataset", "pictures", "flow", ""},
     "": {"engines", "errors"},  # scatflow/__init__.py, the public names
-    **{door: {"engines", "errors", ""} for door in ("numpy", "torch", "sklearn")},
+    **{door: {"engines", "errors", ""} for door in ("numpy", "torch", "sklearn", "kymatio")},
+    "molecules": {"errors"},
 }
 """Which rooms of scatflow each room may import, besides itself."""
 
@@ -28,6 +29,7 @@ OUTSIDE = {
     "torch": {"backends.torch", "torch"},
     "sklearn": {"sklearn"},
     "cupy": {"backends.cupy"},
+    "jax": set(),  # speaks the array API standard, as others do
     "numba": {"backends"},
     "xarray": {"archive", "dataset", "flow", "pictures", "cli"},
     "zarr": {"archive", "dataset", "flow", "pictures", "cli"},

@@ -65,7 +65,7 @@ def prepare(
     """Lay out filters for the kernel, or for SciPy where a length has too large a factor."""
     (grid,) = filters[0].shape
     if not codelets.splits(grid) or not codelets.splits(target):
-        return plain.prepare_joint(filters, target, dtype)
+        return plain.Plain(np).prepare_joint(filters, target, dtype)
     widths = [band.values.size for band in filters]
     offsets = np.cumsum([0, *widths[:-1]])
     starts = [band.starts[0] for band in filters]

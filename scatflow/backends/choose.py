@@ -15,13 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+
 from scatflow.backends.protocol import Backend
 from scatflow.errors import BackendError
 
 BACKENDS = ("numpy", "plain", "torch", "cupy")
 """Names that ``backend=`` accepts; each is a module of this package.
 
-``plain`` is the reference that the others are compared with: a few lines of NumPy a verb.
+``plain`` is the reference that the others are compared with: a few lines a verb. It serves arrays
+of any library that speaks the array API standard.
 """
 
 SERVED_BY = {"skcuda": "cupy"}
@@ -44,7 +47,14 @@ INSTALLED_BY = {
 """The line that installs it."""
 
 LIBRARIES = ("torch", "cupy")
-"""Libraries whose arrays have a backend of the same name; whatever else is NumPy's."""
+"""Libraries whose arrays have a backend of the same name.
+
+Of the rest, what speaks the array API standard is the reference's, what has CUDA's array interface
+CuPy's, and everything else NumPy's.
+"""
+
+STANDARD = "array API"
+"""What :func:`library` calls the libraries that are known by the standard they speak alone."""
 
 
 class Choice(NamedTuple):
@@ -62,7 +72,10 @@ def check(name: Any, said_by: str = "backend") -> str | None:
     if name is None or (isinstance(name, str) and name in BACKENDS):
         return name
     known = ", ".join(map(repr, (*BACKENDS, *SERVED_BY)))
-    raise BackendError(f"{said_by} must be None or one of {known}, not {name!r}. {_remedies()}")
+    raise BackendError(
+        f"{said_by} must be None or one of {known}, not {name!r}, which is not supported and can "
+        f"not be called. {_remedies()}"
+    )
 
 
 def chosen(name: str | None, ndim: int) -> Choice:
@@ -117,9 +130,13 @@ def library(x: Any) -> str:
     """Return the library of an array, without importing any."""
     roots = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
     found = next((name for name in LIBRARIES if name in roots), None)
-    if found is None:
-        return "cupy" if hasattr(x, "__cuda_array_interface__") else "numpy"
-    return found
+    if found is not None:
+        return found
+    if isinstance(x, np.ndarray | np.generic):
+        return "numpy"
+    if hasattr(x, "__array_namespace__"):
+        return STANDARD
+    return "cupy" if hasattr(x, "__cuda_array_interface__") else "numpy"
 
 
 def of_devices(name: str | None) -> str:
@@ -146,4 +163,6 @@ def module(name: str) -> Any:
 def backend(name: str, device: Any = None) -> Backend:
     """Return the backend of that name, on a device if it has any."""
     found = module(name)
+    if name == "plain":
+        return cast(Backend, found.on(np, device))
     return cast(Backend, found if name in HOST else found.on(device))

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.backends import codelets, fft, kernels, lane_volumes
+from scatflow.backends.plain import box_bins
 from scatflow.backends.protocol import PRECISE_VOXELS, HarmonicFilter
 from scatflow.backends.scratch import SCRATCH, aligned
 
@@ -163,7 +164,7 @@ def prepare(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable | Stored
 
 def _stored(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Stored:
     nz, ny, nx = filters.shape
-    z, y, x = (_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True))
+    z, y, x = (box_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True))
     box = Box(filters.shape, np.arange(nz), np.arange(ny), nx, dtype, False)
     table, scratch = box.table(1)
     weights = []
@@ -181,7 +182,9 @@ def _stored(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Stored:
 
 def _stored_real(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
     """Lay out the one filter of degree 0 as published: a profile with a weight for each bin."""
-    zs, ys = (_bins(b, n) for b, n in zip(filters.half_widths[:2], filters.shape[:2], strict=True))
+    zs, ys = (
+        box_bins(b, n) for b, n in zip(filters.half_widths[:2], filters.shape[:2], strict=True)
+    )
     (component,) = filters.components(dtype)
     box = Box(filters.shape, zs, ys, filters.half_widths[2] + 1, dtype, False)
     profile = np.zeros((zs.size, box.flat), dtype)
@@ -196,16 +199,9 @@ def _stored_real(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
     return Separable(filters, box, table, parts, (), scratch, tuple(arrays))
 
 
-def _bins(b: int, n: int) -> Bins:
-    """Return the bins ``0 ... b, -b ... -1``."""
-    if 2 * b + 1 >= n:
-        return np.arange(n)
-    return np.concatenate([np.arange(b + 1), np.arange(n - b, n)])
-
-
 def _separable(filters: HarmonicFilter, dtype: np.dtype[Any]) -> Separable:
     nz, ny, nx = filters.shape
-    zs, ys = (_bins(b, n) for b, n in zip(filters.half_widths[:2], (nz, ny), strict=True))
+    zs, ys = (box_bins(b, n) for b, n in zip(filters.half_widths[:2], (nz, ny), strict=True))
     columns, components = filters.parts()
     box = Box(filters.shape, zs, ys, filters.half_widths[2] + 1, dtype, filters.l % 2 == 1)
     touches = filters.l > 0 and filters.touches_nyquist

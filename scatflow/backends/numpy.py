@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from scatflow.backends import across, bands, fft, harmonic, kernels, lane_program, plain
 from scatflow.backends import program as signal_program
 from scatflow.backends.bands import BandStage
-from scatflow.backends.plain import pad
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
@@ -31,6 +31,7 @@ from scatflow.backends.protocol import (
     Lowpass,
     PowerSums,
     Program,
+    Samples,
     Tree,
 )
 from scatflow.backends.scratch import SCRATCH
@@ -51,6 +52,11 @@ __all__ = [
 Array = NDArray[Any]
 
 name = "numpy"
+
+PLAIN = plain.Plain(np)
+"""What has no kernels."""
+
+pad = PLAIN.pad
 
 IN_CACHE = 2**15
 """Complex samples folded, inverted and rooted together: half a megabyte with their moduli."""
@@ -109,7 +115,7 @@ def prepare(
 def wavelet_modulus(u_hat: Array, stage: Any, which: slice) -> Array:
     """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
     if isinstance(stage, plain.HarmonicStage):
-        return plain.wavelet_modulus(u_hat, stage, which)
+        return np.asarray(PLAIN.wavelet_modulus(u_hat, stage, which))
     if not isinstance(stage, BandStage):
         return harmonic.modulus(u_hat, stage)[:, :, None]
     real = u_hat.real.dtype
@@ -141,7 +147,7 @@ def prepare_joint(
 def joint_modulus(rows: Sequence[Array], stage: Any, how: Kept) -> Array:
     """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
     if isinstance(stage, plain.JointStage):
-        return plain.joint_modulus(rows, stage, how)
+        return np.asarray(PLAIN.joint_modulus(rows, stage, how))
     kept: Array = stage.run(rows, how)
     return kept
 
@@ -150,8 +156,12 @@ def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     """Reduce ``(batch, paths, *grid)`` as `how` says."""
     if isinstance(how, PowerSums) and how.powers == USUAL_POWERS:
         return _sums_of_usual_powers(u)
+    if isinstance(how, PowerSums):
+        return _power_sums(u, how.powers)
+    if isinstance(how, Samples):
+        return _samples(u, u_hat, how)
     if not isinstance(how, Lowpass):
-        return plain.average(u, how, u_hat)
+        return np.asarray(PLAIN.average(u, how, u_hat))
     ndim = len(how.target)
     if u_hat is None and ndim == 1:
         direct = bands.taps(how, u.shape[-1], u.dtype)
@@ -184,6 +194,29 @@ def _sums_of_usual_powers(u: Array) -> Array:
     for volume, sums in zip(volumes, out, strict=True):
         kernels.sum_of_powers(volume, sums)
     return out.reshape(*u.shape[:2], 3).astype(u.dtype)
+
+
+def _power_sums(u: Array, powers: tuple[float, ...]) -> Array:
+    """Sum powers of each volume, in float64, one volume at a time: ``(batch, paths, powers)``."""
+    out = np.empty((*u.shape[:2], len(powers)), u.dtype)
+    for b, p in np.ndindex(*u.shape[:2]):
+        volume = np.ascontiguousarray(u[b, p]).reshape(-1)
+        for i, power in enumerate(powers):
+            raised = volume if power == 1.0 else np.sqrt(volume) if power == 0.5 else volume**power
+            out[b, p, i] = np.sum(raised, dtype=np.float64)
+    return out
+
+
+def _samples(u: Array, u_hat: Array | None, how: Samples) -> Array:
+    """Convolve each volume with a Gaussian and keep a decimated map or some points."""
+    z, y, x = (factor.astype(u.dtype) for factor in how.factors)
+    smooth = (spectrum(u, 3) if u_hat is None else u_hat) * (z[:, None, None] * y[:, None] * x)
+    field = scipy.fft.irfftn(smooth, u.shape[-3:], axes=(-3, -2, -1), overwrite_x=True)
+    where = how.where
+    if isinstance(where, tuple):
+        a, b, c = (slice(None, None, step) for step in where)
+        return np.ascontiguousarray(field[..., a, b, c])
+    return np.ascontiguousarray(field[..., where[:, 0], where[:, 1], where[:, 2]])
 
 
 def _folded(

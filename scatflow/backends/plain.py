@@ -1,20 +1,23 @@
-"""NumPy and scipy.fft: a few lines a verb.
+"""The reference: a few lines a verb, for arrays of any library that speaks the array API standard.
 
-Every operation rounds elementwise or is one FFT per signal, so what a signal gives does not depend
-on what else is in the batch.
+NumPy is one of them. Arrays are never written to, so that libraries may trace or differentiate what
+is done; nothing but the standard's own functions is called (https://data-apis.org/array-api).
+Filters are NumPy's until they meet an array: what a library makes of them while it traces must not
+be kept.
+
+Every operation rounds elementwise or is one FFT or sum per signal, so what a signal gives does not
+depend on what else is in the batch.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from scatflow.backends.protocol import (
@@ -30,39 +33,27 @@ from scatflow.backends.protocol import (
     Samples,
     Tree,
 )
+from scatflow.errors import InputTypeError
 
-Array = NDArray[Any]
-Index = tuple[slice, ...]
-
-name = "plain"
-
-
-class Piece(NamedTuple):
-    """A box of one filter whose bins and targets are both contiguous."""
-
-    source: Index
-    """Where to read in the half spectrum."""
-    conjugate: bool
-    """Whether the bins lie on the side that the half spectrum leaves out."""
-    target: Index
-    """Where to write on the decimated grid."""
-    weights: Array
-    """Real, each twice along the last axis: for the real and the imaginary part."""
-    first: bool
-    """Whether nothing was written there before."""
+Array = Any
+"""An array of the library in use."""
 
 
 @dataclass(frozen=True, eq=False)
-class BandStage:
-    """A stack of stored filters, cut into pieces."""
+class BlockStage:
+    """A stack of stored filters, cut into blocks of the decimated grid."""
 
-    filters: tuple[tuple[Piece, ...], ...]
+    touched: tuple[int, ...]
+    """Which blocks of the spectrum the filters touch."""
+    weights: NDArray[Any]
+    """``(filters, blocks, *target)``, with the decimation's mean and the FFT's 1/N inside."""
+    shape: Grid
     target: Grid
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(piece.weights.nbytes for boxes in self.filters for piece in boxes)
+        return self.weights.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,350 +72,325 @@ class HarmonicStage:
         return 13.0 + 6.5 * (math.prod(self.filters.shape) <= PRECISE_VOXELS)
 
 
-def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> None:
-    """Return None: this backend goes verb by verb."""
-
-
-# --- verbs ---------------------------------------------------------------------------------
-
-
-def pad(x: Array, before: Grid, after: Grid) -> Array:
-    """Extend ``(batch, *grid)`` by whole-sample reflection, repeated where it must be."""
-    if not any(before) and not any(after):
-        return x
-    widths = [(0, 0), *zip(before, after, strict=True)]
-    return np.pad(x, widths, mode="reflect")
-
-
-def spectrum(u: Array, ndim: int) -> Array:
-    """Return the half spectrum over the last `ndim` axes."""
-    axes = tuple(range(-ndim, 0))
-    return np.asarray(scipy.fft.rfftn(u, axes=axes))
-
-
-def prepare(
-    filters: Sequence[BandFilter] | HarmonicFilter, target: Grid, dtype: np.dtype[np.floating]
-) -> BandStage | HarmonicStage:
-    """Cut filters into contiguous pieces, with the decimation's mean and the FFT's 1/N inside."""
-    if not isinstance(filters, Sequence):
-        return HarmonicStage(filters)
-    return BandStage(tuple(tuple(_pieces(band, target, dtype)) for band in filters), tuple(target))
-
-
-def wavelet_modulus(u_hat: Array, stage: BandStage | HarmonicStage, which: slice) -> Array:
-    """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
-    if isinstance(stage, HarmonicStage):
-        return _harmonic_modulus(u_hat, stage.filters)[:, :, None]
-    z = wavelet(u_hat, stage, which)
-    modulus: Array = np.sqrt(_squared_modulus(z))
-    return modulus
-
-
-def wavelet(u_hat: Array, stage: BandStage, which: slice) -> Array:
-    """Return ``u * psi`` on the decimated grid, complex, ``(batch, parents, filters, *grid)``."""
-    filters = stage.filters[which]
-    z = np.zeros((*u_hat.shape[:2], len(filters), *stage.target), u_hat.dtype)
-    real = u_hat.real.dtype  # products with real weights: complex arrays are taken as pairs
-    for f, boxes in enumerate(filters):
-        for piece in boxes:
-            u = u_hat[_inner(*piece.source)]
-            if piece.conjugate:
-                u = np.conj(u)
-            out = z[_inner(f, *piece.target)].view(real)
-            if piece.first:
-                np.multiply(u.view(real), piece.weights, out=out)
-            else:
-                out += u.view(real) * piece.weights
-    axes = tuple(range(-len(stage.target), 0))
-    return np.asarray(scipy.fft.ifftn(z, axes=axes, norm="forward", overwrite_x=True))
-
-
-def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
-    """Reduce ``(batch, paths, *grid)`` as `how` says."""
-    kept: Array
-    match how:
-        case Keep(crop):
-            kept = u[_inner(*crop)]
-        case Mean(crop):
-            ndim = len(crop)
-            inside = np.ascontiguousarray(u[_inner(*crop)])
-            rows = inside.reshape(*inside.shape[:-ndim], -1).mean(axis=-1)
-            kept = rows.reshape(*rows.shape, *(1,) * ndim)
-        case Lowpass(factors, target, crop):
-            if len(factors) > 1:
-                u_hat = None  # separable: one axis at a time, from space
-            for axis, (factor, n) in enumerate(zip(factors, target, strict=True), -len(target)):
-                u = _lowpass(u, factor, n, axis, u_hat)
-            kept = u[_inner(*crop)]
-        case PowerSums(powers):
-            kept = _power_sums(u, powers)
-        case Samples(factors, where):
-            kept = _samples(u, u_hat, factors, where)
-    return kept
-
-
-# --- filters along log-frequency -------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class JointStage:
     """Filters along the axis of rows, whole: ``(filters, aliases, target)``."""
 
-    weights: Array
+    weights: NDArray[Any]
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return int(self.weights.nbytes)
+        return self.weights.nbytes
 
 
-def prepare_joint(filters: Sequence[BandFilter], target: int, dtype: np.dtype[Any]) -> JointStage:
-    """Lay out filters, with the decimation's mean and the FFT's 1/N inside."""
-    return JointStage(np.stack([whole(band, target) for band in filters]).astype(dtype))
+class Plain:
+    """The verbs in the namespace `xp` of one library, on one of its devices."""
+
+    name = "plain"
+
+    def __init__(self, xp: Any, device: Any = None) -> None:
+        self.xp = xp
+        self.device = device
+
+    def program(self, tree: Tree, shape: Grid, before: Grid, dtype: Any) -> None:
+        """Return None: this backend goes verb by verb."""
+
+    def pad(self, x: Array, before: Grid, after: Grid) -> Array:
+        """Extend ``(batch, *grid)`` by whole-sample reflection, repeated where it must be."""
+        for axis, widths in enumerate(zip(before, after, strict=True), 1):
+            if any(widths):
+                which = np.pad(np.arange(x.shape[axis]), widths, mode="reflect")
+                x = self.xp.take(x, self._array(which), axis=axis)
+        return x
+
+    def spectrum(self, u: Array, ndim: int) -> Array:
+        """Return the half spectrum over the last `ndim` axes."""
+        return self.xp.fft.rfftn(u, axes=_last(ndim))
+
+    def prepare(
+        self, filters: Sequence[BandFilter] | HarmonicFilter, target: Grid, dtype: Any
+    ) -> BlockStage | HarmonicStage:
+        """Cut filters into blocks, with the decimation's mean and the FFT's 1/N inside."""
+        if not isinstance(filters, Sequence):
+            return HarmonicStage(filters)
+        shape = filters[0].shape
+        stack = np.stack([blocks(band, target) for band in filters]) / math.prod(shape)
+        touched = np.flatnonzero(stack.any(axis=(0, *range(2, stack.ndim))))
+        weights = stack[:, touched].astype(dtype)
+        return BlockStage(tuple(touched.tolist()), weights, shape, tuple(target))
+
+    def wavelet_modulus(self, u_hat: Array, stage: Any, which: slice) -> Array:
+        """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
+        if isinstance(stage, HarmonicStage):
+            return self._harmonic_modulus(u_hat, stage.filters)[:, :, None, ...]
+        return self._modulus(self.wavelet(u_hat, stage, which))
+
+    def wavelet(self, u_hat: Array, stage: BlockStage, which: slice) -> Array:
+        """Return ``u * psi``, complex, decimated, ``(batch, parents, filters, *grid)``."""
+        u = self._in_blocks(self._whole(u_hat, stage.shape), stage.target)
+        z = 0.0
+        for i, block in enumerate(stage.touched):
+            z = z + u[:, :, block, None, ...] * self._array(stage.weights[which, i])
+        return self.xp.fft.ifftn(z, axes=_last(len(stage.target)), norm="forward")
+
+    def average(self, u: Array, how: Kept, u_hat: Array | None = None) -> Array:
+        """Reduce ``(batch, paths, *grid)`` as `how` says."""
+        match how:
+            case Keep(crop):
+                return u[(..., *crop)]
+            case Mean(crop):
+                inside = u[(..., *crop)]
+                batch, grid = inside.shape[: -len(crop)], inside.shape[-len(crop) :]
+                rows = self.xp.reshape(inside, (*batch, math.prod(grid)))
+                return self.xp.mean(rows, axis=-1)[(..., *[None] * len(crop))]
+            case Lowpass(factors, target, crop):
+                for axis, (factor, n) in enumerate(zip(factors, target, strict=True), -len(target)):
+                    u = self._lowpass(u, factor, n, axis)
+                return u[(..., *crop)]
+            case PowerSums(powers):
+                return self.xp.stack([self._sum_of_powers(u, power) for power in powers], axis=-1)
+            case Samples(factors, where):
+                return self._samples(u, u_hat, factors, where)
+
+    def over(
+        self,
+        run: Callable[[Tree, Array], list[Array]],
+        tree: Tree,
+        signals: Array,
+        each: int,  # noqa: ARG002 - whoever calls for many signals has room for them
+    ) -> list[Array]:
+        """Run a transform of ``(batch, *grid)``, of all signals at once."""
+        return run(tree, signals)
+
+    def join(self, parts: Sequence[Array], order: Any) -> Array:
+        """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
+        return self.xp.take(self.xp.concat(list(parts), axis=1), self._array(order), axis=1)
+
+    def split(self, y: Array, axis: int) -> list[Array]:
+        """Return the entries of one axis."""
+        return list(self.xp.unstack(y, axis=axis))
+
+    def again(self, function: Any, *given: Array) -> Any:
+        """Call a function; what derivatives keep is the library's own business."""
+        return function(*given)
+
+    # --- filters along log-frequency ---
+
+    def prepare_joint(self, filters: Sequence[BandFilter], target: int, dtype: Any) -> JointStage:
+        """Lay out filters, with the decimation's mean and the FFT's 1/N inside."""
+        (n,) = filters[0].shape
+        weights = np.stack([blocks(band, (target,)) for band in filters]) / n
+        return JointStage(weights.astype(dtype))
+
+    def joint_modulus(self, rows: Sequence[Array], stage: JointStage, how: Kept) -> Array:
+        """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
+        xp = self.xp
+        y = xp.moveaxis(xp.concat(list(rows), axis=1), 1, 2)  # (batch, time, rows)
+        single = y.dtype in (xp.float32, xp.complex64)
+        y = xp.astype(y, xp.complex64 if single else xp.complex128)
+        aliases = stage.weights.shape[1:]
+        y_hat = xp.reshape(xp.fft.fft(y, n=math.prod(aliases)), (*y.shape[:2], *aliases))
+        kept = []
+        for psi in stage.weights:
+            z = xp.fft.ifft(xp.sum(y_hat * self._array(psi), axis=2), norm="forward")
+            kept.append(self.average(self._modulus(z), how))
+        return xp.moveaxis(xp.stack(kept, axis=1), 2, 3)
+
+    # --- spectra ---
+
+    def _array(self, values: Any) -> Array:
+        """Return values of NumPy's as an array of the library, on the device."""
+        where = {} if self.device is None else {"device": self.device}
+        return self.xp.asarray(values, **where)
+
+    def _whole(self, half: Array, shape: Grid) -> Array:
+        """Complete half spectra of real arrays on a grid of `shape`."""
+        ndim, kept = len(shape), half.shape[-1]
+        rest = self.xp.flip(half[..., 1 : shape[-1] - kept + 1], axis=_last(ndim))
+        if ndim > 1:  # the first bin of an axis is its own mirror image
+            rest = self.xp.roll(rest, (1,) * (ndim - 1), axis=_last(ndim)[:-1])
+        return self.xp.concat([half, self.xp.conj(rest)], axis=-1)
+
+    def _in_blocks(self, u_hat: Array, target: Grid) -> Array:
+        """Return whole spectra as blocks of the decimated grid, ``(..., blocks, *target)``."""
+        ndim = len(target)
+        batch, shape = u_hat.shape[:-ndim], u_hat.shape[-ndim:]
+        split = self.xp.reshape(u_hat, (*batch, *_split(shape, target)))
+        before = range(len(batch))
+        split = self.xp.permute_dims(split, (*before, *(len(batch) + i for i in _order(ndim))))
+        count = math.prod(shape) // math.prod(target)
+        return self.xp.reshape(split, (*batch, count, *target))
+
+    def _modulus(self, z: Array) -> Array:
+        """Return ``|z|``; products and sum are rounded one by one, alike in any batch."""
+        return self._root(self.xp.real(z) ** 2 + self.xp.imag(z) ** 2)
+
+    def _root(self, x: Array) -> Array:
+        """Return the square root, with a derivative of zero at zero."""
+        there = x > 0
+        return self.xp.where(there, self.xp.sqrt(self.xp.where(there, x, 1.0)), 0.0)
+
+    # --- solid harmonics ---
+
+    def _harmonic_modulus(self, u_hat: Array, filters: HarmonicFilter) -> Array:
+        """Return the root of the sum over m of ``|u * psi_{l,m}|^2``, ``(batch, parents, *grid)``.
+
+        The real harmonics give real fields, so half spectra suffice, except where a filter reaches
+        a Nyquist plane: those bins are their own mirror image, the field is complex there, and the
+        transform is done in full.
+        """
+        fft, axes = self.xp.fft, _last(3)
+        precision = np.dtype("f4" if u_hat.dtype == self.xp.complex64 else "f8")
+        u_hat = u_hat * (-1j) ** filters.l if filters.real else self._whole(u_hat, filters.shape)
+        power = 0.0
+        for weights in filters.components(precision):
+            field = u_hat * self._array(_on_the_grid(weights, filters))
+            if filters.real:
+                power = power + fft.irfftn(field, s=filters.shape, axes=axes) ** 2
+            else:
+                field = fft.ifftn(field, axes=axes)
+                power = power + self.xp.real(field) ** 2 + self.xp.imag(field) ** 2
+        return self._root(power)
+
+    # --- averages ---
+
+    def _lowpass(self, u: Array, factor: NDArray[Any], n_out: int, axis: int) -> Array:
+        """Filter along one axis with a real, even low-pass and decimate to `n_out` samples."""
+        u = self.xp.moveaxis(u, axis, -1)
+        n = u.shape[-1]
+        even = np.zeros(n)
+        even[: factor.size] = factor
+        even[n - np.arange(1, factor.size)] = factor[1:]
+        response = self._array((even * (n_out / n)).astype(_host_dtype(u)))
+        smooth = self._whole(self.xp.fft.rfft(u), (n,)) * response
+        folded = self.xp.sum(self._in_blocks(smooth, (n_out,)), axis=-2)
+        return self.xp.moveaxis(self.xp.real(self.xp.fft.ifft(folded)), -1, axis)
+
+    def _sum_of_powers(self, u: Array, power: float) -> Array:
+        """Sum a power of each volume as precisely as the library can; of zero, it is constant."""
+        there = u > 0
+        some = self.xp.where(there, u, 1.0)
+        raised = u if power == 1.0 else self._root(u) if power == 0.5 else some**power
+        raised = self.xp.where(there, raised, 0.0)
+        rows = self.xp.reshape(raised, (*u.shape[:-3], math.prod(u.shape[-3:])))
+        precise = self.xp.__array_namespace_info__().dtypes(kind="real floating")
+        total = self.xp.sum(rows, axis=-1, dtype=precise.get("float64", u.dtype))
+        return self.xp.astype(total, u.dtype)
+
+    def _samples(self, u: Array, u_hat: Array | None, factors: Any, where: Any) -> Array:
+        """Convolve each volume with a Gaussian and keep a decimated map or some points."""
+        z, y, x = (factor.astype(_host_dtype(u)) for factor in factors)
+        half = self.spectrum(u, 3) if u_hat is None else u_hat
+        smooth = half * self._array(z[:, None, None] * y[:, None] * x)
+        field = self.xp.fft.irfftn(smooth, s=u.shape[-3:], axes=_last(3))
+        if isinstance(where, tuple):
+            return field[(..., *(slice(None, None, step) for step in where))]
+        points = np.ravel_multi_index(where.T, field.shape[-3:])
+        rows = self.xp.reshape(field, (*field.shape[:-3], math.prod(field.shape[-3:])))
+        return self.xp.take(rows, self._array(points), axis=-1)
 
 
-def whole(band: BandFilter, target: int) -> Array:
-    """Return a filter of one axis over the grid's length, as aliases ``(N / target, target)``."""
-    (n,) = band.shape
-    dense = np.zeros(n)
-    dense[(band.starts[0] + np.arange(band.values.size)) % n] = band.values / n
-    return dense.reshape(-1, target)
+@lru_cache(maxsize=32)
+def on(xp: Any, device: Any) -> Plain:
+    """Return the verbs for arrays of a library, on one of its devices."""
+    return Plain(xp, device)
 
 
-def joint_modulus(rows: Sequence[Array], stage: JointStage, how: Kept) -> Array:
-    """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
-    y = np.moveaxis(np.concatenate(rows, axis=1), 1, 2)  # (batch, time, rows)
-    aliases = stage.weights.shape[1:]
-    y_hat = np.asarray(scipy.fft.fft(y, math.prod(aliases))).reshape(*y.shape[:2], *aliases)
-    kept = []
-    for psi in stage.weights:
-        z = scipy.fft.ifft((y_hat * psi).sum(axis=2), norm="forward", overwrite_x=True)
-        kept.append(average(np.sqrt(_squared_modulus(z)), how))
-    return np.stack(kept, axis=1).swapaxes(2, 3)
+# --- arrays of any library -----------------------------------------------------------------
 
 
-# --- stored filters ------------------------------------------------------------------------
-
-
-def _pieces(band: BandFilter, target: Grid, dtype: np.dtype[Any]) -> list[Piece]:
-    """Cut one filter where its bins or its targets stop being contiguous."""
-    weights = (band.values / math.prod(band.shape)).astype(dtype)
-    found = []
-    written = np.zeros(target, dtype=bool)
-    for conjugate in (False, True):
-        axes = [
-            _runs(start, width, n, n_out, conjugate, half=axis == band.values.ndim - 1)
-            for axis, (start, width, n, n_out) in enumerate(
-                zip(band.starts, band.values.shape, band.shape, target, strict=True)
-            )
-        ]
-        for runs in itertools.product(*axes):
-            source, to, inside = (tuple(run[i] for run in runs) for i in range(3))
-            first = not written[to].any()
-            written[to] = True
-            pairs = np.repeat(weights[inside], 2, axis=-1)
-            found.append(Piece(source, conjugate, to, pairs, first))
-    return found
-
-
-def _runs(
-    start: int, width: int, n: int, n_out: int, conjugate: bool, half: bool
-) -> list[tuple[slice, slice, slice]]:
-    """Return runs ``(source, target, weights)`` of one axis.
-
-    On the axis that is stored by half, bins up to n/2 are read directly and the others, mirrored
-    and conjugate, from the half that is there; the other axes are mirrored along.
-    """
-    i = np.arange(width)
-    bins = (start + i) % n
-    if half:
-        i = i[(bins > n // 2) == conjugate]
-        bins = (start + i) % n
-    if i.size == 0:
-        return []
-    source = (-bins) % n if conjugate else bins
-    to = bins % n_out
-    step = -1 if conjugate else 1
-    broken = (np.diff(source) != step) | (np.diff(to) != 1) | (np.diff(i) != 1)
-    runs = []
-    for part in np.split(np.arange(i.size), np.flatnonzero(broken) + 1):
-        a, b = part[0], part[-1]
-        runs.append(
-            (
-                _run(int(source[a]), part.size, step),
-                _run(int(to[a]), part.size, 1),
-                _run(int(i[a]), int(i[b] - i[a]) + 1, 1),
-            )
+def namespace(x: Array) -> Any:
+    """Return the functions of an array's library, or say that it has no FFT."""
+    xp = x.__array_namespace__()
+    if not hasattr(xp, "fft"):
+        raise InputTypeError(
+            f"The input is an array of {xp.__name__}, which has no FFT (an extension of the array "
+            "API standard), so it cannot be transformed. Convert it to a NumPy array."
         )
-    return runs
+    return xp
 
 
-def _run(first: int, length: int, step: int) -> slice:
-    """Return the slice of `length` indices from `first` on, upwards or downwards."""
-    if step > 0:
-        return slice(first, first + length)
-    stop = first - length
-    return slice(first, stop if stop >= 0 else None, -1)
+def device_of(x: Array) -> Any:
+    """Return where an array is; None while it is traced."""
+    return getattr(x, "device", None)
 
 
-def _inner(*index: int | slice) -> tuple[Any, ...]:
-    """Return an index of the last axes."""
-    return (Ellipsis, *index)
+def real(x: Array) -> Array:
+    """Return an array of float32 or float64.
 
-
-def _squared_modulus(z: Array) -> Array:
-    """Return ``|z|^2``; products and sum are rounded one by one, alike in any batch."""
-    power: Array = np.square(z.real)
-    power += np.square(z.imag)
-    return power
-
-
-# --- solid harmonics -----------------------------------------------------------------------
-
-
-def corners(half_widths: Grid, shape: Grid) -> list[list[tuple[slice, slice]]]:
-    """Return, for each full axis, where the bins ``0 ... b, -b ... -1`` lie: (grid, box)."""
-    axes = []
-    for b, n in zip(half_widths, shape, strict=True):
-        if 2 * b + 1 >= n:
-            axes.append([(slice(0, n), slice(0, n))])
-        else:
-            low = (slice(0, b + 1), slice(0, b + 1))
-            high = (slice(n - b, n), slice(b + 1, 2 * b + 1))
-            axes.append([low, high] if b else [low])
-    return axes
-
-
-def _gather(u_hat: Array, filters: HarmonicFilter) -> Array:
-    """Copy the box of the half spectrum that the filters touch, with the phase ``(-i)^l``."""
-    bz, by, bx = filters.half_widths
-    z_runs, y_runs = corners((bz, by), filters.shape[:2])
-    nz, ny = (sum(box.stop - box.start for _, box in runs) for runs in (z_runs, y_runs))
-    box: Array = np.empty((*u_hat.shape[:-3], nz, ny, bx + 1), u_hat.dtype)
-    for grid_z, box_z in z_runs:
-        for grid_y, box_y in y_runs:
-            box[..., box_z, box_y, :] = u_hat[..., grid_z, grid_y, : bx + 1]
-    box *= np.array((-1j) ** filters.l, u_hat.dtype)
-    return box
-
-
-def _pruned_inverse(box: Array, filters: HarmonicFilter) -> Array:
-    """Invert a half spectrum that is zero outside `box`, one axis at a time, to a real volume.
-
-    Each pass transforms only the lines that hold something.
+    Integers of more than 16 bits need float64; libraries without it take float32.
     """
+    xp = namespace(x)
+    if x.dtype in _floating(xp).values():
+        return x
+    if not xp.isdtype(x.dtype, ("bool", "integral", "real floating")):
+        raise InputTypeError(
+            f"The input should be real, but it has dtype {x.dtype}. Take its real part, its "
+            "modulus or convert it first."
+        )
+    small = ("bool", "int8", "uint8", "int16", "uint16", "float16", "bfloat16")
+    single = any(x.dtype == getattr(xp, name, None) for name in small)
+    return xp.astype(x, _floating(xp).get("float32" if single else "float64", xp.float32))
+
+
+def precision(x: Array) -> np.dtype[Any]:
+    """Return the precision of an array of float32 or float64, as NumPy calls it."""
+    return _host_dtype(x)
+
+
+def _floating(xp: Any) -> Any:
+    """Return the precisions of a library, by name."""
+    return xp.__array_namespace_info__().dtypes(kind="real floating")
+
+
+def _host_dtype(u: Array) -> np.dtype[Any]:
+    return np.dtype(np.float32 if u.dtype == u.__array_namespace__().float32 else np.float64)
+
+
+# --- filters and grids ---------------------------------------------------------------------
+
+
+def blocks(band: BandFilter, target: Grid) -> NDArray[Any]:
+    """Return a filter as blocks of the decimated grid, ``(blocks, *target)``."""
+    dense: Any = np.zeros(band.shape)
+    bins = [
+        (start + np.arange(width)) % n
+        for start, width, n in zip(band.starts, band.values.shape, band.shape, strict=True)
+    ]
+    dense[np.ix_(*bins)] = band.values
+    split = dense.reshape(_split(band.shape, target)).transpose(_order(len(target)))
+    return np.asarray(split.reshape(-1, *target))
+
+
+def box_bins(b: int, n: int) -> NDArray[np.int64]:
+    """Return the bins ``0 ... b, -b ... -1``, each once."""
+    if 2 * b + 1 >= n:
+        return np.arange(n)
+    return np.concatenate([np.arange(b + 1), np.arange(n - b, n)])
+
+
+def _on_the_grid(weights: NDArray[Any], filters: HarmonicFilter) -> NDArray[Any]:
+    """Return one of the filters on the whole grid, or on the half spectrum if fields are real."""
     nz, ny, nx = filters.shape
-    z_runs, y_runs = corners(filters.half_widths[:2], (nz, ny))
-    full = np.zeros((*box.shape[:-3], nz, *box.shape[-2:]), box.dtype)
-    for grid, part in z_runs:
-        full[..., grid, :, :] = box[..., part, :, :]
-    full = scipy.fft.ifft(full, axis=-3, overwrite_x=True)
-    wide = np.zeros((*box.shape[:-3], nz, ny, box.shape[-1]), box.dtype)
-    for grid, part in y_runs:
-        wide[..., grid, :] = full[..., part, :]
-    wide = scipy.fft.ifft(wide, axis=-2, overwrite_x=True)
-    return np.asarray(scipy.fft.irfft(wide, nx, axis=-1, overwrite_x=True))
-
-
-def _whole_spectrum(half: Array, nx: int) -> Array:
-    """Complete the half spectra of real volumes."""
-    whole = np.empty((*half.shape[:-1], nx), half.dtype)
-    kept = half.shape[-1]
-    whole[..., :kept] = half
-    mirrored = half[..., nx - kept : 0 : -1] if nx - kept else half[..., :0]
-    mirrored = np.roll(mirrored[..., ::-1, ::-1, :], (1, 1), axis=(-3, -2))
-    np.conj(mirrored, out=whole[..., kept:])
-    return whole
-
-
-def _harmonic_modulus(u_hat: Array, filters: HarmonicFilter) -> Array:
-    """Return the root of the sum over m of ``|u * psi_{l,m}|^2``, ``(batch, parents, z, y, x)``.
-
-    The real harmonics give real fields, so half spectra suffice, except where a filter reaches a
-    Nyquist plane: those bins are their own mirror image, the field is complex there, and the
-    transform is done in full.
-    """
-    modulus = np.zeros((*u_hat.shape[:2], *filters.shape), u_hat.real.dtype)
+    z, y, x = (box_bins(b, n) for b, n in zip(filters.half_widths, filters.shape, strict=True))
     if filters.real:
-        box = _gather(u_hat, filters)
-        for weights in filters.components(modulus.dtype):
-            modulus += np.square(_pruned_inverse(box * weights, filters))
-    else:
-        whole = _whole_spectrum(u_hat, filters.shape[2])
-        for weights in filters.components(modulus.dtype):
-            field = _masked(whole, weights, filters)
-            field = scipy.fft.ifftn(field, axes=(-3, -2, -1), overwrite_x=True)
-            modulus += _squared_modulus(field)
-    return np.sqrt(modulus, out=modulus)
+        nx, x = nx // 2 + 1, np.arange(weights.shape[2])
+    dense = np.zeros((nz, ny, nx), weights.dtype)
+    dense[np.ix_(z, y, x)] = weights
+    return dense
 
 
-def _masked(whole: Array, weights: Array, filters: HarmonicFilter) -> Array:
-    """Multiply a full spectrum by weights that are given on a box of it."""
-    out = np.zeros_like(whole)
-    for corner in itertools.product(*corners(filters.half_widths, filters.shape)):
-        grid, box = (_inner(*(run[i] for run in corner)) for i in range(2))
-        np.multiply(whole[grid], weights[box], out=out[grid])
-    return out
+def _split(shape: Grid, target: Grid) -> tuple[int, ...]:
+    """Return the shape of a grid with each axis as (block, place inside it)."""
+    return tuple(k for n, m in zip(shape, target, strict=True) for k in (n // m, m))
 
 
-# --- averages ------------------------------------------------------------------------------
+def _order(ndim: int) -> tuple[int, ...]:
+    """Return the axes of a split grid: blocks first, then the places inside them."""
+    return (*range(0, 2 * ndim, 2), *range(1, 2 * ndim, 2))
 
 
-def _lowpass(u: Array, factor: Array, n_out: int, axis: int, u_hat: Array | None) -> Array:
-    """Filter along one axis with a real, even low-pass and decimate to `n_out` samples."""
-    n, kept = u.shape[axis], factor.size
-    u = np.moveaxis(u, axis, -1)
-    half = scipy.fft.rfft(u, axis=-1) if u_hat is None else u_hat
-    band = half[..., :kept] * (factor * (n_out / n)).astype(u.dtype)
-    out = np.zeros((*u.shape[:-1], n_out // 2 + 1), band.dtype)
-    for source, target, conjugate in half_folds(kept, n, n_out):
-        part = band[..., source]
-        out[..., target] += np.conj(part) if conjugate else part
-    return np.moveaxis(np.asarray(scipy.fft.irfft(out, n_out, axis=-1)), -1, axis)
-
-
-@lru_cache(maxsize=256)
-def half_folds(kept: int, n: int, n_out: int) -> tuple[tuple[slice, slice, bool], ...]:
-    """Return runs that fold bins ``0 ... kept - 1`` and their mirror images to a half spectrum."""
-    i = np.arange(kept)
-    folds = []
-    for conjugate in (False, True):
-        j = i[(i > 0) & (2 * i != n)] if conjugate else i  # 0 and Nyquist have no mirror image
-        to = (-j if conjugate else j) % n_out
-        j, to = j[to <= n_out // 2], to[to <= n_out // 2]
-        if j.size == 0:
-            continue
-        step = -1 if conjugate else 1
-        broken = (np.diff(to) != step) | (np.diff(j) != 1)
-        for part in np.split(np.arange(j.size), np.flatnonzero(broken) + 1):
-            source = _run(int(j[part[0]]), part.size, 1)
-            folds.append((source, _run(int(to[part[0]]), part.size, step), conjugate))
-    return tuple(folds)
-
-
-def _power_sums(u: Array, powers: tuple[float, ...]) -> Array:
-    """Sum powers of each volume, in float64, one volume at a time: ``(batch, paths, powers)``."""
-    out = np.empty((*u.shape[:2], len(powers)), u.dtype)
-    for b, p in np.ndindex(*u.shape[:2]):
-        volume = np.ascontiguousarray(u[b, p]).reshape(-1)
-        for i, power in enumerate(powers):
-            raised = volume if power == 1.0 else np.sqrt(volume) if power == 0.5 else volume**power
-            out[b, p, i] = np.sum(raised, dtype=np.float64)
-    return out
-
-
-def _samples(
-    u: Array,
-    u_hat: Array | None,
-    factors: tuple[Array, ...],
-    where: tuple[int, ...] | NDArray[np.intp],
-) -> Array:
-    """Convolve each volume with a Gaussian and keep a decimated map or some points."""
-    z, y, x = (factor.astype(u.dtype) for factor in factors)
-    half = spectrum(u, 3) if u_hat is None else u_hat
-    smooth = half * (z[:, None, None] * y[:, None] * x)
-    field = scipy.fft.irfftn(smooth, u.shape[-3:], axes=(-3, -2, -1), overwrite_x=True)
-    if isinstance(where, tuple):
-        a, b, c = (slice(None, None, step) for step in where)
-        return np.ascontiguousarray(field[..., a, b, c])
-    return np.ascontiguousarray(field[..., where[:, 0], where[:, 1], where[:, 2]])
+def _last(ndim: int) -> tuple[int, ...]:
+    """Return the last axes."""
+    return tuple(range(-ndim, 0))

@@ -266,6 +266,10 @@ class Joining(Protocol):
         """
         ...
 
+    def again(self, function: Any, *given: Any) -> Any:
+        """Call a function and compute it again where derivatives need its inside."""
+        ...
+
     def join(self, parts: Sequence[Any], order: Any) -> Any:
         """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
         ...

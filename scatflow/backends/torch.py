@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,8 +18,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from scatflow.backends.plain import corners, half_folds, whole
+from scatflow.backends.plain import blocks
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
@@ -128,7 +130,7 @@ class Torch:
             components = (self._tensor(c.copy()) for c in filters.components(dtype))  # a buffer
             return HarmonicStage(filters, tuple(components))
         shape = filters[0].shape
-        stack = np.stack([_blocks(band, target) for band in filters])
+        stack = np.stack([blocks(band, target) for band in filters])
         touched = np.flatnonzero(stack.any(axis=(0, *range(2, stack.ndim))))
         weights = np.repeat(stack[:, touched, ..., None] / math.prod(shape), 2, axis=-1)
         return BlockStage(
@@ -155,7 +157,8 @@ class Torch:
         self, filters: Sequence[BandFilter], target: int, dtype: np.dtype[Any]
     ) -> JointStage:
         """Lay out filters along log-frequency on the device."""
-        weights = np.stack([whole(band, target) for band in filters])
+        (n,) = filters[0].shape
+        weights = np.stack([blocks(band, (target,)) for band in filters]) / n
         return JointStage(self._tensor(weights.astype(dtype)))
 
     def joint_modulus(
@@ -205,6 +208,15 @@ class Torch:
         """Return the entries of one axis."""
         return list(y.unbind(axis))
 
+    def again(self, function: Any, *given: torch.Tensor) -> Any:
+        """Call a function and compute it again where derivatives need its inside.
+
+        Transforms of ``torch.func`` keep what they keep: they do not go with it.
+        """
+        if any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
+            return function(*given)
+        return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
+
     # --- averages ---
 
     def _lowpass(self, u: torch.Tensor, how: Lowpass) -> torch.Tensor:
@@ -239,7 +251,7 @@ class Torch:
         factor = self._tensor(how.factors[axis] * (n_out / n)).to(u.dtype)
         band = torch.fft.rfft(u).narrow(-1, 0, factor.shape[0]) * factor
         out = torch.zeros((*u.shape[:-1], n_out // 2 + 1), dtype=band.dtype, device=u.device)
-        for source, to, conjugate in half_folds(factor.shape[0], n, n_out):
+        for source, to, conjugate in _half_folds(factor.shape[0], n, n_out):
             part = _cropped(band, (source,))
             bins = self._tensor(np.arange(n_out // 2 + 1)[to])
             out = out.index_add(-1, bins, part.conj() if conjugate else part)
@@ -306,6 +318,8 @@ def untraced(function: Any, *given: Any) -> Any:
 
 def own_precision(x: torch.Tensor) -> Any:
     """Return the context in which automatic mixed precision leaves a transform alone."""
+    if not torch.amp.is_autocast_available(x.device.type):
+        return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -350,20 +364,6 @@ def real_tensor(x: torch.Tensor) -> torch.Tensor:
 # --- filters -------------------------------------------------------------------------------
 
 
-def _blocks(band: BandFilter, target: Grid) -> np.ndarray[Any, Any]:
-    """Return a filter as blocks of the decimated grid, ``(blocks, *target)``."""
-    dense: Any = np.zeros(band.shape)
-    bins = [
-        (start + np.arange(width)) % n
-        for start, width, n in zip(band.starts, band.values.shape, band.shape, strict=True)
-    ]
-    dense[np.ix_(*bins)] = band.values
-    split = [k for n, m in zip(band.shape, target, strict=True) for k in (n // m, m)]
-    ndim = len(target)
-    axes = (*range(0, 2 * ndim, 2), *range(1, 2 * ndim, 2))
-    return np.asarray(dense.reshape(split).transpose(axes).reshape(-1, *target))
-
-
 def _cut(u_hat: torch.Tensor, stage: BlockStage) -> torch.Tensor:
     """Return the blocks of spectra that filters touch, ``(batch, parents, blocks, *target)``."""
     split = [k for n, m in zip(stage.shape, stage.target, strict=True) for k in (n // m, m)]
@@ -374,6 +374,36 @@ def _cut(u_hat: torch.Tensor, stage: BlockStage) -> torch.Tensor:
     if blocks.shape[2] == stage.blocks.shape[0]:
         return blocks
     return blocks.index_select(2, stage.blocks)
+
+
+# --- low-pass filters ----------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def _half_folds(kept: int, n: int, n_out: int) -> tuple[tuple[slice, slice, bool], ...]:
+    """Return runs that fold bins ``0 ... kept - 1`` and their mirror images to a half spectrum."""
+    i = np.arange(kept)
+    folds = []
+    for conjugate in (False, True):
+        j = i[(i > 0) & (2 * i != n)] if conjugate else i  # 0 and Nyquist have no mirror image
+        to = (-j if conjugate else j) % n_out
+        j, to = j[to <= n_out // 2], to[to <= n_out // 2]
+        if j.size == 0:
+            continue
+        step = -1 if conjugate else 1
+        broken = (np.diff(to) != step) | (np.diff(j) != 1)
+        for part in np.split(np.arange(j.size), np.flatnonzero(broken) + 1):
+            source = _run(int(j[part[0]]), part.size, 1)
+            folds.append((source, _run(int(to[part[0]]), part.size, step), conjugate))
+    return tuple(folds)
+
+
+def _run(first: int, length: int, step: int) -> slice:
+    """Return the slice of `length` indices from `first` on, upwards or downwards."""
+    if step > 0:
+        return slice(first, first + length)
+    stop = first - length
+    return slice(first, stop if stop >= 0 else None, -1)
 
 
 # --- solid harmonics -----------------------------------------------------------------------
@@ -419,11 +449,24 @@ def _sum_of_powers(u: torch.Tensor, power: float) -> torch.Tensor:
     return raised.sum(dim=(-3, -2, -1), dtype=torch.float64).to(u.dtype)
 
 
+def _corners(half_widths: Grid, shape: Grid) -> list[list[tuple[slice, slice]]]:
+    """Return, for each full axis, where the bins ``0 ... b, -b ... -1`` lie: (grid, box)."""
+    axes = []
+    for b, n in zip(half_widths, shape, strict=True):
+        if 2 * b + 1 >= n:
+            axes.append([(slice(0, n), slice(0, n))])
+        else:
+            low = (slice(0, b + 1), slice(0, b + 1))
+            high = (slice(n - b, n), slice(b + 1, 2 * b + 1))
+            axes.append([low, high] if b else [low])
+    return axes
+
+
 def _gather(u_hat: torch.Tensor, filters: HarmonicFilter) -> torch.Tensor:
     """Return the box of the half spectrum that the filters touch, with the phase ``(-i)^l``."""
     bz, by, bx = filters.half_widths
     box = u_hat.narrow(-1, 0, bx + 1)
-    for axis, runs in zip((-3, -2), corners((bz, by), filters.shape[:2]), strict=True):
+    for axis, runs in zip((-3, -2), _corners((bz, by), filters.shape[:2]), strict=True):
         pieces = [box.narrow(axis, grid.start, grid.stop - grid.start) for grid, _ in runs]
         box = torch.cat(pieces, dim=axis)
     return box * (-1j) ** filters.l
@@ -445,7 +488,7 @@ def _pruned_inverse(box: torch.Tensor, filters: HarmonicFilter) -> torch.Tensor:
     """Invert a half spectrum that is zero outside `box`, one axis at a time, to a real volume."""
     nz, ny, nx = filters.shape
     for axis, n, runs in zip(
-        (-3, -2), (nz, ny), corners(filters.half_widths[:2], (nz, ny)), strict=True
+        (-3, -2), (nz, ny), _corners(filters.half_widths[:2], (nz, ny)), strict=True
     ):
         box = torch.fft.ifft(_spread(box, axis, runs, n), dim=axis)
     return torch.fft.irfft(box, nx)
@@ -460,7 +503,7 @@ def _whole_spectrum(half: torch.Tensor, nx: int) -> torch.Tensor:
 
 def _masked(whole: torch.Tensor, weights: torch.Tensor, filters: HarmonicFilter) -> torch.Tensor:
     """Multiply a full spectrum by weights that are given on a box of it."""
-    runs = corners(filters.half_widths, filters.shape)
+    runs = _corners(filters.half_widths, filters.shape)
     for axis, n, some in zip((-3, -2, -1), filters.shape, runs, strict=True):
         weights = _spread(weights, axis, some, n)
     return whole * weights

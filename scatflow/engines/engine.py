@@ -15,7 +15,12 @@ from scatflow.backends import choose
 from scatflow.backends.protocol import Backend
 from scatflow.engines.paths import PathTable
 from scatflow.engines.plan import PLANS, Boundary, Plan
-from scatflow.errors import InputShapeError, InputTypeError, ParameterError
+from scatflow.errors import (
+    InputShapeError,
+    InputTypeError,
+    ParameterError,
+    ParameterTypeError,
+)
 
 LARGEST_J = 40
 """``2**40`` samples are more than any record has; J is their log2, not their number."""
@@ -64,7 +69,7 @@ class Engine(ABC):
 
         Parameters
         ----------
-        x : array_like, torch.Tensor, cupy.ndarray or what has ``__cuda_array_interface__``
+        x : array_like, torch.Tensor, cupy.ndarray, or array of the array API standard
             Real, ``(..., *shape)``. float32 and float64 keep their precision; integers of up to
             16 bits, bool and float16 are computed in float32, wider integers in float64.
 
@@ -72,7 +77,8 @@ class Engine(ABC):
         -------
         ndarray, Tensor or cupy.ndarray, list or dict
             As ``out_type`` says; of the library and on the device of `x`. What is derived from
-            tensors that require gradients can be differentiated, twice.
+            tensors that require gradients can be differentiated, twice; JAX differentiates and
+            compiles what it gave.
 
         Raises
         ------
@@ -81,11 +87,17 @@ class Engine(ABC):
         RuntimeError
             If the last axes of `x` do not have the engine's shape.
         """
+        return self._scattered(x)
+
+    def _scattered(self, x: Any, recompute: bool = False) -> Any:
+        """Transform signals; with `recompute`, tensors' derivatives compute moduli again."""
         library = choose.library(x)
+        if library == choose.STANDARD and self.backend in (None, "plain"):
+            return self._standard(x)
         name = choose.chosen(self.backend, self.ndim).name or library
         if self.backend is None and library not in choose.HOST:
             name = library  # settings are for arrays of NumPy's: the others say where they are
-        if name in choose.HOST and library not in choose.HOST:
+        if library == choose.STANDARD or (name in choose.HOST and library not in choose.HOST):
             raise InputTypeError(
                 f"The input should be a NumPy array, as backend={name!r} asks for, but it is a "
                 f"{type(x).__module__}.{type(x).__name__}. Leave backend out to follow the input."
@@ -93,15 +105,17 @@ class Engine(ABC):
         if name in choose.HOST:
             array = real_array(x, self.ndim)
             return self._arrange(self.plan(self._shape_in(array), array.dtype), array)
-        return self._by_cupy(library, x) if name == "cupy" else self._by_torch(library, x)
+        if name == "cupy":
+            return self._by_cupy(library, x)
+        return self._by_torch(library, x, recompute)
 
-    def _by_torch(self, library: str, x: Any) -> Any:
+    def _by_torch(self, library: str, x: Any, recompute: bool) -> Any:
         """Transform with torch what any library holds; the result is of that library."""
         tensors = choose.module("torch")
         if library == "cupy":
             arrays = choose.module("cupy")
             tensor = tensors.from_dlpack(arrays.array(x))
-            return _mapped(self._by_torch("torch", tensor), arrays.from_dlpack)
+            return _mapped(self._by_torch("torch", tensor, recompute), arrays.from_dlpack)
         if library != "torch":
             tensor = tensors.from_host(real_array(x, self.ndim))
             return _mapped(self._tensors(tensors, tensor), tensors.to_host)
@@ -111,12 +125,27 @@ class Engine(ABC):
             host = tensors.to_host(tensor)
             plan = self.plan(self._shape_in(host), host.dtype)
             return _mapped(self._arrange(plan, host), tensors.from_host)
-        return self._tensors(tensors, tensor)
+        return self._tensors(tensors, tensor, recompute)
 
-    def _tensors(self, tensors: Any, x: Any) -> Any:
+    def _standard(self, x: Any) -> Any:
+        """Transform an array of a library that speaks the array API standard, on its device."""
+        plain = choose.module("plain")
+        array = plain.real(x)
+        enough_axes(array, self.ndim)
+        shape, dtype = self._shape_in(array), plain.precision(array)
+        place = (plain.namespace(array), plain.device_of(array))
+        plan = PLANS.get(
+            (self, shape, dtype.str, "reflect", "plain", *place),
+            lambda: self._build(shape, dtype, "reflect", plain.on(*place)),
+        )
+        return self._arrange(plan, array)
+
+    def _tensors(self, tensors: Any, x: Any, recompute: bool = False) -> Any:
         """Transform a tensor on its device."""
         dtype = tensors.precision_of(x)
         plan = tensors.untraced(self._plan_on, "torch", x.device, self._shape_in(x), dtype)
+        if recompute:
+            plan = dataclasses.replace(plan, recompute=True)
         with tensors.own_precision(x):
             return self._arrange(plan, x)
 
@@ -158,7 +187,8 @@ class Engine(ABC):
         """Return the shape of the signals of an array, which must be the engine's."""
         shape = tuple(x.shape[x.ndim - self.ndim :])
         if self.shape is not None and shape != self._input_shape():
-            raise InputShapeError(self._wrong_shape(shape))
+            what = "NumPy array" if isinstance(x, np.ndarray) else "Tensor"
+            raise InputShapeError(self._wrong_shape(shape, what))
         return shape
 
     def plan(
@@ -272,7 +302,8 @@ class Engine(ABC):
         """Return the shape that one input signal must have."""
         return tuple(self.shape)
 
-    def _wrong_shape(self, found: tuple[int, ...]) -> str:
+    def _wrong_shape(self, found: tuple[int, ...], what: str) -> str:  # noqa: ARG002
+        """Say that an input, "NumPy array" or "Tensor", has another shape than the engine's."""
         return (
             f"The last axes of the input have shape {found}, but {type(self).__name__} was made "
             f"for {self._input_shape()}. Pass shape=None to take the shape from each input."
@@ -332,8 +363,22 @@ def precision(dtype: DTypeLike) -> np.dtype[Any]:
     return kind
 
 
+def scalar(value: Any) -> Any:
+    """Return what an array without axes holds, as files give parameters; the rest as it is."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return a parameter as bool, or say what is wrong with it."""
+    value = scalar(value)
+    if not isinstance(value, bool | np.bool_):
+        raise ParameterTypeError(f"{name} must be True or False, not {value!r}.")
+    return bool(value)
+
+
 def integer(name: str, value: Any, least: int, most: int = 2**31) -> int:
     """Return a parameter as int, or say what is wrong with it."""
+    value = scalar(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise ParameterError(f"{name} must be an integer, not {value!r}.")
     if value < least:
@@ -345,6 +390,7 @@ def integer(name: str, value: Any, least: int, most: int = 2**31) -> int:
 
 def number(name: str, value: Any) -> float:
     """Return a parameter as a finite float, or say what is wrong with it."""
+    value = scalar(value)
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.integer | np.floating
     ):
@@ -358,6 +404,7 @@ def shape_of(value: Any, ndim: int) -> tuple[int, ...] | None:
     """Return a `shape` parameter as a tuple of `ndim` positive integers, or None."""
     if value is None:
         return None
+    value = scalar(value)
     if ndim == 1 and isinstance(value, int | np.integer) and not isinstance(value, bool):
         value = (value,)
     if not isinstance(value, tuple | list) or not all(

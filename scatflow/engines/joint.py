@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -25,7 +26,7 @@ from scatflow.backends.protocol import (
     Stage,
     Tree,
 )
-from scatflow.engines.cascade import Emit, slices
+from scatflow.engines.cascade import Again, Emit, reshape, slices
 from scatflow.engines.plan import Plan
 
 
@@ -88,31 +89,44 @@ class JointTree(Tree):
 
 
 def scatter(
-    backend: JointBackend, tree: JointTree, x: Any, emit: Emit, each: Callable[..., Any] = map
+    backend: JointBackend,
+    tree: JointTree,
+    x: Any,
+    emit: Emit,
+    each: Callable[..., Any] = map,
+    again: Again | None = None,
 ) -> None:
     """Walk down the tree with padded signals ``(batch, *grid)`` and emit each group of paths.
 
     `each` calls a function with each octave of the second order, one after the other or at once.
+    With `again`, some moduli of the first order, what filters across them give, and what one
+    wavelet of the second gives, are each computed in one call of it.
     """
-    u = x.reshape(x.shape[0], 1, *x.shape[1:])  # (batch, 1, *grid)
+    u = reshape(x, (x.shape[0], 1, *x.shape[1:]))  # (batch, 1, *grid)
     u_hat = backend.spectrum(u, 1)
     if tree.average is not None:
         emit(np.zeros(1, np.intp), backend.average(u, tree.average, u_hat))
-    stacked, spectra = _first_order(backend, tree, u_hat)
+    stacked, spectra = _first_order(backend, tree, u_hat, again)
     for across in tree.first:
-        kept = backend.joint_modulus(stacked, across.stage, across.average)
+        values = partial(_across, backend, across)
+        kept = values(*stacked) if again is None else again(values, *stacked)
         _emit(emit, across.rows[0], kept)
     del stacked
 
     def descend(second: Second) -> None:
-        _second_order(backend, second, spectra, emit)
+        _second_order(backend, second, spectra, emit, again)
 
     for _ in each(descend, tree.second):
         pass
 
 
+def _across(backend: JointBackend, across: Across, *rows: Any) -> Any:
+    """Return what wavelets along log-frequency give of rows."""
+    return backend.joint_modulus(rows, across.stage, across.average)
+
+
 def _first_order(
-    backend: JointBackend, tree: JointTree, u_hat: Any
+    backend: JointBackend, tree: JointTree, u_hat: Any, again: Again | None
 ) -> tuple[list[Any], list[list[Any]]]:
     """Return averaged moduli, and the spectra of moduli by octave, both in pieces of some paths."""
     stacked: list[Any] = []
@@ -125,39 +139,63 @@ def _first_order(
             continue
         spectra.append([])
         for which in slices(1, layer.rows.size, u_hat.shape[0], layer.grid, tree.elements):
-            u = backend.wavelet_modulus(u_hat, layer.stage, which)
-            u = u.reshape(u.shape[0], -1, *layer.grid)  # (batch, filters, *grid)
-            below = backend.spectrum(u, 1) if seen else None
+            values = partial(_moduli, backend, layer, which, averaged, seen)
+            low, below = values(u_hat) if again is None else again(values, u_hat)
             if averaged:
-                stacked.append(backend.average(u, layer.average, below))
+                stacked.append(low)
             if seen:
                 spectra[-1].append(below)
     return stacked, spectra
 
 
+def _moduli(
+    backend: JointBackend, layer: Layer, which: slice, averaged: bool, seen: bool, u_hat: Any
+) -> tuple[Any, Any]:
+    """Return the averages and the spectra of some moduli, either if it is asked for."""
+    u = backend.wavelet_modulus(u_hat, layer.stage, which)
+    u = reshape(u, (u.shape[0], which.stop - which.start, *layer.grid))  # (batch, filters, *grid)
+    below = backend.spectrum(u, 1) if seen else None
+    return backend.average(u, layer.average, below) if averaged else None, below
+
+
 def _second_order(
-    backend: JointBackend, second: Second, spectra: Sequence[Sequence[Any]], emit: Emit
+    backend: JointBackend,
+    second: Second,
+    spectra: Sequence[Sequence[Any]],
+    emit: Emit,
+    again: Again | None,
 ) -> None:
     """Apply wavelets in time to all first-order paths, one at a time, then those across them."""
     octaves = list(zip(second.stages, spectra, strict=False))  # those below
+    stages = [stage for stage, pieces in octaves for _ in pieces]
+    seen = [u_hat for _, pieces in octaves for u_hat in pieces]
     for n in range(second.wavelets):
-        rows = []
-        for stage, pieces in octaves:
-            for u_hat in pieces:
-                y = backend.wavelet(u_hat, stage, slice(n, n + 1))
-                rows.append(y.reshape(y.shape[0], -1, *second.grid))  # (batch, rows, *grid)
-        for across in second.across:
-            u = backend.joint_modulus(rows, across.stage, across.average)
-            batch, filters, kept = u.shape[:3]  # (batch, filters, kept rows, *grid)
-            v = backend.average(u.reshape(batch, filters * kept, *second.grid), second.average)
-            _emit(emit, across.rows[n], v.reshape(batch, filters, kept, -1))
+        values = partial(_of_one_wavelet, backend, second, stages, n)
+        found = values(*seen) if again is None else again(lambda *s, v=values: tuple(v(*s)), *seen)
+        for across, kept in zip(second.across, found, strict=True):
+            _emit(emit, across.rows[n], kept)
+
+
+def _of_one_wavelet(
+    backend: JointBackend, second: Second, stages: Sequence[Stage], n: int, *seen: Any
+) -> Iterator[Any]:
+    """Yield what wavelets across first-order paths give after the n-th one in time."""
+    rows = []
+    for stage, u_hat in zip(stages, seen, strict=True):
+        y = backend.wavelet(u_hat, stage, slice(n, n + 1))
+        rows.append(reshape(y, (y.shape[0], y.shape[1], *second.grid)))  # (batch, rows, *grid)
+    for across in second.across:
+        u = backend.joint_modulus(rows, across.stage, across.average)
+        batch, filters, kept = u.shape[:3]  # (batch, filters, kept rows, *grid)
+        v = backend.average(reshape(u, (batch, filters * kept, *second.grid)), second.average)
+        yield reshape(v, (batch, filters, kept, v.shape[-1]))
 
 
 def _emit(emit: Emit, rows: Rows, kept: Any) -> None:
     """Emit ``(batch, filters, kept rows, windows)``, as paths of rows or rows as paths."""
     batch, filters, count, windows = kept.shape
     if rows.ndim == 2:
-        kept = kept.reshape(batch, filters * count, windows)
+        kept = reshape(kept, (batch, filters * count, windows))
     emit(rows.reshape(-1), kept)
 
 
@@ -194,7 +232,8 @@ class JointPlan(Plan):
 
     def scatter(self, tree: Tree, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
         """Take padded signals through the transform."""
-        scatter(cast(JointBackend, self.backend), cast(JointTree, tree), x, emit, each)
+        backend, tree = cast(JointBackend, self.backend), cast(JointTree, tree)
+        scatter(backend, tree, x, emit, each, self.again)
 
     @property
     def samples_in_flight(self) -> int:

@@ -26,7 +26,7 @@ from scatflow.backends.protocol import (
     Samples,
     Tree,
 )
-from scatflow.engines.cascade import Emit, scatter, slices
+from scatflow.engines.cascade import Again, Emit, reshape, scatter, slices
 from scatflow.engines.paths import PathTable
 from scatflow.errors import InputTypeError, ParameterError
 
@@ -84,6 +84,9 @@ class Plan:
     threads: int = 1
     """Threads that one call may keep busy."""
 
+    recompute: bool = False
+    """Whether moduli are computed again for derivatives instead of being kept."""
+
     program: Program | None = None
     """The transform as one call, where the backend has one."""
 
@@ -94,7 +97,12 @@ class Plan:
 
     def scatter(self, tree: Tree, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
         """Take padded signals ``(batch, *grid)`` down the tree and emit their paths."""
-        scatter(self.backend, tree, x, emit, each)
+        scatter(self.backend, tree, x, emit, each, self.again)
+
+    @property
+    def again(self) -> Again | None:
+        """What computes moduli again for derivatives, if anything should."""
+        return cast(Joining, self.backend).again if self.recompute else None
 
     def on(self, threads: int) -> Plan:
         """Return the plan for calls that keep so many threads busy."""
@@ -110,12 +118,12 @@ class Plan:
 
         Parameters
         ----------
-        x : ndarray, Tensor or cupy.ndarray
+        x : ndarray, Tensor, cupy.ndarray or array of the array API standard
             ``(..., *shape)``, of the plan's dtype and backend, or NumPy's for CuPy.
 
         Returns
         -------
-        ndarray, Tensor or cupy.ndarray
+        ndarray, Tensor, cupy.ndarray or array
             ``(..., *output_shape)``, of the same dtype.
         """
         if self.tail == "ragged":
@@ -124,10 +132,10 @@ class Plan:
                 "array holds: use apply_ragged."
             )
         batch = x.shape[: x.ndim - len(self.shape)]
-        signals = x.reshape(math.prod(batch), *self.shape)
-        if self._elsewhere:
+        signals = reshape(x, (math.prod(batch), *self.shape))
+        if self._elsewhere(x):
             (y,) = self._over(self._joined, signals)
-            return y.reshape(*batch, *self.output_shape)
+            return reshape(y, (*batch, *self.output_shape))
         self._check_precision(x)
         out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
         exponents = _exponents(signals)
@@ -136,10 +144,9 @@ class Plan:
             self._rescale(out, exponents)
         return out.reshape(*batch, *self.output_shape)
 
-    @property
-    def _elsewhere(self) -> bool:
-        """Whether the backend computes elsewhere than NumPy, with arrays of its own."""
-        return self.backend.name not in HOST
+    def _elsewhere(self, x: Any) -> bool:
+        """Whether the transform of an array is not written to memory of NumPy's."""
+        return self.backend.name not in HOST or not isinstance(x, np.ndarray)
 
     @property
     def samples_in_flight(self) -> int:
@@ -236,9 +243,10 @@ class Plan:
                 "apply, and split to take them apart."
             )
         batch = x.shape[: x.ndim - len(self.shape)]
-        signals = x.reshape(math.prod(batch), *self.shape)
-        if self._elsewhere:
-            return [y.reshape(*batch, *y.shape[1:]) for y in self._over(self._apart, signals)]
+        signals = reshape(x, (math.prod(batch), *self.shape))
+        if self._elsewhere(x):
+            found = self._over(self._apart, signals)
+            return [reshape(y, (*batch, *y.shape[1:])) for y in found]
         self._check_precision(x)
         paths: dict[int, NDArray[Any]] = {}
 

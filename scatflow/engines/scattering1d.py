@@ -20,7 +20,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Keep, Kept, Layer, Lowpass, Mean, Tree
-from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, precision, shape_of
+from scatflow.engines.engine import (
+    LARGEST_J,
+    Engine,
+    integer,
+    number,
+    one_of,
+    precision,
+    scalar,
+    shape_of,
+)
 from scatflow.engines.paths import PathTable, pairs, stack
 from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
@@ -169,9 +178,10 @@ class Scattering1D(Engine):
                 f"stride={self.stride!r} is incompatible with T={self.T!r}: without a moving "
                 "average there are no windows to stride over. Leave stride out."
             )
-        if isinstance(self.stride, bool) or not isinstance(self.stride, int | np.integer):
-            raise ParameterError(f"stride must be integer, not {self.stride!r}.")
-        stride = int(self.stride)
+        value = scalar(self.stride)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ParameterError(f"stride must be integer, not {value!r}.")
+        stride = int(value)
         if stride < 1 or stride & (stride - 1):
             raise ParameterError(f"stride must be a power of two, not {stride}.")
         if stride > self.window:
@@ -340,16 +350,16 @@ def _canonical_length(halo: int, unit: int, itemsize: int) -> int:
 
 def _quality(Q: Any) -> tuple[int, int]:
     """Return `Q` as wavelets per octave of both layers."""
-    values = Q if isinstance(Q, tuple) else (Q,)
-    if not all(isinstance(q, int | np.integer) and not isinstance(q, bool) for q in values):
-        raise ParameterError(f"Q must be an integer or a tuple of integers, not {Q!r}.")
+    values = tuple(map(scalar, Q)) if isinstance(Q, tuple) else (scalar(Q),)
     if len(values) > 2:
         raise NotImplementedError(
-            f"Q={Q!r} has {len(values)} layers: scattering transforms beyond order 2 are not "
-            "implemented. Give one or two integers."
+            f"Scattering transforms beyond order 2 are not implemented, but Q={Q!r} has "
+            f"{len(values)} layers. Give one or two integers."
         )
-    if not values or min(values) < 1:
+    if not values or any(isinstance(q, int | float | np.number) and q < 1 for q in values):
         raise ParameterError(f"Q must always be >= 1, not {Q!r}.")
+    if not all(isinstance(q, int | np.integer) and not isinstance(q, bool) for q in values):
+        raise ParameterError(f"Q must be an integer or a tuple of integers, not {Q!r}.")
     return int(values[0]), int(values[1]) if len(values) == 2 else 1
 
 

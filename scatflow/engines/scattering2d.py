@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Layer, Lowpass, Stage, Tree
-from scatflow.engines.engine import LARGEST_J, Engine, integer, one_of, shape_of
+from scatflow.engines.engine import LARGEST_J, Engine, flag, integer, one_of, shape_of
 from scatflow.engines.paths import PathTable, pairs, stack
 from scatflow.engines.plan import Boundary, Plan
-from scatflow.errors import ParameterError, ParameterTypeError
+from scatflow.errors import ParameterError
 from scatflow.wavelets.morlet import ideal_lowpass, lowpass_2d, morlet_2d
 from scatflow.wavelets.support import Array, Band, band_of
 
@@ -99,13 +99,12 @@ class Scattering2D(Engine):
     pyramid: str = "scatnet"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pre_pad, bool):
-            raise ParameterTypeError(f"pre_pad must be True or False, not {self.pre_pad!r}.")
         self._set(
             J=integer("J", self.J, 1, LARGEST_J),
             shape=shape_of(self.shape, 2),
             L=integer("L", self.L, 1),
             max_order=one_of("max_order", integer("max_order", self.max_order, 1), (1, 2)),
+            pre_pad=flag("pre_pad", self.pre_pad),
             backend=check_backend(self.backend),
             out_type=one_of("out_type", self.out_type, OUT_TYPES),
             pyramid=one_of("pyramid", self.pyramid, ("scatnet", "fold")),
@@ -133,8 +132,8 @@ class Scattering2D(Engine):
     def _input_shape(self) -> tuple[int, ...]:
         return self._padded(self.shape) if self.pre_pad else tuple(self.shape)
 
-    def _wrong_shape(self, found: tuple[int, ...]) -> str:
-        kind = "Padded array" if self.pre_pad else "NumPy array"
+    def _wrong_shape(self, found: tuple[int, ...], what: str) -> str:
+        kind = f"Padded {what.split()[-1].lower()}" if self.pre_pad else what
         m, n = self._input_shape()
         return (
             f"{kind} must be of spatial size ({m},{n}). This one has "

@@ -17,10 +17,10 @@ import numpy as np
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Kept, Layer, PowerSums, Samples, Stage, Tree
-from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, shape_of
+from scatflow.engines.engine import LARGEST_J, Engine, flag, integer, number, one_of, shape_of
 from scatflow.engines.paths import PathTable, stack
 from scatflow.engines.plan import Boundary, Plan, Tail
-from scatflow.errors import ParameterError, ParameterTypeError
+from scatflow.errors import ParameterError
 from scatflow.wavelets.solid_harmonic import SolidHarmonic, gaussian_factors
 from scatflow.wavelets.support import NEGLIGIBLE
 
@@ -94,16 +94,13 @@ class HarmonicScattering3D(Engine):
     backend: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rotation_covariant, bool):
-            raise ParameterTypeError(
-                f"rotation_covariant must be True or False, not {self.rotation_covariant!r}."
-            )
         self._set(
             J=integer("J", self.J, 0, LARGEST_J),
             shape=shape_of(self.shape, 3),
             L=integer("L", self.L, 0),
             sigma_0=number("sigma_0", self.sigma_0),
             max_order=one_of("max_order", integer("max_order", self.max_order, 1), (1, 2)),
+            rotation_covariant=flag("rotation_covariant", self.rotation_covariant),
             method=one_of("method", self.method, METHODS),
             points=_points(self.points),
             integral_powers=_powers(self.integral_powers),
@@ -144,10 +141,10 @@ class HarmonicScattering3D(Engine):
                 "Points are voxel indices (z, y, x)."
             )
 
-    def _wrong_shape(self, found: tuple[int, ...]) -> str:
+    def _wrong_shape(self, found: tuple[int, ...], what: str) -> str:
         size = ",".join(map(str, self.shape))
         return (
-            f"NumPy array must be of spatial size ({size}). This one has "
+            f"{what} must be of spatial size ({size}). This one has "
             f"({','.join(map(str, found))}); pass shape=None to take the shape from each input."
         )
 

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Keep, Kept, Layer, Lowpass, Mean
-from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, shape_of
+from scatflow.engines.engine import LARGEST_J, Engine, integer, number, one_of, scalar, shape_of
 from scatflow.engines.joint import Across, JointPlan, JointTree, Second
 from scatflow.engines.paths import PathTable, pairs, stack
 from scatflow.engines.plan import Boundary, CanonicalGrid
@@ -205,9 +205,10 @@ class TimeFrequencyScattering(Engine):
                 f"stride_fr={self.stride_fr!r} is incompatible with F={self.F!r}: without a moving "
                 "average along log-frequency there are no windows to stride over. Leave it out."
             )
-        if isinstance(self.stride_fr, bool) or not isinstance(self.stride_fr, int | np.integer):
-            raise ParameterError(f"stride_fr must be integer, not {self.stride_fr!r}.")
-        stride = int(self.stride_fr)
+        value = scalar(self.stride_fr)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ParameterError(f"stride_fr must be integer, not {value!r}.")
+        stride = int(value)
         if stride < 1 or stride & (stride - 1):
             raise ParameterError(f"stride_fr must be a power of two, not {stride}.")
         if stride > self.window_fr:
@@ -320,7 +321,7 @@ def _largest_scale(J_fr: Any, rows: int) -> int:
 
 def _quality(Q_fr: Any) -> int:
     """Return `Q_fr` as an integer."""
-    value = Q_fr
+    value = scalar(Q_fr)
     if isinstance(value, tuple):
         if len(value) > 1:
             raise NotImplementedError(

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import scatflow
+import scatflow.kymatio
 import scatflow.numpy
+import scatflow.sklearn
 import scatflow.torch
 from scatflow.errors import InputTypeError
 
@@ -159,6 +161,65 @@ def test_copies_and_pickles(library, name):
     for other in (copy.deepcopy(S), pickle.loads(pickle.dumps(S))):
         assert other.engine == S.engine
         assert repr(other) == repr(S)
+
+
+@cases
+@pytest.mark.parametrize("library", ["numpy", "torch", "sklearn"])
+def test_a_parameter_names_the_library(library, name):
+    made = getattr(scatflow.kymatio, name)(*CASES[name][0], frontend=library)
+    assert type(made) is getattr(getattr(scatflow, library), name)
+    assert repr(made) == repr(getattr(getattr(scatflow, library), name)(*CASES[name][0]))
+
+
+@cases
+def test_the_library_is_numpy_where_none_is_named(name):
+    assert type(getattr(scatflow.kymatio, name)(*CASES[name][0])) is getattr(scatflow.numpy, name)
+
+
+def test_a_library_without_a_door_is_refused():
+    with pytest.raises(RuntimeError, match="frontend='jax' is not valid"):
+        scatflow.kymatio.Scattering1D(3, 64, frontend="jax")
+
+
+@cases
+def test_parameters_may_come_from_files(name):
+    """Arrays without axes, as `numpy.load` gives them."""
+    given = CASES[name][0]
+    boxed = [np.array(v) if isinstance(v, int) else v for v in given]
+    if name == "Scattering1D":
+        boxed[2] = tuple(np.array(q) for q in given[2])
+    true = getattr(scatflow, name)(*given)
+    assert getattr(scatflow, name)(*boxed) == true
+    more = {
+        "Scattering1D": {"T": 8.0, "max_order": 1, "stride": 4},
+        "TimeFrequencyScattering": {"Q_fr": 1, "stride_fr": 2, "F": 4.0},
+        "Scattering2D": {"pre_pad": True},
+        "HarmonicScattering3D": {"sigma_0": 2.0, "rotation_covariant": False},
+    }[name]
+    boxed_more = {key: np.array(value) for key, value in more.items()}
+    found = getattr(scatflow, name)(*given, **boxed_more)
+    assert found == getattr(scatflow, name)(*given, **more)
+    assert hash(found) == hash(getattr(scatflow, name)(*given, **more))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("Scattering2D", {}, "Tensor must be of spatial size"),
+        ("Scattering2D", {"pre_pad": True}, "Padded tensor must be of spatial size"),
+        ("HarmonicScattering3D", {}, "Tensor must be of spatial size"),
+    ],
+)
+@pytest.mark.parametrize("traced", [False, True])
+def test_tensors_of_another_size_are_called_tensors(name, more, message, traced):
+    with pytest.raises(RuntimeError, match=message):
+        door("torch", name, **more)(torch.zeros(2, 7, 7, 7, requires_grad=traced))
+
+
+@doors
+def test_an_unknown_backend_cannot_be_imported(library):
+    with pytest.raises(ImportError, match="not supported and can not be called"):
+        door(library, "Scattering2D", backend="doesnotexist")
 
 
 def test_tensors_and_arrays_have_a_door_each():

@@ -1,10 +1,15 @@
 """Transformers among scikit-learn's own."""
 
+import inspect
+import os
 import pickle
 import warnings
 
+import joblib
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
+from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
 from sklearn.exceptions import SkipTestWarning
 from sklearn.linear_model import RidgeClassifier
@@ -55,6 +60,36 @@ def test_rows_are_flattened_signals(name, dtype, rng):
 
 
 @cases
+def test_nothing_has_to_be_fitted(name, rng):
+    """As in Kymatio, whose transformers learn nothing either."""
+    transformer, engine = CASES[name]
+    x = rng.standard_normal((5, 64))
+    fresh = clone(transformer)
+    expected = engine(x.reshape(5, *engine.shape))
+    np.testing.assert_array_equal(fresh.transform(x), expected.reshape(5, -1))
+    np.testing.assert_array_equal(fresh.predict(x), expected.reshape(5, -1))
+    np.testing.assert_array_equal(fresh.scattering(x.reshape(5, *engine.shape)), expected)
+    assert not hasattr(fresh, "engine_")
+    assert fresh.output_size() == engine.output_size()
+    assert fresh.output_size(detail=True) == engine.output_size(detail=True)
+    assert repr(fresh.meta()) == repr(engine.meta())
+
+
+@cases
+def test_parameters_are_the_engines(name):
+    transformer, engine = CASES[name]
+    ours = inspect.signature(type(transformer)).parameters
+    theirs = inspect.signature(type(engine)).parameters
+    assert list(ours) == [p for p in theirs if p != "out_type"]
+    assert sorted(ours) == sorted(transformer.get_params())
+    assert all(ours[p].default == theirs[p].default for p in ours)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'out_type'"):
+        type(transformer)(**transformer.get_params(), out_type="list")
+    with pytest.raises(TypeError, match="missing a required argument: 'J'"):
+        type(transformer)()
+
+
+@cases
 def test_clones_pickles_and_parameters(name, rng):
     transformer, _ = CASES[name]
     x = rng.standard_normal((3, 64))
@@ -67,19 +102,69 @@ def test_clones_pickles_and_parameters(name, rng):
     assert fitted.transform(x).shape[1] < again.transform(x).shape[1]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_pipelines_and_grid_search(jobs):
+def two_tones(count=60, n=128):
+    """Noisy tones of two frequencies, and which."""
     rng = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    t = np.arange(128)
-    phase = rng.uniform(0, 2 * np.pi, (60, 1))
-    x = np.sin((0.3 + 0.5 * labels[:, None]) * t + phase) + 0.1 * rng.standard_normal((60, 128))
+    labels = np.arange(count) % 2
+    phase = rng.uniform(0, 2 * np.pi, (count, 1))
+    x = np.sin((0.3 + 0.5 * labels[:, None]) * np.arange(n) + phase)
+    return x + 0.1 * rng.standard_normal((count, n)), labels
+
+
+def grid_search(jobs):
     model = make_pipeline(doors.Scattering1D(J=2), RidgeClassifier())
-    search = GridSearchCV(
+    return GridSearchCV(
         model, {"scattering1d__J": [2, 4], "scattering1d__Q": [1, 4]}, n_jobs=jobs
+    ).fit(*two_tones())
+
+
+def test_pipelines_and_grid_search():
+    assert grid_search(jobs=1).best_score_ > 0.95
+
+
+@pytest.fixture(params=["loky", "threading", "dask"])
+def workers(request):
+    """Where joblib sends its jobs: two processes or threads of its own, or two Dask workers."""
+    if request.param != "dask":
+        with joblib.parallel_config(request.param, n_jobs=2):
+            yield request.param
+        if request.param == "loky":
+            get_reusable_executor().shutdown(wait=True)
+        return
+    local = LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        protocol="tcp://",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
     )
-    search.fit(x, labels)
-    assert search.best_score_ > 0.95
+    with local as cluster, Client(cluster), joblib.parallel_config("dask"):
+        yield request.param
+
+
+def test_jobs_of_a_grid_search_go_to_workers(workers):
+    found, alone = grid_search(jobs=None if workers == "dask" else 2), grid_search(jobs=1)
+    assert found.best_params_ == alone.best_params_
+    for key in ("mean_test_score", "split0_test_score"):
+        np.testing.assert_array_equal(found.cv_results_[key], alone.cv_results_[key])
+    x, _ = two_tones()
+    np.testing.assert_array_equal(found.decision_function(x), alone.decision_function(x))
+
+
+def where_and_what(transformer, x):
+    """Transform in a worker; say which process that was."""
+    return os.getpid(), transformer.transform(x)
+
+
+def test_fitted_transformers_travel(workers, rng):
+    transformer = doors.Scattering2D(J=2, shape=(8, 8), L=3)
+    x = rng.standard_normal((6, 64))
+    transformer.fit(x)
+    jobs = (joblib.delayed(where_and_what)(transformer, x[i : i + 1]) for i in range(6))
+    processes, rows = zip(*joblib.Parallel()(jobs), strict=True)
+    assert (os.getpid() in processes) == (workers == "threading")
+    np.testing.assert_array_equal(np.concatenate(rows), transformer.transform(x))
 
 
 def test_bad_parameters():
