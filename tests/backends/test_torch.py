@@ -112,7 +112,8 @@ def test_first_and_second_derivatives(name):
         return arrays(engine(x))
 
     assert torch.autograd.gradcheck(values, x)
-    assert torch.autograd.gradgradcheck(values, x)
+    # Second derivatives of volumes along random directions: one by one they take minutes.
+    assert torch.autograd.gradgradcheck(values, x, fast_mode=name.startswith("3d"))
 
 
 @engines
