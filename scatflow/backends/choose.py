@@ -49,8 +49,7 @@ INSTALLED_BY = {
 LIBRARIES = ("torch", "cupy")
 """Libraries whose arrays have a backend of the same name.
 
-Of the rest, what speaks the array API standard is the reference's, what has CUDA's array interface
-CuPy's, and everything else NumPy's.
+Of the rest, what speaks the array API standard is the reference's, and everything else NumPy's.
 """
 
 STANDARD = "array API"
@@ -134,6 +133,7 @@ def library(x: Any) -> str:
         return found
     if isinstance(x, np.ndarray | np.generic):
         return "numpy"
+    # JAX's arrays on a GPU have both interfaces: they stay JAX's, and may be traced.
     if hasattr(x, "__array_namespace__"):
         return STANDARD
     return "cupy" if hasattr(x, "__cuda_array_interface__") else "numpy"

@@ -243,10 +243,6 @@ class Cupy:
             case Samples():
                 return self._samples(u, how, u_hat)
 
-    def again(self, function: Any, *given: Array) -> Any:
-        """Call a function: nothing is kept for derivatives."""
-        return function(*given)
-
     def join(self, parts: Sequence[Array], order: Any) -> Array:
         """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
         return cupy.concatenate(list(parts), axis=1).take(cupy.asarray(order), axis=1)

@@ -87,9 +87,8 @@ class JointStage:
 class Plain:
     """The verbs in the namespace `xp` of one library, on one of its devices."""
 
-    name = "plain"
-
     def __init__(self, xp: Any, device: Any = None) -> None:
+        self.name = "plain" if xp is np else "array API"
         self.xp = xp
         self.device = device
 
@@ -158,7 +157,7 @@ class Plain:
         run: Callable[[Tree, Array], list[Array]],
         tree: Tree,
         signals: Array,
-        each: int,  # noqa: ARG002 - whoever calls for many signals has room for them
+        each: int,  # noqa: ARG002 - what is traced or differentiated stays, however it is cut
     ) -> list[Array]:
         """Run a transform of ``(batch, *grid)``, of all signals at once."""
         return run(tree, signals)
@@ -170,10 +169,6 @@ class Plain:
     def split(self, y: Array, axis: int) -> list[Array]:
         """Return the entries of one axis."""
         return list(self.xp.unstack(y, axis=axis))
-
-    def again(self, function: Any, *given: Array) -> Any:
-        """Call a function; what derivatives keep is the library's own business."""
-        return function(*given)
 
     # --- filters along log-frequency ---
 

@@ -266,16 +266,20 @@ class Joining(Protocol):
         """
         ...
 
-    def again(self, function: Any, *given: Any) -> Any:
-        """Call a function and compute it again where derivatives need its inside."""
-        ...
-
     def join(self, parts: Sequence[Any], order: Any) -> Any:
         """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
         ...
 
     def split(self, y: Any, axis: int) -> list[Any]:
         """Return the entries of one axis."""
+        ...
+
+
+class Recording(Protocol):
+    """What a backend has besides whose arrays are recorded for derivatives."""
+
+    def again(self, function: Any, *given: Any) -> Any:
+        """Call a function and compute it again where derivatives need its inside."""
         ...
 
 

@@ -69,7 +69,7 @@ class Engine(ABC):
 
         Parameters
         ----------
-        x : array_like, torch.Tensor, cupy.ndarray, or array of the array API standard
+        x : array_like, torch.Tensor, cupy.ndarray or array of the array API standard
             Real, ``(..., *shape)``. float32 and float64 keep their precision; integers of up to
             16 bits, bool and float16 are computed in float32, wider integers in float64.
 
@@ -95,6 +95,8 @@ class Engine(ABC):
         if library == choose.STANDARD and self.backend in (None, "plain"):
             return self._standard(x)
         name = choose.chosen(self.backend, self.ndim).name or library
+        if name == "cupy" and library == choose.STANDARD and hasattr(x, "__cuda_array_interface__"):
+            library = "cupy"
         if self.backend is None and library not in choose.HOST:
             name = library  # settings are for arrays of NumPy's: the others say where they are
         if library == choose.STANDARD or (name in choose.HOST and library not in choose.HOST):
@@ -109,13 +111,13 @@ class Engine(ABC):
             return self._by_cupy(library, x)
         return self._by_torch(library, x, recompute)
 
-    def _by_torch(self, library: str, x: Any, recompute: bool) -> Any:
+    def _by_torch(self, library: str, x: Any, recompute: bool = False) -> Any:
         """Transform with torch what any library holds; the result is of that library."""
         tensors = choose.module("torch")
         if library == "cupy":
             arrays = choose.module("cupy")
             tensor = tensors.from_dlpack(arrays.array(x))
-            return _mapped(self._by_torch("torch", tensor, recompute), arrays.from_dlpack)
+            return _mapped(self._by_torch("torch", tensor), arrays.from_dlpack)
         if library != "torch":
             tensor = tensors.from_host(real_array(x, self.ndim))
             return _mapped(self._tensors(tensors, tensor), tensors.to_host)
@@ -123,7 +125,7 @@ class Engine(ABC):
         enough_axes(tensor, self.ndim)
         if tensors.in_host_memory(tensor):
             host = tensors.to_host(tensor)
-            plan = self.plan(self._shape_in(host), host.dtype)
+            plan = self.plan(self._shape_in(tensor), host.dtype)
             return _mapped(self._arrange(plan, host), tensors.from_host)
         return self._tensors(tensors, tensor, recompute)
 
@@ -143,9 +145,8 @@ class Engine(ABC):
     def _tensors(self, tensors: Any, x: Any, recompute: bool = False) -> Any:
         """Transform a tensor on its device."""
         dtype = tensors.precision_of(x)
-        plan = tensors.untraced(self._plan_on, "torch", x.device, self._shape_in(x), dtype)
-        if recompute:
-            plan = dataclasses.replace(plan, recompute=True)
+        shape = self._shape_in(x)
+        plan = tensors.untraced(self._plan_on, "torch", x.device, shape, dtype, recompute)
         with tensors.own_precision(x):
             return self._arrange(plan, x)
 
@@ -177,11 +178,17 @@ class Engine(ABC):
         return self._arrange(plan, array)
 
     def _plan_on(
-        self, library: str, place: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
+        self,
+        library: str,
+        place: Any,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        recompute: bool = False,
     ) -> Plan:
         key = (self, shape, dtype.str, "reflect", library, str(place))
         backend = choose.backend(library, place)
-        return PLANS.get(key, lambda: self._build(shape, dtype, "reflect", backend))
+        plan = PLANS.get(key, lambda: self._build(shape, dtype, "reflect", backend))
+        return dataclasses.replace(plan, recompute=True) if recompute else plan
 
     def _shape_in(self, x: Any) -> tuple[int, ...]:
         """Return the shape of the signals of an array, which must be the engine's."""

@@ -232,8 +232,8 @@ class JointPlan(Plan):
 
     def scatter(self, tree: Tree, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
         """Take padded signals through the transform."""
-        backend, tree = cast(JointBackend, self.backend), cast(JointTree, tree)
-        scatter(backend, tree, x, emit, each, self.again)
+        backend, joint = cast(JointBackend, self.backend), cast(JointTree, tree)
+        scatter(backend, joint, x, emit, each, self.again)
 
     @property
     def samples_in_flight(self) -> int:

@@ -22,6 +22,7 @@ from scatflow.backends.protocol import (
     Layer,
     PowerSums,
     Program,
+    Recording,
     Rows,
     Samples,
     Tree,
@@ -102,7 +103,7 @@ class Plan:
     @property
     def again(self) -> Again | None:
         """What computes moduli again for derivatives, if anything should."""
-        return cast(Joining, self.backend).again if self.recompute else None
+        return cast(Recording, self.backend).again if self.recompute else None
 
     def on(self, threads: int) -> Plan:
         """Return the plan for calls that keep so many threads busy."""
@@ -133,7 +134,7 @@ class Plan:
             )
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = reshape(x, (math.prod(batch), *self.shape))
-        if self._elsewhere(x):
+        if self._elsewhere:
             (y,) = self._over(self._joined, signals)
             return reshape(y, (*batch, *self.output_shape))
         self._check_precision(x)
@@ -144,9 +145,10 @@ class Plan:
             self._rescale(out, exponents)
         return out.reshape(*batch, *self.output_shape)
 
-    def _elsewhere(self, x: Any) -> bool:
-        """Whether the transform of an array is not written to memory of NumPy's."""
-        return self.backend.name not in HOST or not isinstance(x, np.ndarray)
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether the backend computes elsewhere than NumPy, with arrays of its own."""
+        return self.backend.name not in HOST
 
     @property
     def samples_in_flight(self) -> int:
@@ -244,9 +246,8 @@ class Plan:
             )
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = reshape(x, (math.prod(batch), *self.shape))
-        if self._elsewhere(x):
-            found = self._over(self._apart, signals)
-            return [reshape(y, (*batch, *y.shape[1:])) for y in found]
+        if self._elsewhere:
+            return [reshape(y, (*batch, *y.shape[1:])) for y in self._over(self._apart, signals)]
         self._check_precision(x)
         paths: dict[int, NDArray[Any]] = {}
 
