@@ -55,7 +55,7 @@ def test_a_good_job_is_read():
         ("J = 5", "", ["[transform] Scattering1D needs J"]),
         ("J = 5", "J = 5\nT = 0", ["[transform] T = 0 gives each path its own sampling"]),
         ("J = 5", "J = 5\nshape = 4096", ["[transform] shape cannot be set in a job", "Remove"]),
-        ("Q = [8, 1]", "Q = [8, 1, 1]", ["[transform] Q=(8, 1, 1) has 3 layers"]),
+        ("Q = [8, 1]", "Q = [8, 1, 1]", ["[transform] Scattering", "Q=(8, 1, 1) has 3 layers"]),
         ("J = 5", "J = 5 5", ["job.toml is not valid TOML", "line 8"]),
         (
             '"seamless"',
