@@ -27,11 +27,13 @@ class AcrossStage:
     weights: Array
     grid: int
     target: int
+    passes: tuple[codelets.Passes, codelets.Passes]
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return int(self.bands.nbytes + self.weights.nbytes)
+        tables = sum(passes.nbytes for passes in self.passes)
+        return int(self.bands.nbytes + self.weights.nbytes) + tables
 
     def run(self, rows: Sequence[Array], how: Kept) -> Array:
         """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
@@ -49,10 +51,10 @@ class AcrossStage:
         points = max(codelets.room(self.grid), codelets.room(self.target))
         room = SCRATCH.take("room for rows", (points * point,), dtype)
         line = codelets.line(dtype.name)
-        tables = [codelets.passes(n, dtype.name) for n in (self.grid, self.target)]
         lane_rows.joint_modulus(
             y.view(dtype), self.bands, self.weights, matrix, first, out, spectrum, z, moduli, sums,
-            room.ctypes.data, line.address, (tables[0].address, tables[1].address), lane_rows.STAMP,
+            room.ctypes.data, line.address, (self.passes[0].address, self.passes[1].address),
+            lane_rows.STAMP,
         )  # fmt: skip
         return out
 
@@ -69,7 +71,8 @@ def prepare(
     starts = [band.starts[0] for band in filters]
     bands = np.stack([starts, widths, offsets], axis=1).astype(np.int64)
     weights = np.concatenate([band.values for band in filters]) / grid
-    return AcrossStage(bands, weights.astype(dtype), grid, target)
+    passes = codelets.passes(grid, dtype.name), codelets.passes(target, dtype.name)
+    return AcrossStage(bands, weights.astype(dtype), grid, target, passes)
 
 
 _MATRICES: WeakKeyDictionary[Lowpass, dict[Any, Array]] = WeakKeyDictionary()

@@ -2,7 +2,7 @@
 
 An engine's argument goes before the variable ``SCATFLOW_BACKEND_1D`` (2D, 3D), that before
 ``SCATFLOW_BACKEND``, that before the user's configuration file, and where nobody says anything the
-input decides: tensors are torch's, everything else NumPy's.
+input decides: tensors are torch's, arrays on GPUs CuPy's, everything else NumPy's.
 """
 
 from __future__ import annotations
@@ -20,25 +20,37 @@ import numpy as np
 from scatflow.backends.protocol import Backend
 from scatflow.errors import BackendError
 
-BACKENDS = ("numpy", "plain", "torch")
+BACKENDS = ("numpy", "plain", "torch", "cupy")
 """Names that ``backend=`` accepts; each is a module of this package.
 
 ``plain`` is the reference that the others are compared with: a few lines a verb. It serves arrays
 of any library that speaks the array API standard.
 """
 
+SERVED_BY = {"skcuda": "cupy"}
+"""Names of Kymatio's that are accepted for others.
+
+scikit-cuda's last release no longer imports; CuPy has the bindings of cuFFT and cuBLAS that it was
+used for.
+"""
+
 HOST = ("numpy", "plain")
 """Those that compute NumPy's arrays."""
 
-NEEDS = {"numpy": "numpy", "plain": "numpy", "torch": "torch"}
+NEEDS = {"numpy": "numpy", "plain": "numpy", "torch": "torch", "cupy": "cupy"}
 """What has to be installed for each."""
 
-LIBRARIES = ("torch",)
+INSTALLED_BY = {
+    "torch": 'pip install "scatflow[torch]"',
+    "cupy": 'pip install "scatflow[cuda12]" (or "scatflow[cuda13]", as the driver is)',
+}
+"""The line that installs it."""
+
+LIBRARIES = ("torch", "cupy")
 """Libraries whose arrays have a backend of the same name.
 
 Of the rest, what speaks the array API standard is the reference's, and everything else NumPy's.
 """
-
 
 STANDARD = "array API"
 """What :func:`library` calls the libraries that are known by the standard they speak alone."""
@@ -53,12 +65,15 @@ class Choice(NamedTuple):
 
 
 def check(name: Any, said_by: str = "backend") -> str | None:
-    """Return a `backend` parameter if it is known."""
+    """Return a `backend` parameter by its own name, if it is known."""
+    if isinstance(name, str):
+        name = SERVED_BY.get(name, name)
     if name is None or (isinstance(name, str) and name in BACKENDS):
         return name
+    known = ", ".join(map(repr, (*BACKENDS, *SERVED_BY)))
     raise BackendError(
-        f"{said_by} must be None or one of {', '.join(map(repr, BACKENDS))}, not {name!r}, "
-        f"which is not supported and can not be called. {_remedies()}"
+        f"{said_by} must be None or one of {known}, not {name!r}, which is not supported and can "
+        f"not be called. {_remedies()}"
     )
 
 
@@ -106,23 +121,43 @@ def installed(name: str) -> bool:
 
 def _remedies() -> str:
     there = ", ".join(filter(installed, BACKENDS))
-    missing = [f'pip install "scatflow[{name}]"' for name in BACKENDS if not installed(name)]
+    missing = [line for name, line in INSTALLED_BY.items() if not installed(name)]
     return f"Installed: {there}." + (f" The rest: {'; '.join(missing)}." if missing else "")
 
 
 def library(x: Any) -> str:
     """Return the library of an array, without importing any."""
     roots = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
-    found = next((name for name in LIBRARIES if name in roots), "numpy")
-    numpys = isinstance(x, np.ndarray | np.generic) or not hasattr(x, "__array_namespace__")
-    return found if numpys or found != "numpy" else STANDARD
+    found = next((name for name in LIBRARIES if name in roots), None)
+    if found is not None:
+        return found
+    if isinstance(x, np.ndarray | np.generic):
+        return "numpy"
+    # JAX's arrays on a GPU have both interfaces: they stay JAX's, and may be traced.
+    if hasattr(x, "__array_namespace__"):
+        return STANDARD
+    return "cupy" if hasattr(x, "__cuda_array_interface__") else "numpy"
+
+
+def of_devices(name: str | None) -> str:
+    """Return the backend that an engine is prepared with on a device, where `name` was chosen."""
+    if name in LIBRARIES:
+        return str(name)
+    return "cupy" if installed("cupy") and not installed("torch") else "torch"
 
 
 def module(name: str) -> Any:
     """Return a backend's module."""
     if not installed(name):
         raise BackendError(f"backend={name!r} needs {NEEDS[name]}. {_remedies()}")
-    return importlib.import_module(f"scatflow.backends.{name}")
+    try:
+        return importlib.import_module(f"scatflow.backends.{name}")
+    except ImportError as error:
+        raise BackendError(
+            f"backend={name!r} needs {NEEDS[name]}, which is installed but does not import "
+            f"({str(error).strip()}). Install it with the libraries that it asks for: "
+            f"{INSTALLED_BY.get(name, 'pip install scatflow')}."
+        ) from error
 
 
 def backend(name: str, device: Any = None) -> Backend:

@@ -12,7 +12,7 @@ depend on what else is in the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -87,9 +87,8 @@ class JointStage:
 class Plain:
     """The verbs in the namespace `xp` of one library, on one of its devices."""
 
-    name = "plain"
-
     def __init__(self, xp: Any, device: Any = None) -> None:
+        self.name = "plain" if xp is np else "array API"
         self.xp = xp
         self.device = device
 
@@ -153,6 +152,16 @@ class Plain:
             case Samples(factors, where):
                 return self._samples(u, u_hat, factors, where)
 
+    def over(
+        self,
+        run: Callable[[Tree, Array], list[Array]],
+        tree: Tree,
+        signals: Array,
+        each: int,  # noqa: ARG002 - what is traced or differentiated stays, however it is cut
+    ) -> list[Array]:
+        """Run a transform of ``(batch, *grid)``, of all signals at once."""
+        return run(tree, signals)
+
     def join(self, parts: Sequence[Array], order: Any) -> Array:
         """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
         return self.xp.take(self.xp.concat(list(parts), axis=1), self._array(order), axis=1)
@@ -160,10 +169,6 @@ class Plain:
     def split(self, y: Array, axis: int) -> list[Array]:
         """Return the entries of one axis."""
         return list(self.xp.unstack(y, axis=axis))
-
-    def again(self, function: Any, *given: Array) -> Any:
-        """Call a function; what derivatives keep is the library's own business."""
-        return function(*given)
 
     # --- filters along log-frequency ---
 

@@ -11,7 +11,7 @@ Arrays carry a batch axis first and a path axis second: ``(batch, paths, *grid)`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,8 +74,11 @@ class HarmonicFilter(Protocol):
         """Whether there is a filter for each order, or one for m = -l only."""
         ...
 
-    def parts(self) -> tuple[dict[int, Any], list[list[tuple[int, Any]]]]:
-        """Return real harmonics as sums of products of columns (z) and planes (y, x)."""
+    def parts(self, half: bool = True) -> tuple[dict[int, Any], list[list[tuple[int, Any]]]]:
+        """Return real harmonics as sums of products of columns (z) and planes (y, x).
+
+        With `half` the planes have half of the x axis.
+        """
         ...
 
     def edges(self) -> list[tuple[Any, Any, Any]]:
@@ -252,10 +255,15 @@ class Backend(Protocol):
 
 
 class Joining(Protocol):
-    """What a backend has besides whose arrays are not written to."""
+    """What a backend has besides that computes elsewhere than NumPy."""
 
-    def again(self, function: Any, *given: Any) -> Any:
-        """Call a function and compute it again where derivatives need its inside."""
+    def over(
+        self, run: Callable[[Tree, Any], list[Any]], tree: Tree, signals: Any, each: int
+    ) -> list[Any]:
+        """Run a transform of ``(batch, *grid)``, of as many signals at a time as there is room for.
+
+        `each` is how many samples one signal has in flight.
+        """
         ...
 
     def join(self, parts: Sequence[Any], order: Any) -> Any:
@@ -264,6 +272,14 @@ class Joining(Protocol):
 
     def split(self, y: Any, axis: int) -> list[Any]:
         """Return the entries of one axis."""
+        ...
+
+
+class Recording(Protocol):
+    """What a backend has besides whose arrays are recorded for derivatives."""
+
+    def again(self, function: Any, *given: Any) -> Any:
+        """Call a function and compute it again where derivatives need its inside."""
         ...
 
 

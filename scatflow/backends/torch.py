@@ -9,7 +9,7 @@ blocks of the spectrum, those that the filters touch, times blocks of the filter
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -190,6 +190,16 @@ class Torch:
                 kept = self._samples(u, u_hat, factors, where)
         return kept
 
+    def over(
+        self,
+        run: Callable[[Tree, torch.Tensor], list[torch.Tensor]],
+        tree: Tree,
+        signals: torch.Tensor,
+        each: int,  # noqa: ARG002 - what is differentiated stays, however it is cut
+    ) -> list[torch.Tensor]:
+        """Run a transform of ``(batch, *grid)``, of all signals at once."""
+        return run(tree, signals)
+
     def join(self, parts: Sequence[torch.Tensor], order: Any) -> torch.Tensor:
         """Return groups of paths ``(batch, paths, ...)`` as one, of which path i is `order[i]`."""
         return torch.cat(list(parts), dim=1).index_select(1, self._tensor(order))
@@ -285,10 +295,14 @@ def device(place: Any) -> torch.device:
 
 
 def in_host_memory(x: torch.Tensor) -> bool:
-    """Return whether NumPy may compute a tensor's transform: nobody traces or differentiates it."""
+    """Return whether NumPy may compute a tensor's transform."""
+    return x.device.type == "cpu" and undisturbed(x)
+
+
+def undisturbed(x: torch.Tensor) -> bool:
+    """Return whether nobody traces or differentiates a tensor."""
     return (
-        x.device.type == "cpu"
-        and type(x) in (torch.Tensor, torch.nn.Parameter)
+        type(x) in (torch.Tensor, torch.nn.Parameter)
         and not (x.requires_grad and torch.is_grad_enabled())
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
@@ -312,6 +326,16 @@ def own_precision(x: torch.Tensor) -> Any:
 def precision_of(x: torch.Tensor) -> np.dtype[Any]:
     """Return the precision of a tensor of float32 or float64."""
     return PRECISIONS[x.dtype]
+
+
+def device_of(x: torch.Tensor) -> torch.device:
+    """Return a tensor's device."""
+    return x.device
+
+
+def from_dlpack(x: Any) -> torch.Tensor:
+    """Return an array of another library, in the memory that it has."""
+    return torch.utils.dlpack.from_dlpack(x)
 
 
 def from_host(x: Any, device: torch.device | None = None) -> torch.Tensor:

@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from scatflow.backends import choose
+from scatflow.errors import BackendError
 
 EXTRAS = {
     "torch": ("torch",),
@@ -155,9 +156,21 @@ def _backends() -> Iterator[str]:
     missing = [name for name in choose.BACKENDS if name not in there]
     rest = f"; not installed: {', '.join(missing)}" if missing else ""
     yield f"backends   {', '.join(there)}{rest}"
+    follows = "numpy, of tensors torch"
+    if "cupy" in there:
+        follows += ", of arrays on GPUs cupy"
+        yield f"  cupy (and skcuda): {_devices()}"
     for ndim in (1, 2, 3):
         name, why = choose.chosen(None, ndim)
-        yield f"  {ndim}D: {name or 'numpy, of tensors torch'}, {why}"
+        yield f"  {ndim}D: {name or follows}, {why}"
+
+
+def _devices() -> str:
+    """Say which GPUs CuPy sees, or why it does not."""
+    try:
+        return str(choose.module("cupy").describe())
+    except BackendError as error:
+        return str(error)
 
 
 def _kernels() -> str:

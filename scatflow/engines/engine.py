@@ -69,13 +69,13 @@ class Engine(ABC):
 
         Parameters
         ----------
-        x : array_like, torch.Tensor or array of the array API standard
+        x : array_like, torch.Tensor, cupy.ndarray or array of the array API standard
             Real, ``(..., *shape)``. float32 and float64 keep their precision; integers of up to
             16 bits, bool and float16 are computed in float32, wider integers in float64.
 
         Returns
         -------
-        ndarray or Tensor, list or dict
+        ndarray, Tensor or cupy.ndarray, list or dict
             As ``out_type`` says; of the library and on the device of `x`. What is derived from
             tensors that require gradients can be differentiated, twice; JAX differentiates and
             compiles what it gave.
@@ -95,8 +95,10 @@ class Engine(ABC):
         if library == choose.STANDARD and self.backend in (None, "plain"):
             return self._standard(x)
         name = choose.chosen(self.backend, self.ndim).name or library
-        if self.backend is None and name in choose.HOST:
-            name = name if library in choose.HOST else library  # tensors are not NumPy's
+        if name == "cupy" and library == choose.STANDARD and hasattr(x, "__cuda_array_interface__"):
+            library = "cupy"
+        if self.backend is None and library not in choose.HOST:
+            name = library  # settings are for arrays of NumPy's: the others say where they are
         if library == choose.STANDARD or (name in choose.HOST and library not in choose.HOST):
             raise InputTypeError(
                 f"The input should be a NumPy array, as backend={name!r} asks for, but it is a "
@@ -105,17 +107,27 @@ class Engine(ABC):
         if name in choose.HOST:
             array = real_array(x, self.ndim)
             return self._arrange(self.plan(self._shape_in(array), array.dtype), array)
-        tensors = choose.module(name)
-        if library != name:
-            array = tensors.from_host(real_array(x, self.ndim))
-            return _mapped(self._tensors(tensors, array), tensors.to_host)
-        array = tensors.real_tensor(x)
-        enough_axes(array, self.ndim)
-        if tensors.in_host_memory(array):
-            host = tensors.to_host(array)
-            plan = self.plan(self._shape_in(array), host.dtype)
+        if name == "cupy":
+            return self._by_cupy(library, x)
+        return self._by_torch(library, x, recompute)
+
+    def _by_torch(self, library: str, x: Any, recompute: bool = False) -> Any:
+        """Transform with torch what any library holds; the result is of that library."""
+        tensors = choose.module("torch")
+        if library == "cupy":
+            arrays = choose.module("cupy")
+            tensor = tensors.from_dlpack(arrays.array(x))
+            return _mapped(self._by_torch("torch", tensor), arrays.from_dlpack)
+        if library != "torch":
+            tensor = tensors.from_host(real_array(x, self.ndim))
+            return _mapped(self._tensors(tensors, tensor), tensors.to_host)
+        tensor = tensors.real_tensor(x)
+        enough_axes(tensor, self.ndim)
+        if tensors.in_host_memory(tensor):
+            host = tensors.to_host(tensor)
+            plan = self.plan(self._shape_in(tensor), host.dtype)
             return _mapped(self._arrange(plan, host), tensors.from_host)
-        return self._tensors(tensors, array, recompute)
+        return self._tensors(tensors, tensor, recompute)
 
     def _standard(self, x: Any) -> Any:
         """Transform an array of a library that speaks the array API standard, on its device."""
@@ -133,15 +145,48 @@ class Engine(ABC):
     def _tensors(self, tensors: Any, x: Any, recompute: bool = False) -> Any:
         """Transform a tensor on its device."""
         dtype = tensors.precision_of(x)
-        plan = tensors.untraced(self._plan_on, x.device, self._shape_in(x), dtype, recompute)
+        shape = self._shape_in(x)
+        plan = tensors.untraced(self._plan_on, "torch", x.device, shape, dtype, recompute)
         with tensors.own_precision(x):
             return self._arrange(plan, x)
 
+    def _by_cupy(self, library: str, x: Any) -> Any:
+        """Transform with CuPy what any library holds; the result is of that library."""
+        arrays = choose.module("cupy")
+        if library == "torch":
+            tensors = choose.module("torch")
+            tensor = tensors.real_tensor(x)
+            if not tensors.undisturbed(tensor):
+                raise InputTypeError(
+                    "backend='cupy' neither differentiates nor traces, but the input is a tensor "
+                    "that requires gradients or that something transforms or compiles. Leave "
+                    "backend out: torch computes it on the same device. Or detach the tensor."
+                )
+            if tensors.in_host_memory(tensor):
+                return _mapped(self._by_cupy("numpy", tensors.to_host(tensor)), tensors.from_host)
+            array = arrays.from_dlpack(tensor.detach())
+            return _mapped(self._by_cupy("cupy", array), tensors.from_dlpack)
+        if library == "cupy":
+            array = arrays.array(x)
+            enough_axes(array, self.ndim)
+            array = arrays.converted(array, _working(array.dtype))
+            place = arrays.device_of(array)
+        else:
+            array = real_array(x, self.ndim)
+            place = arrays.device()
+        plan = self._plan_on("cupy", place, self._shape_in(array), array.dtype)
+        return self._arrange(plan, array)
+
     def _plan_on(
-        self, device: Any, shape: tuple[int, ...], dtype: np.dtype[Any], recompute: bool = False
+        self,
+        library: str,
+        place: Any,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        recompute: bool = False,
     ) -> Plan:
-        key = (self, shape, dtype.str, "reflect", "torch", str(device))
-        backend = choose.backend("torch", device)
+        key = (self, shape, dtype.str, "reflect", library, str(place))
+        backend = choose.backend(library, place)
         plan = PLANS.get(key, lambda: self._build(shape, dtype, "reflect", backend))
         return dataclasses.replace(plan, recompute=True) if recompute else plan
 
@@ -199,9 +244,10 @@ class Engine(ABC):
         return plan.on(integer("threads", threads, 1))
 
     def to(self, device: Any) -> Engine:
-        """Make the plan for float32 tensors on a device now, rather than with the first input.
+        """Make the plan for float32 input on a device now, rather than with the first one.
 
-        Engines follow the device of their input; this only saves the first one the time.
+        Engines follow the device of their input; this only saves the first one the time. The plan
+        is torch's, or CuPy's if the engine or the settings name that.
 
         Parameters
         ----------
@@ -212,14 +258,20 @@ class Engine(ABC):
         -------
         Engine
             This one.
+
+        Raises
+        ------
+        ValueError
+            If the device is not there, or not one that the backend computes on.
         """
-        place = choose.module("torch").device(device)
+        library = choose.of_devices(choose.chosen(self.backend, self.ndim).name)
+        place = choose.module(library).device(device)
         if self.shape is not None:
-            self._plan_on(place, self._input_shape(), np.dtype(np.float32))
+            self._plan_on(library, place, self._input_shape(), np.dtype(np.float32))
         return self
 
     def cuda(self, device: int = 0) -> Engine:
-        """Make the plan for tensors on a GPU now, see :meth:`to`."""
+        """Make the plan for input on a GPU now, see :meth:`to`."""
         return self.to(f"cuda:{device}")
 
     def cpu(self) -> Engine:
@@ -275,13 +327,19 @@ def real_array(x: Any, ndim: int) -> NDArray[Any]:
             "samples would be transformed as if they were data. Fill it first (x.filled(...))."
         )
     array = np.asarray(x)
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+    kind = _working(array.dtype)
+    enough_axes(array, ndim)
+    return array.astype(kind, copy=False)
+
+
+def _working(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the precision in which an input is transformed, or say that it is not real."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise InputTypeError(
-            f"The input should be real, in at most 64 bits, but it has dtype {array.dtype}. "
+            f"The input should be real, in at most 64 bits, but it has dtype {dtype}. "
             "Take its real part, its modulus or convert it first."
         )
-    enough_axes(array, ndim)
-    return array.astype(working_dtype(array.dtype), copy=False)
+    return working_dtype(dtype)
 
 
 def enough_axes(x: Any, ndim: int) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -230,10 +230,15 @@ class JointPlan(Plan):
         """Return the plan: it goes verb by verb."""
         return replace(self)
 
-    def scatter(self, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
+    def scatter(self, tree: Tree, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
         """Take padded signals through the transform."""
-        backend: Any = self.backend
-        scatter(backend, self.tree, x, emit, each, self.again)
+        backend, joint = cast(JointBackend, self.backend), cast(JointTree, tree)
+        scatter(backend, joint, x, emit, each, self.again)
+
+    @property
+    def samples_in_flight(self) -> int:
+        """Samples that one signal has in flight on a device."""
+        return max(64 * math.prod(self.padded), super().samples_in_flight)
 
     @property
     def signals_at_once(self) -> int:

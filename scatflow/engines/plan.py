@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from scatflow.backends.choose import HOST
 from scatflow.backends.protocol import (
     Backend,
     Grid,
@@ -21,6 +22,7 @@ from scatflow.backends.protocol import (
     Layer,
     PowerSums,
     Program,
+    Recording,
     Rows,
     Samples,
     Tree,
@@ -94,14 +96,14 @@ class Plan:
         program = self.backend.program(self.tree, self.shape, self.before, self.dtype)
         return replace(self, program=program)
 
-    def scatter(self, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
-        """Take padded signals ``(batch, *grid)`` through the transform and emit their paths."""
-        scatter(self.backend, self.tree, x, emit, each, self.again)
+    def scatter(self, tree: Tree, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
+        """Take padded signals ``(batch, *grid)`` down the tree and emit their paths."""
+        scatter(self.backend, tree, x, emit, each, self.again)
 
     @property
     def again(self) -> Again | None:
         """What computes moduli again for derivatives, if anything should."""
-        return cast(Joining, self.backend).again if self.recompute else None
+        return cast(Recording, self.backend).again if self.recompute else None
 
     def on(self, threads: int) -> Plan:
         """Return the plan for calls that keep so many threads busy."""
@@ -117,12 +119,12 @@ class Plan:
 
         Parameters
         ----------
-        x : ndarray, Tensor or array of the array API standard
-            ``(..., *shape)``, of the plan's dtype and backend.
+        x : ndarray, Tensor, cupy.ndarray or array of the array API standard
+            ``(..., *shape)``, of the plan's dtype and backend, or NumPy's for CuPy.
 
         Returns
         -------
-        ndarray, Tensor or array
+        ndarray, Tensor, cupy.ndarray or array
             ``(..., *output_shape)``, of the same dtype.
         """
         if self.tail == "ragged":
@@ -132,8 +134,9 @@ class Plan:
             )
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = reshape(x, (math.prod(batch), *self.shape))
-        if not isinstance(x, np.ndarray):
-            return reshape(self._joined(signals), (*batch, *self.output_shape))
+        if self._elsewhere:
+            (y,) = self._over(self._joined, signals)
+            return reshape(y, (*batch, *self.output_shape))
         self._check_precision(x)
         out = np.empty((signals.shape[0], *self.labelled_shape), self.dtype)
         exponents = _exponents(signals)
@@ -142,12 +145,40 @@ class Plan:
             self._rescale(out, exponents)
         return out.reshape(*batch, *self.output_shape)
 
-    def _joined(self, signals: Any) -> Any:
-        """Transform ``(batch, *shape)`` where arrays are not written to."""
-        order, parts = self._parts(signals)
-        return cast(Joining, self.backend).join(parts, order)
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether the backend computes elsewhere than NumPy, with arrays of its own."""
+        return self.backend.name not in HOST
 
-    def _parts(self, signals: Any) -> tuple[NDArray[np.intp], list[Any]]:
+    @property
+    def samples_in_flight(self) -> int:
+        """Samples that one signal has in flight on a device.
+
+        As :attr:`signals_at_once` has it, or those of its coefficients.
+        """
+        layers = list(self.tree.layers)
+        layers += [child for layer in layers for child in layer.children]
+        ragged = sum(layer.rows.size * math.prod(layer.grid) for layer in layers)
+        kept = ragged if self.tail == "ragged" else math.prod(self.labelled_shape)
+        return max(4 * math.prod(self.padded), kept)
+
+    def _over(self, run: Callable[[Tree, Any], list[Any]], signals: Any) -> list[Any]:
+        """Transform ``(batch, *shape)`` elsewhere, as many at a time as the backend says."""
+        backend = cast(Joining, self.backend)
+        return backend.over(run, self.tree, signals, self.samples_in_flight)
+
+    def _joined(self, tree: Tree, signals: Any) -> list[Any]:
+        """Return the coefficients of all paths as one array."""
+        order, parts = self._parts(tree, signals)
+        return [cast(Joining, self.backend).join(parts, order)]
+
+    def _apart(self, tree: Tree, signals: Any) -> list[Any]:
+        """Return the coefficients of each path."""
+        order, parts = self._parts(tree, signals)
+        found = [path for part in parts for path in cast(Joining, self.backend).split(part, 1)]
+        return [found[i] for i in order]
+
+    def _parts(self, tree: Tree, signals: Any) -> tuple[NDArray[np.intp], list[Any]]:
         """Return groups of paths ``(batch, paths, ...)``, and where each path is among them."""
         rows: list[Rows] = []
         parts: list[Any] = []
@@ -157,7 +188,7 @@ class Plan:
             parts.append(values)
 
         after = self._after()
-        self.scatter(self.backend.pad(signals, self.before, after), emit)
+        self.scatter(tree, self.backend.pad(signals, self.before, after), emit)
         return np.argsort(np.concatenate(rows)), parts
 
     def _after(self) -> Grid:
@@ -208,14 +239,15 @@ class Plan:
 
     def apply_ragged(self, x: Any) -> list[Any]:
         """Transform real signals and return one array ``(..., *n_path)`` per path."""
-        if self.tail != "ragged":
-            raise ParameterError("These paths have all as many samples: use apply.")
+        if self.program is not None:
+            raise ParameterError(
+                "The paths of this plan have all as many samples and are computed in one call: use "
+                "apply, and split to take them apart."
+            )
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = reshape(x, (math.prod(batch), *self.shape))
-        if not isinstance(x, np.ndarray):
-            order, parts = self._parts(signals)
-            found = [path for part in parts for path in cast(Joining, self.backend).split(part, 1)]
-            return [reshape(found[i], (*batch, *found[i].shape[1:])) for i in order]
+        if self._elsewhere:
+            return [reshape(y, (*batch, *y.shape[1:])) for y in self._over(self._apart, signals)]
         self._check_precision(x)
         paths: dict[int, NDArray[Any]] = {}
 
@@ -252,7 +284,7 @@ class Plan:
             which = slice(first, first + self.signals_at_once)
             some = _scaled(signals[which], -exponents[which])
             padded = self.backend.pad(some, self.before, after)
-            self.scatter(padded, partial(emit, first), each)
+            self.scatter(self.tree, padded, partial(emit, first), each)
 
         firsts = range(0, signals.shape[0], self.signals_at_once)
         if threads == 1:

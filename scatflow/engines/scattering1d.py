@@ -84,7 +84,7 @@ class Scattering1D(Engine):
     out_type : {"array", "list", "dict"}
         Form of the output.
     backend : str, optional
-        Library that computes; None follows the input.
+        Library that computes: "numpy", "torch", "cupy" (or "skcuda"); None follows the input.
     scaling : {"kymatio", "kymatio-0.3"}
         Kymatio's current normalisation or that of its releases up to 0.3, which divides the
         coefficients by powers of two.

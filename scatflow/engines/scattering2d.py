@@ -64,7 +64,7 @@ class Scattering2D(Engine):
     pre_pad : bool
         The input is already padded, to the shape in :attr:`padded_shape`.
     backend : str, optional
-        Library that computes; None follows the input.
+        Library that computes: "numpy", "torch", "cupy" (or "skcuda"); None follows the input.
     out_type : {"array", "list", "dict"}
         Form of the output.
     pyramid : {"scatnet", "fold"}

@@ -64,7 +64,7 @@ class HarmonicScattering3D(Engine):
     integral_powers : tuple of float
         Powers for ``method="integral"``.
     backend : str, optional
-        Library that computes; None follows the input.
+        Library that computes: "numpy", "torch", "cupy" (or "skcuda"); None follows the input.
 
     Raises
     ------

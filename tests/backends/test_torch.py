@@ -218,12 +218,65 @@ def test_a_missing_library_is_said(monkeypatch):
         scatflow.Scattering1D(3, 64, backend="torch")(np.ones(64))
 
 
-@engines
-def test_devices_are_followed(name):
-    """No tensor is left on the CPU: operations between devices are errors, here as on a GPU."""
-    engine, shape = ENGINES[name]
+@pytest.fixture
+def pretended():
+    """Tensors without values, on GPUs that are not there; no plan of theirs is kept.
+
+    Operations between devices are errors, here as on a GPU.
+    """
+    PLANS.clear()
+    choose.module("torch").on.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=False):
-        x = torch.empty(shape, device="cuda")
-        y = arrays(engine(x))
-        assert {value.device.type for value in y} == {"cuda"}
-        assert {value.dtype for value in y} == {torch.float32}
+        yield
+    PLANS.clear()
+    choose.module("torch").on.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@engines
+def test_devices_are_followed(pretended, name, dtype):
+    engine, shape = ENGINES[name]
+    for device in ("cuda:0", "cuda:1", "cuda:0"):
+        y = arrays(engine(torch.empty(shape, device=device, dtype=dtype)))
+        assert {value.device for value in y} == {torch.device(device)}
+        assert {value.dtype for value in y} == {dtype}
+    assert len(PLANS) == 2
+
+
+@engines
+def test_shapes_on_a_device_are_those_of_the_host(pretended, name):
+    engine, shape = ENGINES[name]
+    on_host = arrays(engine(np.zeros((3, *shape), np.float32)))
+    for a, b in zip(arrays(engine(torch.empty((3, *shape), device="cuda"))), on_host, strict=True):
+        assert tuple(a.shape) == b.shape
+
+
+def test_long_signals_are_averaged_on_their_device(pretended):
+    engine = scatflow.Scattering1D(6, 2**15, 1, T=16, stride=4)
+    x = torch.empty((1, 2**15), device="cuda:1", dtype=torch.float64)
+    assert engine(x).device == x.device
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.int16, torch.int64])
+def test_other_types_are_converted_where_they_are(pretended, kind):
+    y = scatflow.Scattering1D(3, 64)(torch.empty(64, dtype=kind, device="cuda:1"))
+    assert y.device == torch.device("cuda:1")
+    assert y.dtype == (torch.float64 if kind == torch.int64 else torch.float32)
+
+
+def test_engines_are_prepared_where_they_are_sent(pretended, monkeypatch):
+    monkeypatch.setattr(choose.module("torch"), "device", torch.device)  # that it is there
+    engine = scatflow.Scattering2D(1, (4, 6), 2)
+    assert engine.cuda(1) is engine
+    assert engine.to("cuda:0").cpu() is engine
+    made = len(PLANS)
+    assert made == 3
+    engine(torch.empty((4, 6), device="cuda:1"))
+    engine(torch.empty((4, 6), device="cuda:0"))
+    assert len(PLANS) == made
+
+
+def test_cupy_takes_no_tensor_that_is_traced(pretended, machine):
+    engine = scatflow.Scattering1D(3, 64, backend="cupy")
+    with pytest.raises(InputTypeError, match="neither differentiates nor traces"):
+        engine(torch.empty(64, device="cuda"))

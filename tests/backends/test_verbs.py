@@ -1,9 +1,10 @@
-"""The verbs of each backend of NumPy arrays against the same in a few dense lines."""
+"""The verbs of NumPy's and CuPy's backends against the same in a few dense lines."""
 
 import math
 
 import numpy as np
 import pytest
+from host_cupy import FromHost, cupy_or_its_stand_in
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +16,16 @@ from scatflow.wavelets.support import Band
 seeds = st.integers(0, 2**32 - 1)
 
 
-@pytest.fixture(scope="module", params=["plain", "numpy"])
+ON_A_GPU = pytest.param("cupy on a GPU", marks=pytest.mark.gpu)
+
+
+@pytest.fixture(scope="module", params=["plain", "numpy", "cupy", ON_A_GPU])
 def backend(request):
-    return choose(request.param)
+    if "cupy" not in request.param:
+        yield choose(request.param)
+        return
+    with cupy_or_its_stand_in(request.param != "cupy") as cupy:
+        yield FromHost(choose("cupy"), cupy)
 
 
 def decimated(z, steps):

@@ -267,3 +267,16 @@ def test_oversampling_does_nothing_where_nothing_is_averaged():
     with pytest.warns(DeprecationWarning, match="oversampling"):
         S = Scattering1D(5, 64, T=0, oversampling=1, out_type="list")
     assert Scattering1D(5, 64, T=0, out_type="list") == S
+
+
+@pytest.mark.parametrize("S", [Scattering1D(3, 64), Scattering2D(2, (32, 32), L=2)], ids=str)
+def test_paths_of_one_call_are_not_taken_one_by_one(S, rng):
+    with pytest.raises(ValueError, match="computed in one call: use apply, and split"):
+        S.plan().apply_ragged(rng.standard_normal(S.shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", [">f4", "i4", "f2", "f8"])
+def test_a_plan_refuses_other_precisions_than_its_own(kind, rng):
+    x = (10 * rng.standard_normal(64)).astype(kind)
+    with pytest.raises(TypeError, match="This plan transforms float32, but the input has dtype"):
+        Scattering1D(3, 64).plan().apply(x)

@@ -1,0 +1,579 @@
+"""The few calls of CuPy that scatflow makes, on the host, as strict as a GPU and stricter.
+
+Arrays are no NumPy arrays and do not mix with them. Work is queued on streams and done when
+somebody waits for it, as late as can be, or on some streams as early as can be: what is not ordered
+by an event comes out wrong. Memory is filled with NaN when it is given and, in the order of its
+stream, when it is given back, as other work would. Every piece has a margin that nothing may write
+to. Several devices do not mix either.
+"""
+
+import importlib
+import sys
+import threading
+import types
+from collections import deque
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+
+import numpy as np
+import scipy.fft
+from host_cuda import Kernels
+
+MARGIN = 64
+CANARY = 0xA5
+FORWARD, INVERSE = -1, 1
+
+
+class CUDARuntimeError(RuntimeError):
+    """What CUDA's calls raise."""
+
+
+class OutOfMemoryError(MemoryError):
+    """What the pool raises."""
+
+
+class Machine:
+    """The devices, and what happened on them."""
+
+    def __init__(self):
+        self.memory_since = object()
+        self.devices = 2
+        self.total = 2**34
+        self.free = 2**34
+        """Free memory of each device before anything is taken."""
+        self.limit = 0
+        self.used = 0
+        self.peak = 0
+        self.error = None
+        self.hasty = None
+        """Which streams do not wait: those of "copies", those of other "work", or none."""
+        self.plans_made = 0
+        self.launches = []
+        self.compiled = {}
+
+
+MACHINE = Machine()
+ONE_AT_A_TIME = threading.RLock()
+_LOCAL = threading.local()
+
+
+# --- streams -------------------------------------------------------------------------------
+
+
+class Stream:
+    """A queue of work, done when somebody waits for it."""
+
+    _number = 0
+
+    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
+        Stream._number += not null
+        self.ptr = 0 if null else Stream._number
+        self.kind = "copies" if non_blocking else "work"
+        self.work = deque()
+        self.queued = self.done = 0
+        self.at_work = False
+
+    def queue(self, work):
+        with ONE_AT_A_TIME:
+            self.work.append(work)
+            self.queued += 1
+            if MACHINE.hasty == self.kind and not self.at_work:
+                self.run(self.queued)
+
+    def run(self, until):
+        with ONE_AT_A_TIME:
+            while self.done < until:
+                before, self.at_work = self.at_work, True
+                try:
+                    self.work.popleft()()
+                finally:
+                    self.done += 1
+                    self.at_work = before
+
+    def synchronize(self):
+        self.run(self.queued)
+
+    def record(self, event=None):
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event):
+        self.queue(event.synchronize)
+
+    def __enter__(self):
+        _LOCAL.__dict__.setdefault("streams", []).append(self)
+        return self
+
+    def __exit__(self, *why):
+        _LOCAL.streams.pop()
+
+
+class Event:
+    """A place in a stream's queue."""
+
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        self.place = None
+
+    def record(self, stream=None):
+        stream = stream or get_current_stream()
+        self.place = stream, stream.queued
+
+    def synchronize(self):
+        stream, until = self.place
+        stream.run(until)
+
+
+NULL = Stream(null=True)
+
+
+def get_current_stream(device_id=-1):
+    return (_LOCAL.__dict__.get("streams") or [NULL])[-1]
+
+
+# --- devices and memory --------------------------------------------------------------------
+
+
+class Device:
+    """One of the machine's devices."""
+
+    def __init__(self, device=None):
+        _check()
+        self.id = getDevice() if device is None else int(device)
+        if self.id >= MACHINE.devices:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+
+    @property
+    def mem_info(self):
+        return MACHINE.free - MACHINE.used, MACHINE.total
+
+    def __enter__(self):
+        _LOCAL.__dict__.setdefault("devices", []).append(self.id)
+        return self
+
+    def __exit__(self, *why):
+        _LOCAL.devices.pop()
+
+
+def _check():
+    if MACHINE.error:
+        raise CUDARuntimeError(MACHINE.error)
+
+
+def getDevice():  # noqa: N802 - CUDA's name
+    _check()
+    return (_LOCAL.__dict__.get("devices") or [0])[-1]
+
+
+def getDeviceCount():  # noqa: N802
+    _check()
+    return MACHINE.devices
+
+
+def getDeviceProperties(device):  # noqa: N802
+    return {"name": b"Pretended GPU", "major": 9, "minor": 0, "totalGlobalMem": MACHINE.total}
+
+
+class Pool:
+    """The memory pool: nothing is kept in it."""
+
+    def free_bytes(self):
+        return 0
+
+    def used_bytes(self):
+        return MACHINE.used
+
+    def get_limit(self):
+        return MACHINE.limit
+
+
+class Memory:
+    """A piece of a device's memory, with margins."""
+
+    def __init__(self, size):
+        _check()
+        self.size, self.device = size, getDevice()
+        most = min(MACHINE.free, MACHINE.limit or MACHINE.free)
+        if MACHINE.used + size > most:
+            raise OutOfMemoryError(f"{size} bytes where {most - MACHINE.used} are free")
+        self.since = MACHINE.memory_since
+        MACHINE.used += size
+        MACHINE.peak = max(MACHINE.peak, MACHINE.used)
+        self.raw = raw = np.full(size + 2 * MARGIN, CANARY, np.uint8)
+        self.inside = inside = raw[MARGIN : MARGIN + size]
+        self.stream = get_current_stream()
+        self.stream.queue(lambda: inside.fill(0xFF))  # NaN in any precision
+
+    def margins(self):
+        return self.raw[:MARGIN], self.raw[MARGIN + self.size :]
+
+    def __del__(self):
+        if "inside" in self.__dict__ and not sys.is_finalizing():
+            MACHINE.used -= self.size * (self.since is MACHINE.memory_since)
+            inside = self.inside
+            self.stream.queue(lambda: inside.fill(0xFF))
+
+
+class Foreign:
+    """Memory of another library."""
+
+    def __init__(self, owner):
+        self.owner, self.device = owner, getDevice()
+
+    def margins(self):
+        return ()
+
+
+# --- arrays --------------------------------------------------------------------------------
+
+
+class ndarray:  # noqa: N801 - CuPy's name
+    """An array on a device: a view of a piece of its memory."""
+
+    __module__ = "cupy"
+    __array_ufunc__ = None
+    __hash__ = None
+
+    def __init__(self, memory, host):
+        self.memory, self.host = memory, host
+
+    shape = property(lambda self: self.host.shape)
+    dtype = property(lambda self: self.host.dtype)
+    ndim = property(lambda self: self.host.ndim)
+    size = property(lambda self: self.host.size)
+    nbytes = property(lambda self: self.host.nbytes)
+    flags = property(lambda self: self.host.flags)
+    device = property(lambda self: Device(self.memory.device))
+    data = property(lambda self: types.SimpleNamespace(ptr=self.host.ctypes.data))
+    T = property(lambda self: ndarray(self.memory, self.host.T))
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Use `.get()`.")
+
+    def __len__(self):
+        return len(self.host)
+
+    def __getitem__(self, key):
+        for k in key if isinstance(key, tuple) else (key,):
+            if not isinstance(k, int | slice | type(Ellipsis)):
+                raise TypeError(f"Unsupported type {type(k)}")
+        view = self.host[key]
+        if not isinstance(view, np.ndarray):
+            view = self.host[(*(key if isinstance(key, tuple) else (key,)), Ellipsis)]
+        return ndarray(self.memory, view)
+
+    def reshape(self, *shape):
+        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+        view = self.host.reshape(shape)
+        if np.shares_memory(view, self.host) or not view.size:
+            return ndarray(self.memory, view)
+        return ascontiguousarray(self).reshape(shape)
+
+    def astype(self, dtype, copy=True):
+        if np.dtype(dtype) == self.dtype and not copy:
+            return self
+        return _computed(self.shape, dtype, lambda x: x.astype(dtype), self)
+
+    def copy(self):
+        return _computed(self.shape, self.dtype, lambda x: x, self)
+
+    def view(self, dtype):
+        return ndarray(self.memory, self.host.view(dtype))
+
+    def take(self, indices, axis):
+        shape = (*self.shape[:axis], *indices.shape, *self.shape[axis + 1 :])
+        return _computed(shape, self.dtype, lambda x, i: x.take(i, axis), self, indices)
+
+    def __truediv__(self, other):
+        if not isinstance(other, int | float):
+            raise TypeError(f"Unsupported type {type(other)}")
+        return _computed(self.shape, self.dtype, lambda x: x / other, self)
+
+    def set(self, arr, stream=None):
+        if not isinstance(arr, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        assert (arr.shape, arr.dtype) == (self.shape, self.dtype)
+        assert arr.flags.c_contiguous
+        assert self.flags.c_contiguous
+        view = self.host
+        (stream or get_current_stream()).queue(lambda: np.copyto(view, arr))
+
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        assert self.flags.c_contiguous or out is None
+        stream = stream or get_current_stream()
+        out = np.empty(self.shape, self.dtype) if out is None else out
+        assert (out.shape, out.dtype) == (self.shape, self.dtype)
+        view = self.host
+        stream.queue(lambda: np.copyto(out, view))
+        if blocking:
+            stream.synchronize()
+        return out
+
+    @property
+    def __cuda_array_interface__(self):
+        return {**self.host.__array_interface__, "version": 3, "stream": None}
+
+    def __dlpack_device__(self):
+        return self.host.__dlpack_device__()
+
+    def __dlpack__(self, *, stream=None, **how):
+        get_current_stream().synchronize()
+        self.host.setflags(write=True)
+        return _Keeping(self).__dlpack__(**how)
+
+
+class _Keeping(np.ndarray):
+    """What another library is given: it keeps the memory alive."""
+
+    def __new__(cls, array):
+        self = array.host.view(cls)
+        self.array = array
+        return self
+
+
+def _device_array(shape, dtype):
+    dtype = np.dtype(dtype)
+    memory = Memory(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+    return ndarray(memory, memory.inside.view(dtype).reshape(shape))
+
+
+def _here(*arrays):
+    """Check that arrays are on the current device, as kernels want them."""
+    for array in arrays:
+        if not isinstance(array, ndarray):
+            raise TypeError(f"Unsupported type {type(array)}")
+        if array.memory.device != getDevice():
+            raise ValueError(
+                f"Array device must be same as the current device: array device = "
+                f"{array.memory.device} while current = {getDevice()}"
+            )
+
+
+def _computed(shape, dtype, function, *arrays):
+    _here(*arrays)
+    out = _device_array(shape, dtype)
+    view, views = out.host, [array.host for array in arrays]
+    get_current_stream().queue(lambda: np.copyto(view, function(*views)))
+    return out
+
+
+def empty(shape, dtype=float, order="C"):
+    return _device_array(shape, dtype)
+
+
+def zeros(shape, dtype=float, order="C"):
+    return _computed(shape, dtype, lambda: np.zeros(shape, dtype))
+
+
+def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
+    if isinstance(a, ndarray):
+        return a
+    if hasattr(a, "__cuda_array_interface__"):
+
+        class Told:
+            __array_interface__ = a.__cuda_array_interface__
+
+        return ndarray(Foreign(a), np.asarray(Told()))
+    host = np.array(a)
+    return _computed(host.shape, host.dtype, lambda: host)
+
+
+def ascontiguousarray(a, dtype=None):
+    _here(a)
+    if a.flags.c_contiguous:
+        return a
+    return _computed(a.shape, a.dtype, lambda x: x, a)
+
+
+def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
+    _here(*tup)
+    shape = list(tup[0].shape)
+    shape[axis] = sum(a.shape[axis] for a in tup)
+    return _computed(shape, tup[0].dtype, lambda *views: np.concatenate(views, axis), *tup)
+
+
+def from_dlpack(array, *, device=None, copy=None):
+    if isinstance(array, ndarray):
+        return array
+    return ndarray(Foreign(array), np.from_dlpack(array))
+
+
+def empty_pinned(shape, dtype=float, order="C"):
+    return np.full(shape, np.nan, dtype)
+
+
+# --- kernels and FFTs ----------------------------------------------------------------------
+
+
+class RawModule:
+    """A source, compiled for the host."""
+
+    def __init__(self, *, code, options=(), name_expressions=None):
+        assert "--std=c++17" in options
+        key = (code, tuple(name_expressions))
+        if key not in MACHINE.compiled:
+            MACHINE.compiled[key] = Kernels(code, name_expressions)
+        self.kernels = MACHINE.compiled[key]
+
+    def get_function(self, name):
+        def launch(grid, block, args):
+            arrays = [arg for arg in args if isinstance(arg, ndarray)]
+            _here(*arrays)
+            given = [arg.host if isinstance(arg, ndarray) else arg for arg in args]
+            ends = [end for array in arrays for end in array.memory.margins()]
+            MACHINE.launches.append(name)
+
+            def run():
+                self.kernels.launch(name, grid, block, given)
+                for end in ends:
+                    assert (end == CANARY).all(), f"{name} wrote outside of an array"
+
+            get_current_stream().queue(run)
+
+        return launch
+
+
+class Plan:
+    """Some transforms of one kind; its room serves one stream."""
+
+    def __init__(self, kind, rows, grid):
+        MACHINE.plans_made += 1
+        self.kind, self.rows, self.grid = kind, rows, grid
+        mem = Memory(8 * rows * int(np.prod(grid)))
+        self.work_area = types.SimpleNamespace(mem=mem)
+        self.stream = get_current_stream()
+
+    def fft(self, a, out, direction):
+        _here(a, out)
+        assert get_current_stream() is self.stream, "a plan's room is used by two streams"
+        assert a.flags.c_contiguous
+        assert out.flags.c_contiguous
+        for one in (a, out):  # NVIDIA asks for it
+            assert one.data.ptr % np.result_type(one.dtype, 1j).itemsize == 0, "not aligned"
+        assert direction == (FORWARD if self.kind == "R2C" else INVERSE)
+        half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
+        shapes = {"R2C": (self.grid, half), "C2R": (half, self.grid), "C2C": (self.grid,) * 2}
+        given, made = ((self.rows, *shape) for shape in shapes[self.kind])
+        source, target = a.host.reshape(given), out.host.reshape(made)
+        axes = tuple(range(1, 1 + len(self.grid)))
+
+        def run():
+            if self.kind == "R2C":
+                target[...] = scipy.fft.rfftn(source, axes=axes)
+            elif self.kind == "C2C":
+                target[...] = scipy.fft.ifftn(source, axes=axes, norm="forward")
+            else:
+                target[...] = scipy.fft.irfftn(source, self.grid, axes=axes, norm="forward")
+                source.fill(np.nan)  # cuFFT uses its input as room
+
+        self.stream.queue(run)
+
+
+def get_fft_plan(a, shape=None, axes=None, value_type="C2C"):
+    _here(a)
+    assert axes == tuple(range(-len(shape), 0))
+    assert a.flags.c_contiguous
+    assert a.ndim == len(shape) + 1
+    expected = {"R2C": "fd", "C2R": "FD", "C2C": "FD"}[value_type]
+    assert a.dtype.char in expected
+    last = shape[-1] // 2 + 1 if value_type == "C2R" else shape[-1]
+    assert a.shape[1:] == (*shape[:-1], last)
+    return Plan(value_type, a.shape[0], tuple(shape))
+
+
+# --- as modules ----------------------------------------------------------------------------
+
+
+def modules():
+    """The modules, by name."""
+    made = {
+        name: types.ModuleType(name)
+        for name in ("cupy", "cupy.cuda", "cupy.cuda.cufft", "cupy.cuda.runtime", "cupyx",
+                     "cupyx.scipy", "cupyx.scipy.fft")
+    }  # fmt: skip
+    functions = (empty, zeros, asarray, ascontiguousarray, concatenate, from_dlpack)
+    contents = {
+        "cupy": {
+            **{function.__name__: function for function in functions},
+            "__version__": "0", "ndarray": ndarray, "RawModule": RawModule,
+            "get_default_memory_pool": Pool, "cuda": made["cupy.cuda"],
+        },
+        "cupy.cuda": {
+            "Device": Device, "Stream": Stream, "Event": Event,
+            "get_current_stream": get_current_stream,
+            "cufft": made["cupy.cuda.cufft"], "runtime": made["cupy.cuda.runtime"],
+        },
+        "cupy.cuda.cufft": {"CUFFT_FORWARD": FORWARD, "CUFFT_INVERSE": INVERSE},
+        "cupy.cuda.runtime": {
+            "CUDARuntimeError": CUDARuntimeError, "getDevice": getDevice,
+            "getDeviceCount": getDeviceCount, "getDeviceProperties": getDeviceProperties,
+        },
+        "cupyx": {"empty_pinned": empty_pinned, "scipy": made["cupyx.scipy"]},
+        "cupyx.scipy": {"fft": made["cupyx.scipy.fft"]},
+        "cupyx.scipy.fft": {"get_fft_plan": get_fft_plan},
+    }  # fmt: skip
+    for name, content in contents.items():
+        made[name].__dict__.update(content)
+        made[name].__spec__ = ModuleSpec(name, None)
+    return made
+
+
+@contextmanager
+def instead_of_cupy():
+    """Let ``import cupy`` find this, for scatflow alone; yields the machine."""
+    import scatflow.backends
+    from scatflow.backends import choose
+    from scatflow.engines.plan import PLANS
+
+    ours = "scatflow.backends.cupy"
+    names = [*modules(), ours]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    compiled = MACHINE.compiled
+    MACHINE.__init__()
+    MACHINE.compiled = compiled
+    PLANS.clear()
+    there = choose.installed
+    choose.installed = lambda name: name == "cupy" or there(name)
+    sys.modules.update(modules())
+    try:
+        yield MACHINE
+        NULL.synchronize()
+    finally:
+        choose.installed = there
+        PLANS.clear()
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+        scatflow.backends.__dict__.pop("cupy", None)
+        if ours in before:
+            scatflow.backends.cupy = before[ours]
+
+
+@contextmanager
+def cupy_or_its_stand_in(gpu):
+    """Yield the module ``cupy``: CuPy itself on a GPU."""
+    if gpu:
+        yield importlib.import_module("cupy")
+        return
+    with instead_of_cupy():
+        yield importlib.import_module("cupy")
+
+
+class FromHost:
+    """A backend whose arrays are on a device, for tests that give and expect NumPy's."""
+
+    def __init__(self, backend, arrays):
+        self._backend, self._arrays = backend, arrays
+
+    def __getattr__(self, name):
+        found = getattr(self._backend, name)
+        return self._verb(found) if callable(found) else found
+
+    def _verb(self, verb):
+        def call(*args):
+            arrays = self._arrays
+            given = [arrays.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
+            made = verb(*given)
+            return made.get() if isinstance(made, arrays.ndarray) else made
+
+        return call
