@@ -534,6 +534,7 @@ def test_a_forked_process_is_told_so(machine, monkeypatch):
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:os.fork")  # of JAX, where other tests have loaded it
 def test_a_process_that_is_really_forked_is_told_so(cuda):
     made("1d", "cupy")(np.ones(100))
     read, write = os.pipe()
