@@ -203,6 +203,22 @@ def joint_modulus(rows: Sequence[Array], stage: JointStage, how: Kept) -> Array:
     return np.stack(kept, axis=1).swapaxes(2, 3)
 
 
+def averages(how: Kept, n: int) -> Array:
+    """Return an average of n rows as a matrix ``(kept, n)``."""
+    match how:
+        case Lowpass((factor,), (target,), (crop,)):
+            half = np.zeros(n // 2 + 1)
+            half[: factor.size] = factor
+            response = scipy.fft.irfft(half, n) if n > 1 else half
+            centres = np.arange(target)[crop] * (n // target)
+            return np.asarray(response[(np.arange(n) - centres[:, None]) % n])
+        case Mean((crop,)):
+            inside = np.zeros(n)
+            inside[crop] = 1
+            return inside[None] / inside.sum()
+    raise TypeError(f"rows cannot be averaged as {how} says")
+
+
 # --- stored filters ------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from scatflow.errors import BackendError, InputShapeError, InputTypeError
 from scatflow.wavelets import solid_harmonic
 
 S1, S2, S3 = scatflow.Scattering1D, scatflow.Scattering2D, scatflow.HarmonicScattering3D
+TF = scatflow.TimeFrequencyScattering
 
 CASES = {
     "1d": (S1, (4, 100, (3, 2)), {}),
@@ -50,6 +51,19 @@ CASES = {
     "3d L=6": (S3, (1, (6, 8, 8), 6), {}),
     "3d local": (S3, (2, (8, 9, 10), 1), {"method": "local", "points": ((1, 2, 3), (7, 8, 9))}),
     "3d standard": (S3, (1, (8, 9, 11), 2), {"method": "standard"}),
+    "tf": (TF, (4, 2, (4, 2), 100), {}),
+    "tf list": (TF, (4, 2, 3, 90), {"out_type": "list"}),
+    "tf strides": (TF, (4, 2, 4, 64), {"T": 12, "stride": 2, "F": 7, "stride_fr": 1, "Q_fr": 2}),
+    "tf F long": (TF, (5, 2, 4, 77), {"F": 16}),
+    "tf F=0": (TF, (4, 2, 3, 90), {"F": 0}),
+    "tf global": (TF, (4, 2, 3, 90), {"T": "global", "F": "global"}),
+    "tf T=0": (TF, (4, 2, 3, 90), {"T": 0, "out_type": "list"}),
+    "tf T=0 F=0": (TF, (4, 2, 2, 50), {"T": 0, "F": 0, "out_type": "dict"}),
+    "tf joint": (TF, (4, 2, (4, 2), 100), {"format": "joint"}),
+    "tf joint dict": (TF, (4, 2, 3, 90), {"format": "joint", "out_type": "dict"}),
+    "tf joint F=0": (TF, (4, 2, 3, 90), {"format": "joint", "F": 0, "out_type": "list"}),
+    "tf joint global": (TF, (4, 2, 3, 90), {"format": "joint", "F": "global"}),
+    "tf joint T=0": (TF, (3, 1, 3, 40), {"format": "joint", "T": 0, "out_type": "dict"}),
 }
 cases = pytest.mark.parametrize("name", CASES)
 ERROR = {np.float32: 1e-6, np.float64: 1e-13}
@@ -147,6 +161,23 @@ def test_volumes_of_any_kind(cuda, data):
     same(*(S3(J, shape, L, **more, backend=b)(x) for b in ("cupy", "plain")), 1e-12)
 
 
+@given(data=st.data())
+@settings(max_examples=25)
+def test_time_and_log_frequency_of_any_kind(cuda, data):
+    J, J_fr = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 2))
+    N, Q = data.draw(st.integers(2**J, 200)), data.draw(st.integers(2, 8))
+    more = {
+        "T": data.draw(st.sampled_from([None, 0, 1, 2**J, "global"])),
+        "F": data.draw(st.sampled_from([None, 0, 1, 3, "global"])),
+        "Q_fr": data.draw(st.integers(1, 2)),
+        "format": data.draw(st.sampled_from(["time", "joint"])),
+        "out_type": data.draw(st.sampled_from(["list", "dict"])),
+    }
+    batch = data.draw(st.sampled_from([(), (1,), (2, 3)]))
+    x = np.random.default_rng(N).standard_normal((*batch, N))
+    same(*(TF(J, J_fr, Q, N, **more, backend=b)(x) for b in ("cupy", "plain")), 1e-13)
+
+
 @pytest.mark.parametrize("covariant", [True, False])
 @pytest.mark.parametrize("shape", [(8, 8, 8), (7, 8, 9), (8, 9, 10)])
 def test_exact_filters_of_large_volumes(cuda, monkeypatch, covariant, shape, rng):
@@ -179,7 +210,7 @@ def test_what_a_signal_gives_does_not_depend_on_its_companions(cuda, name, rng):
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e25])
-@pytest.mark.parametrize("name", ["1d", "2d", "3d standard"])
+@pytest.mark.parametrize("name", ["1d", "2d", "3d standard", "tf", "tf F=0", "tf global"])
 def test_faint_and_huge_signals_lose_no_digit(cuda, name, size, rng):
     x = drawn(name, rng)
     found = made(name, "cupy")((x * size).astype(np.float32))
@@ -218,7 +249,7 @@ def test_precision(cuda, kind, becomes, rng):
         assert made("1d")(cuda.asarray(x)).dtype == becomes
 
 
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d", "3d local"])
+@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d", "3d local", "tf", "tf joint dict"])
 @pytest.mark.parametrize("host", [True, False])
 def test_a_batch_of_none(cuda, name, host, rng):
     x = drawn(name, rng, (0, 2))
@@ -291,7 +322,7 @@ def test_tensors_of_the_host_come_back_to_it(cuda, rng):
     np.testing.assert_allclose(found.numpy(), made("2d")(x.numpy()), atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d dict", "3d"])
+@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d dict", "3d", "tf joint"])
 def test_tensors_on_the_device_are_not_copied(cuda, monkeypatch, name, rng):
     tensors, backend = choose.module("torch"), choose.module("cupy")
     x = torch.from_numpy(drawn(name, rng))
@@ -382,7 +413,9 @@ def test_threads_do_not_disturb_each_other(cuda, rng):
         same(y, made("1d")(z), 1e-13)
 
 
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "1d global", "2d list", "3d"])
+@pytest.mark.parametrize(
+    "name", ["1d", "1d T=0", "1d global", "2d list", "3d", "tf", "tf T=0", "tf joint"]
+)
 def test_batches_on_their_way_do_not_mix(cuda, monkeypatch, name, rng):
     x = drawn(name, rng, (13,))
     backend = choose.module("cupy")
@@ -393,7 +426,7 @@ def test_batches_on_their_way_do_not_mix(cuda, monkeypatch, name, rng):
 
 
 @pytest.mark.parametrize("hasty", ["copies", "work"])
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d local"])
+@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d local", "tf", "tf joint T=0"])
 def test_neither_copies_nor_kernels_need_be_slow(machine, monkeypatch, name, hasty, rng):
     x = drawn(name, rng, (7,))
     true = made(name, "plain")(x)
@@ -428,8 +461,10 @@ def test_little_memory_changes_nothing_but_the_batches(cuda, signals, room):
 
 @pytest.mark.parametrize("host", [True, False])
 @pytest.mark.parametrize(
-    "name", ["1d", "1d T=0", "1d stride 1", "2d", "3d", "3d L=6", "3d standard"]
-)
+    "name",
+    ["1d", "1d T=0", "1d stride 1", "2d", "3d", "3d L=6", "3d standard", "tf", "tf strides",
+     "tf T=0", "tf T=0 F=0", "tf joint", "tf joint T=0"],
+)  # fmt: skip
 def test_the_free_memory_is_enough_however_little_there_is(machine, name, host, rng):
     import cupy
 
@@ -441,7 +476,7 @@ def test_the_free_memory_is_enough_however_little_there_is(machine, name, host, 
     output = sum(y.nbytes for y in arrays(true))
     for free in (2**34, 24, 6):
         given = x if host else cupy.asarray(x)
-        one = max(4 * np.prod(engine.plan().padded), output // 8 // len(x)) * 8
+        one = engine.plan(dtype=np.float64).samples_in_flight * 8
         machine.free = machine.used + int(free * one * 16) + 3 * output * (not host)
         machine.peak, before = machine.used, len(machine.launches)
         same(engine(given), true, 1e-13)

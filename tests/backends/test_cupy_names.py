@@ -82,7 +82,7 @@ FUNCTIONS = {
     "cupy.ndarray.copy": host_cupy.ndarray.copy,
     "cupy.ndarray.view": host_cupy.ndarray.view,
     "cupy.cuda.cufft.Plan1d.fft": host_cupy.Plan.fft,
-    "cupy.cuda.cufft.PlanNd.fft": host_cupy.Plan.fft,
+    "cupy.cuda.cufft.PlanNd.fft": host_cupy.PlanNd.fft,
     "cupy.cuda.Stream.record": host_cupy.Stream.record,
     "cupy.cuda.Stream.wait_event": host_cupy.Stream.wait_event,
 }

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,12 @@ def compiler():
 
 class Kernels:
     """The kernels of a source, by their names in C++."""
+
+    @classmethod
+    @cache
+    def of(cls, source, names):
+        """Compile a source, once in a process."""
+        return cls(source, names)
 
     def __init__(self, source, names):
         self.backwards = False
