@@ -172,7 +172,7 @@ class Cupy:
     def __init__(self, number: int) -> None:
         self.device = cupy.cuda.Device(number)
         self._factors: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
-        self._means: dict[Any, Array] = {}
+        self._means: dict[Any, Array] = {}  # of few numbers, for each length and crop
         self._plans = threading.local()
         self._kernels: dict[str, Any] = {}
 
@@ -413,27 +413,27 @@ class Cupy:
         sizes = (_count(filters), _count(batch))
         if isinstance(how, Keep):
             inside = range(*how.crop[0].indices(target))
-            out = cupy.empty((batch, filters, len(inside), time), real)
-            args = (z[inside.start :], *sizes, _count(len(inside)), out)
-            self._launch("keep_rows", real, args, time, out.size // time)
+            kept, values = len(inside), z[inside.start :]
+            out = cupy.empty((batch, filters, kept, time), real)
+            given = (values, *sizes, _count(kept), out)
+            self._launch("keep_rows", real, given, time, rows=batch * filters * kept)
             return out
-        matrix = self._matrix(how, target, real)
+        matrix, values = self._matrix(how, target, real), z
         kept = matrix.shape[0]
-        values = z
         if kept > 1:
             values = cupy.empty(z.shape, real)
-            self._launch("modulus", real, (z, values), z.size // target, target)
+            self._launch("modulus", real, (z, values), z.size // target, rows=target)
         out = cupy.empty((batch, filters, kept, time), real)
         args = (values, _count(target), *sizes, matrix, _count(kept), out)
         kind = TYPES[values.dtype.name]
-        self._launch("average_rows", real, args, time, out.size // time, kind)
+        self._launch("average_rows", real, args, time, batch * filters * kept, kind)
         return out
 
     def _matrix(self, how: Kept, n: int, dtype: np.dtype[Any]) -> Array:
         """Return the average of n rows on the device, ``(kept, n)``, laid out once."""
-        known, key = self._means, (n, dtype)
-        if isinstance(how, Mean):  # which is told by its crop
-            key = (n, dtype, *how.crop[0].indices(n))
+        key: tuple[Any, ...] = (n, dtype)
+        if isinstance(how, Mean):  # told by its crop; the other by itself
+            known, key = self._means, (*key, *how.crop[0].indices(n))
         else:
             known = self._factors.setdefault(how, {})
         if key not in known:

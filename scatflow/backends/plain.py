@@ -213,9 +213,9 @@ def averages(how: Kept, n: int) -> Array:
             centres = np.arange(target)[crop] * (n // target)
             return np.asarray(response[(np.arange(n) - centres[:, None]) % n])
         case Mean((crop,)):
-            inside = np.zeros(n)
-            inside[crop] = 1
-            return inside[None] / inside.sum()
+            inside: Array = np.zeros((1, n))
+            inside[:, crop] = 1 / len(range(*crop.indices(n)))
+            return inside
     raise TypeError(f"rows cannot be averaged as {how} says")
 
 
