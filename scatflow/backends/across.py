@@ -8,7 +8,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from scatflow.backends import codelets, lane_rows, plain
@@ -85,23 +84,11 @@ def _averages(how: Kept, n: int, dtype: np.dtype[Any]) -> tuple[Array, int, int]
         case Lowpass():
             made = _MATRICES.setdefault(how, {})
             if (n, dtype) not in made:
-                made[n, dtype] = _lowpass(how, n).astype(dtype)
+                made[n, dtype] = plain.averages(how, n).astype(dtype)
             return made[n, dtype], 0, len(made[n, dtype])
-        case Mean((crop,)):
-            inside = range(*crop.indices(n))
-            matrix = np.zeros((1, n), dtype)
-            matrix[:, inside.start : inside.stop] = 1 / len(inside)
-            return matrix, 0, 1
+        case Mean():
+            return plain.averages(how, n).astype(dtype), 0, 1
         case Keep((crop,)):
             inside = range(*crop.indices(n))
             return np.empty((0, 0), dtype), inside.start, len(inside)
     raise TypeError(f"rows cannot be kept as {how} says")
-
-
-def _lowpass(how: Lowpass, n: int) -> Array:
-    """Return a low-pass of n rows as a matrix ``(kept, n)``."""
-    half = np.zeros(n // 2 + 1)
-    half[: how.factors[0].size] = how.factors[0]
-    response = scipy.fft.irfft(half, n) if n > 1 else half
-    centres = np.arange(how.target[0])[how.crop[0]] * (n // how.target[0])
-    return np.asarray(response[(np.arange(n) - centres[:, None]) % n])

@@ -28,6 +28,7 @@ import cupyx.scipy.fft
 import numpy as np
 from cupy.cuda import cufft
 
+from scatflow.backends.plain import averages
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
@@ -58,6 +59,12 @@ NAMES = tuple(
         "reflect<{T}>",
         "fold<{T}>",
         "modulus<{T}>",
+        "stack<{T}, {T}>",
+        "stack<{T}, Complex<{T}>>",
+        "fold_rows<{T}>",
+        "keep_rows<{T}>",
+        "average_rows<{T}, {T}>",
+        "average_rows<{T}, Complex<{T}>>",
         "lowpass<{T}>",
         "smooth<{T}>",
         "sums<{T}>",
@@ -165,6 +172,7 @@ class Cupy:
     def __init__(self, number: int) -> None:
         self.device = cupy.cuda.Device(number)
         self._factors: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+        self._means: dict[Any, Array] = {}  # of few numbers, for each length and crop
         self._plans = threading.local()
         self._kernels: dict[str, Any] = {}
 
@@ -198,6 +206,12 @@ class Cupy:
         """Lay out filters on the device."""
         if not isinstance(filters, Sequence):
             return self._harmonics(filters, dtype)
+        return self._bands(filters, target, dtype)
+
+    def _bands(
+        self, filters: Sequence[BandFilter], target: Grid, dtype: np.dtype[Any]
+    ) -> BandStage:
+        """Lay out filters that are stored inside boxes."""
         shape = filters[0].shape
         rows, used = [], 0
         for band in filters:
@@ -212,19 +226,24 @@ class Cupy:
         """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
         if isinstance(stage, HarmonicStage):
             return self._harmonic_modulus(u_hat, stage)
+        z = self.wavelet(u_hat, stage, which)
+        u = cupy.empty(z.shape, _real(z.dtype))
+        columns = z.shape[-1]
+        self._launch("modulus", u.dtype, (z, u), columns, rows=z.size // columns)
+        return u
+
+    def wavelet(self, u_hat: Array, stage: BandStage, which: slice) -> Array:
+        """Return ``u * psi``, complex, decimated, ``(batch, parents, filters, *grid)``."""
         boxes = stage.boxes[which]
         shape = (*u_hat.shape[:2], boxes.shape[0], *stage.target)
         z = cupy.empty(shape, u_hat.dtype)
-        u = cupy.empty(shape, _real(u_hat.dtype))
         n0, n1 = _image(stage.shape)
         m0, m1 = _image(stage.target)
         filters = (boxes, stage.weights, _count(boxes.shape[0]))
         how = (u_hat, _count(n0), _count(n1), *filters, z, _count(m0))
         rows = math.prod(shape[:3]) * m0
-        self._launch("fold", u.dtype, how, columns=m1, rows=rows)
-        self._inverse(z, stage.target)
-        self._launch("modulus", u.dtype, (z, u), columns=m1, rows=rows)
-        return u
+        self._launch("fold", _real(z.dtype), how, columns=m1, rows=rows)
+        return self._inverse(z, stage.target)
 
     def average(self, u: Array, how: Kept, u_hat: Array | None = None) -> Array:
         """Reduce ``(batch, paths, *grid)`` as `how` says."""
@@ -348,6 +367,79 @@ class Cupy:
             self._launch("sums", totals.dtype, args, columns=lanes, rows=len(powers) * rows)
         return cupy.ascontiguousarray(totals[:, :, 0].T).reshape(*u.shape[:2], len(powers))
 
+    # --- filters along log-frequency ---
+
+    def prepare_joint(
+        self, filters: Sequence[BandFilter], target: int, dtype: np.dtype[Any]
+    ) -> BandStage:
+        """Lay out filters along log-frequency on the device."""
+        return self._bands(filters, (target,), dtype)
+
+    def joint_modulus(self, rows: Sequence[Array], stage: BandStage, how: Kept) -> Array:
+        """Return ``|y * psi|`` along log-frequency, ``(batch, filters, kept rows, time)``."""
+        y = self._stacked(rows, stage.shape[0])
+        _, batch, time = y.shape
+        self._along_rows(y, cufft.CUFFT_FORWARD)
+        filters, (target,) = stage.boxes.shape[0], stage.target
+        z = cupy.empty((target, filters, batch, time), y.dtype)
+        which = (stage.boxes, stage.weights, _count(filters))
+        args = (y, _count(stage.shape[0]), *which, z, _count(target))
+        self._launch("fold_rows", _real(z.dtype), args, batch * time, target * filters)
+        self._along_rows(z, cufft.CUFFT_INVERSE)
+        return self._kept_rows(z, how)
+
+    def _stacked(self, pieces: Sequence[Array], n: int) -> Array:
+        """Return pieces ``(batch, rows, time)`` with zeros below, complex, ``(n, batch, time)``."""
+        pieces = [cupy.ascontiguousarray(piece) for piece in pieces if piece.shape[1]]
+        batch, _, time = pieces[0].shape
+        real = pieces[0].dtype if pieces[0].dtype.kind == "f" else _real(pieces[0].dtype)
+        y = cupy.empty((n, batch, time), np.result_type(real, 1j))
+        first = 0
+        for piece in pieces:
+            there = piece.shape[1]
+            rows = n - first if piece is pieces[-1] else there
+            args = (piece, _count(there), _count(batch), y[first:])
+            self._launch("stack", real, args, time, rows * batch, TYPES[piece.dtype.name])
+            first += there
+        return y
+
+    def _kept_rows(self, z: Array, how: Kept) -> Array:
+        """Take moduli of ``(rows, filters, batch, time)`` and reduce them as `how` says.
+
+        They are taken on the way where each is wanted once.
+        """
+        target, filters, batch, time = z.shape
+        real = _real(z.dtype)
+        sizes = (_count(filters), _count(batch))
+        if isinstance(how, Keep):
+            inside = range(*how.crop[0].indices(target))
+            kept, values = len(inside), z[inside.start :]
+            out = cupy.empty((batch, filters, kept, time), real)
+            given = (values, *sizes, _count(kept), out)
+            self._launch("keep_rows", real, given, time, rows=batch * filters * kept)
+            return out
+        matrix, values = self._matrix(how, target, real), z
+        kept = matrix.shape[0]
+        if kept > 1:
+            values = cupy.empty(z.shape, real)
+            self._launch("modulus", real, (z, values), z.size // target, rows=target)
+        out = cupy.empty((batch, filters, kept, time), real)
+        args = (values, _count(target), *sizes, matrix, _count(kept), out)
+        kind = TYPES[values.dtype.name]
+        self._launch("average_rows", real, args, time, batch * filters * kept, kind)
+        return out
+
+    def _matrix(self, how: Kept, n: int, dtype: np.dtype[Any]) -> Array:
+        """Return the average of n rows on the device, ``(kept, n)``, laid out once."""
+        key: tuple[Any, ...] = (n, dtype)
+        if isinstance(how, Mean):  # told by its crop; the other by itself
+            known, key = self._means, (*key, *how.crop[0].indices(n))
+        else:
+            known = self._factors.setdefault(how, {})
+        if key not in known:
+            known[key] = self._resident(averages(how, n).astype(dtype))
+        return known[key]
+
     # --- solid harmonics ---
 
     def _harmonics(self, filters: HarmonicFilter, dtype: np.dtype[Any]) -> HarmonicStage:
@@ -427,20 +519,38 @@ class Cupy:
         self._plan("C2R", rows, grid).fft(half, out, cufft.CUFFT_INVERSE)
         return out
 
+    def _along_rows(self, z: Array, direction: int) -> None:
+        """Transform the first axis in place, without 1/N; all else is side by side."""
+        n, many = z.shape[0], z.size // z.shape[0]
+        kind = cufft.CUFFT_C2C if z.dtype == np.complex64 else cufft.CUFFT_Z2Z
+
+        def make() -> Any:
+            layout = ((n,), many, 1)  # from one row to the next, and from one transform
+            return cufft.PlanNd((n,), *layout, *layout, kind, many, "C", 0, None)
+
+        self._known(("rows", z.dtype.char, many, (n,)), make).fft(z, z, direction)
+
     def _plan(self, kind: str, a: Array, grid: Grid) -> Any:
-        """Return cuFFT's plan for so many transforms, made once.
+        """Return cuFFT's plan for the last axes of so many arrays."""
+        axes = tuple(range(-len(grid), 0))
+
+        def make() -> Any:
+            return cupyx.scipy.fft.get_fft_plan(a, shape=grid, axes=axes, value_type=kind)
+
+        return self._known((kind, a.dtype.char, a.shape[0], grid), make)
+
+    def _known(self, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """Return a plan of cuFFT's, made once.
 
         A plan has room of its own, which two streams or threads must not use at a time: each has
         its plans. The least recently used are dropped beyond a share of the device's memory.
         """
         plans = self._plans.__dict__.setdefault("known", OrderedDict())
-        key = (kind, a.dtype.char, a.shape[0], grid, cupy.cuda.get_current_stream().ptr)
+        key = (*name, cupy.cuda.get_current_stream().ptr)
         if key in plans:
             plans.move_to_end(key)
             return plans[key]
-        axes = tuple(range(-len(grid), 0))
-        made = cupyx.scipy.fft.get_fft_plan(a, shape=grid, axes=axes, value_type=kind)
-        plans[key] = made
+        made = plans[key] = make()
         most = PLAN_SHARE * self.device.mem_info[1]
         held = sum(plan.work_area.mem.size for plan in plans.values())
         while (held > most or len(plans) > PLANS) and len(plans) > 1:

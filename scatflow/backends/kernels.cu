@@ -146,26 +146,112 @@ __global__ void fold(
     }
 }
 
-// Take moduli. A thread takes one; squares that leave the range are taken of numbers at size one.
+// Return a modulus; squares that leave the range are taken of numbers at size one.
+template <class T>
+__device__ T length_of(Complex<T> value) {
+    const T power = value.re * value.re + value.im * value.im;
+    if (in_range(power) || power != power) return root(power);  // a NaN stays one
+    const T re = size_of(value.re), im = size_of(value.im);
+    const T peak = re > im ? re : im;
+    if (!(peak > 0 && peak - peak == 0)) return peak;  // zero or infinite
+    const int e = exponent(peak);
+    const T a = scaled(re, -e), b = scaled(im, -e);
+    return scaled(root(a * a + b * b), e);
+}
+
+// Take moduli. A thread takes one.
 template <class T>
 __global__ void modulus(const Complex<T>* z, T* u, unsigned columns, unsigned rows) {
     for (unsigned row = first_row(); row < rows; row += rows_at_once())
-        for (unsigned k = first_column(); k < columns; k += columns_at_once()) {
-            const Complex<T> value = z[Place(row) * columns + k];
-            const T power = value.re * value.re + value.im * value.im;
-            T length = root(power);
-            if (!in_range(power) && power == power) {  // not a NaN, which stays one
-                const T re = size_of(value.re), im = size_of(value.im);
-                const T peak = re > im ? re : im;
-                length = peak;
-                if (peak > 0 && peak - peak == 0) {  // neither zero nor infinite
-                    const int e = exponent(peak);
-                    const T a = scaled(re, -e), b = scaled(im, -e);
-                    length = scaled(root(a * a + b * b), e);
-                }
-            }
-            u[Place(row) * columns + k] = length;
+        for (unsigned k = first_column(); k < columns; k += columns_at_once())
+            u[Place(row) * columns + k] = length_of(z[Place(row) * columns + k]);
+}
+
+// --- wavelets along log-frequency ----------------------------------------------------------
+//
+// Rows go first here, (row, batch, time) and (row, filter, batch, time): FFTs and filters run along
+// rows, and threads side by side have times side by side.
+
+__device__ inline Complex<float> widened(float x) { return {x, 0}; }
+__device__ inline Complex<double> widened(double x) { return {x, 0}; }
+
+template <class T>
+__device__ Complex<T> widened(Complex<T> u) {
+    return u;
+}
+
+// Put the rows of `piece`, (batch, there, columns) and real or complex, first, and zeros below them.
+// A thread writes one sample. Rows are (row, batch).
+template <class T, class U>
+__global__ void stack(
+    const U* piece, unsigned there, unsigned batch,
+    Complex<T>* y, unsigned columns, unsigned rows) {
+    for (unsigned row = first_row(); row < rows; row += rows_at_once()) {
+        const unsigned r = row / batch;
+        const U* line = piece + (Place(row % batch) * there + r) * columns;
+        for (unsigned t = first_column(); t < columns; t += columns_at_once()) {
+            Complex<T> value = {0, 0};
+            if (r < there) value = widened(line[t]);
+            y[Place(row) * columns + t] = value;
         }
+    }
+}
+
+// As `fold`, along the first axis: multiply spectra of n bins by filters and fold them to fewer. All
+// threads of a row read the same weights. Rows are (bin, filter), columns (batch, time).
+template <class T>
+__global__ void fold_rows(
+    const Complex<T>* spectra, unsigned n,
+    const Box* boxes, const T* weights, unsigned filters,
+    Complex<T>* z, unsigned m, unsigned columns, unsigned rows) {
+    for (unsigned row = first_row(); row < rows; row += rows_at_once()) {
+        const Box box = boxes[row % filters];
+        const unsigned start = box.start1, width = box.width1;
+        const unsigned first = first_alias(row / filters, start, m);
+        for (unsigned c = first_column(); c < columns; c += columns_at_once()) {
+            Complex<T> total = {0, 0};
+            for (unsigned i = first; i < width; i += m) {
+                const Place place = Place(wrapped(start + i, n)) * columns + c;
+                add(total, times(weights[box.weights + i], spectra[place]));
+            }
+            z[Place(row) * columns + c] = total;
+        }
+    }
+}
+
+// Take moduli of the first `kept` rows. A thread takes one. Rows are (batch, filter, kept row).
+template <class T>
+__global__ void keep_rows(
+    const Complex<T>* z, unsigned filters, unsigned batch, unsigned kept,
+    T* out, unsigned columns, unsigned rows) {
+    for (unsigned row = first_row(); row < rows; row += rows_at_once()) {
+        const unsigned r = row % kept, f = row / kept % filters, b = row / kept / filters;
+        const Complex<T>* line = z + ((Place(r) * filters + f) * batch + b) * columns;
+        for (unsigned t = first_column(); t < columns; t += columns_at_once())
+            out[Place(row) * columns + t] = length_of(line[t]);
+    }
+}
+
+__device__ inline float length_of(float x) { return x; }
+__device__ inline double length_of(double x) { return x; }
+
+// Multiply moduli of m rows by a matrix (kept, m) along them; U is complex where these are still to
+// be taken. A thread makes one number, from all rows in their order. Rows are as above.
+template <class T, class U>
+__global__ void average_rows(
+    const U* values, unsigned m, unsigned filters, unsigned batch,
+    const T* matrix, unsigned kept, T* out, unsigned columns, unsigned rows) {
+    for (unsigned row = first_row(); row < rows; row += rows_at_once()) {
+        const unsigned f = row / kept % filters, b = row / kept / filters;
+        const T* weights = matrix + Place(row % kept) * m;
+        const U* line = values + (Place(f) * batch + b) * columns;
+        const Place step = Place(filters) * batch * columns;  // from one row to the next
+        for (unsigned t = first_column(); t < columns; t += columns_at_once()) {
+            T total = 0;
+            for (unsigned r = 0; r < m; ++r) total += weights[r] * length_of(line[r * step + t]);
+            out[Place(row) * columns + t] = total;
+        }
+    }
 }
 
 // --- averages ------------------------------------------------------------------------------

@@ -358,6 +358,22 @@ def blocks(band: BandFilter, target: Grid) -> NDArray[Any]:
     return np.asarray(split.reshape(-1, *target))
 
 
+def averages(how: Kept, n: int) -> NDArray[Any]:
+    """Return an average of n rows as a matrix ``(kept, n)``."""
+    match how:
+        case Lowpass((factor,), (target,), (crop,)):
+            half = np.zeros(n // 2 + 1)
+            half[: factor.size] = factor
+            response = np.fft.irfft(half, n) if n > 1 else half
+            centres = np.arange(target)[crop] * (n // target)
+            return np.asarray(response[(np.arange(n) - centres[:, None]) % n])
+        case Mean((crop,)):
+            inside = np.zeros((1, n))
+            inside[:, crop] = 1 / len(range(*crop.indices(n)))
+            return inside
+    raise TypeError(f"rows cannot be averaged as {how} says")
+
+
 def box_bins(b: int, n: int) -> NDArray[np.int64]:
     """Return the bins ``0 ... b, -b ... -1``, each once."""
     if 2 * b + 1 >= n:

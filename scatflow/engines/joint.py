@@ -46,6 +46,10 @@ class Across:
     """Along log-frequency."""
     kept: int
     """Rows that are kept."""
+    grid: int
+    """Rows with those of zeros."""
+    target: int
+    """Rows that moduli are decimated to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +224,16 @@ def _most_kept(across: tuple[Across, ...]) -> int:
     return int(max(some.kept * some.rows[0].shape[0] for some in across))
 
 
+def _largest_joint(across: tuple[Across, ...]) -> int:
+    """Return the samples of rows and of moduli that are in flight together, at each time."""
+    return int(max(some.grid + some.rows[0].shape[0] * some.target for some in across))
+
+
+def _coefficients(across: tuple[Across, ...]) -> int:
+    """Return the coefficients of one set of rows, at each time."""
+    return int(sum(some.kept * some.rows[0].shape[0] for some in across))
+
+
 @dataclass(frozen=True, eq=False)
 class JointPlan(Plan):
     """A time-frequency transform, ready to be applied."""
@@ -237,8 +251,24 @@ class JointPlan(Plan):
 
     @property
     def samples_in_flight(self) -> int:
-        """Samples that one signal has in flight on a device."""
-        return max(64 * math.prod(self.padded), super().samples_in_flight)
+        """Samples that one signal has in flight on a device.
+
+        Rows and what filters along log-frequency make of them are there once, with room for their
+        FFTs: half of what a sample that goes down two layers takes. Coefficients take less still,
+        where they are gathered and on their way.
+        """
+        tree, (n,) = self.tree, self.padded
+        rows = sum(layer.rows.size for layer in tree.layers)
+        windows = _windows((tree.finest or tree.layers[0]).average, n)
+        largest = windows * (rows + _largest_joint(tree.first))
+        kept = n + windows * _coefficients(tree.first)
+        for second in tree.second:
+            (grid,) = second.grid
+            largest = max(largest, grid * (second.parents + _largest_joint(second.across)))
+            windows = _windows(second.average, grid)
+            kept += second.wavelets * windows * _coefficients(second.across)
+        seen = sum(layer.rows.size * layer.grid[0] for layer in tree.layers[: tree.octaves])
+        return max(4 * n, (seen + largest) // 2 + kept // 3)
 
     @property
     def signals_at_once(self) -> int:

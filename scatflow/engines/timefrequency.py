@@ -609,7 +609,8 @@ class FrequencyFrame:
         for (k, smoothed), some in self.groups(n2s[0] is None).items():
             average, rows = self.kept(k, smoothed, count, some[0])
             paths = tuple(self._paths(n2, some, rows, row) for n2 in n2s)
-            made.append(Across(self.stages[tuple(some)], paths, average, rows))
+            stage = self.stages[tuple(some)]
+            made.append(Across(stage, paths, average, rows, self.N, self.N // 2**k))
         return tuple(made)
 
     def _paths(

@@ -105,7 +105,7 @@ def test_a_source_needs_no_header(backend):
 
 @pytest.fixture(scope="module")
 def kernels(backend):
-    return Kernels(backend.SOURCE.read_text("utf-8"), backend.NAMES)
+    return Kernels.of(backend.SOURCE.read_text("utf-8"), backend.NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +198,76 @@ def test_moduli_of_what_is_no_number(launch, dtype):
         args = (fields, *count(*sizes, 1, 0), u)
         found = launch(f"root_of_sum<{NAMES[dtype]}>", args, u, u.size, 1)
         np.testing.assert_array_equal(found, expected)
+
+
+def noise(seed, shape, dtype, real=False):
+    """Numbers of a precision, complex or real."""
+    rng = np.random.default_rng(seed)
+    parts = rng.standard_normal((2, *shape)).astype(dtype)
+    return parts[0] if real else parts[0] + 1j * parts[1]
+
+
+sizes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 300))
+
+
+@given(sizes, st.integers(0, 9), st.booleans(), dtypes, seeds)
+def test_stacking_rows_above_zeros(launch, shape, below, real, dtype, seed):
+    batch, there, time = shape
+    piece = noise(seed, shape, dtype, real)
+    y = np.empty((there + below, batch, time), np.result_type(dtype, 1j))
+    kind = f"{NAMES[dtype]}, " + (NAMES[dtype] if real else f"Complex<{NAMES[dtype]}>")
+    args = (piece, *count(there, batch), y)
+    found = launch(f"stack<{kind}>", args, y, time, y.size // time)
+    np.testing.assert_array_equal(found[:there], piece.swapaxes(0, 1))
+    assert not found[there:].any()
+
+
+@given(st.data(), st.integers(1, 20), st.integers(1, 4), st.integers(1, 600), dtypes, seeds)
+def test_folding_along_the_first_axis(launch, data, m, aliases, columns, dtype, seed):
+    n = m * aliases
+    spectra = noise(seed, (n, columns), dtype)
+    bands = data.draw(
+        st.lists(st.tuples(st.integers(0, n - 1), st.integers(1, n)), min_size=1, max_size=4)
+    )
+    starts, widths = np.transpose(bands)
+    offsets = np.cumsum([0, *widths[:-1]])
+    boxes = np.stack([0 * starts, starts, 0 * starts + 1, widths, offsets], axis=1)
+    weights = noise(seed, (widths.sum(),), dtype, real=True)
+    z = np.empty((m, len(bands), columns), spectra.dtype)
+    args = (spectra, *count(n), boxes, weights, *count(len(bands)), z, *count(m))
+    found = launch(f"fold_rows<{NAMES[dtype]}>", args, z, columns, m * len(bands))
+    expected = np.zeros(z.shape, complex)
+    for f, (start, width, offset) in enumerate(zip(starts, widths, offsets, strict=True)):
+        for i in range(width):
+            bin = (start + i) % n
+            expected[bin % m, f] += weights[offset + i] * spectra[bin].astype(complex)
+    np.testing.assert_allclose(found, expected, atol=20 * aliases * np.finfo(dtype).eps)
+
+
+@given(sizes, st.integers(1, 12), st.data(), dtypes, seeds)
+def test_moduli_of_the_rows_that_are_kept(launch, shape, m, data, dtype, seed):
+    filters, batch, time = shape
+    kept = data.draw(st.integers(1, m))
+    z = noise(seed, (m, *shape), dtype)
+    out = np.empty((batch, filters, kept, time), dtype)
+    args = (z, *count(filters, batch, kept), out)
+    found = launch(f"keep_rows<{NAMES[dtype]}>", args, out, time, out.size // time)
+    expected = np.abs(z[:kept]).transpose(2, 1, 0, 3)
+    np.testing.assert_allclose(found, expected, rtol=4 * np.finfo(dtype).eps)
+
+
+@given(sizes, st.integers(1, 40), st.integers(1, 9), st.booleans(), dtypes, seeds)
+def test_averages_along_rows(launch, shape, m, kept, taken, dtype, seed):
+    filters, batch, time = shape
+    values = noise(seed, (m, *shape), dtype, real=taken)
+    matrix = noise(seed + 1, (kept, m), dtype, real=True)
+    out = np.empty((batch, filters, kept, time), dtype)
+    kind = f"{NAMES[dtype]}, " + (NAMES[dtype] if taken else f"Complex<{NAMES[dtype]}>")
+    args = (values, *count(m, filters, batch), matrix, *count(kept), out)
+    found = launch(f"average_rows<{kind}>", args, out, time, out.size // time)
+    moduli = values if taken else np.abs(values.astype(complex))
+    expected = np.einsum("km,mfbt->bfkt", matrix.astype(float), moduli)
+    np.testing.assert_allclose(found, expected, atol=20 * m * np.finfo(dtype).eps)
 
 
 @given(data=st.data(), dtype=dtypes, seed=seeds)

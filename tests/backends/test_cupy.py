@@ -21,6 +21,7 @@ from scatflow.errors import BackendError, InputShapeError, InputTypeError
 from scatflow.wavelets import solid_harmonic
 
 S1, S2, S3 = scatflow.Scattering1D, scatflow.Scattering2D, scatflow.HarmonicScattering3D
+TF = scatflow.TimeFrequencyScattering
 
 CASES = {
     "1d": (S1, (4, 100, (3, 2)), {}),
@@ -50,6 +51,19 @@ CASES = {
     "3d L=6": (S3, (1, (6, 8, 8), 6), {}),
     "3d local": (S3, (2, (8, 9, 10), 1), {"method": "local", "points": ((1, 2, 3), (7, 8, 9))}),
     "3d standard": (S3, (1, (8, 9, 11), 2), {"method": "standard"}),
+    "tf": (TF, (4, 2, (4, 2), 100), {}),
+    "tf list": (TF, (4, 2, 3, 90), {"out_type": "list"}),
+    "tf strides": (TF, (4, 2, 4, 64), {"T": 12, "stride": 2, "F": 7, "stride_fr": 1, "Q_fr": 2}),
+    "tf F long": (TF, (5, 2, 4, 77), {"F": 16}),
+    "tf F=0": (TF, (4, 2, 3, 90), {"F": 0}),
+    "tf global": (TF, (4, 2, 3, 90), {"T": "global", "F": "global"}),
+    "tf T=0": (TF, (4, 2, 3, 90), {"T": 0, "out_type": "list"}),
+    "tf T=0 F=0": (TF, (4, 2, 2, 50), {"T": 0, "F": 0, "out_type": "dict"}),
+    "tf joint": (TF, (4, 2, (4, 2), 100), {"format": "joint"}),
+    "tf joint dict": (TF, (4, 2, 3, 90), {"format": "joint", "out_type": "dict"}),
+    "tf joint F=0": (TF, (4, 2, 3, 90), {"format": "joint", "F": 0, "out_type": "list"}),
+    "tf joint global": (TF, (4, 2, 3, 90), {"format": "joint", "F": "global"}),
+    "tf joint T=0": (TF, (3, 1, 3, 40), {"format": "joint", "T": 0, "out_type": "dict"}),
 }
 cases = pytest.mark.parametrize("name", CASES)
 ERROR = {np.float32: 1e-6, np.float64: 1e-13}
@@ -119,7 +133,7 @@ def test_signals_of_any_kind(cuda, data):
     }
     batch = data.draw(st.sampled_from([(), (1,), (2, 3)]))
     x = np.random.default_rng(N).standard_normal((*batch, N))
-    same(S1(J, N, quality, **more, backend="cupy")(x), S1(J, N, quality, **more)(x), 1e-13)
+    same(*(S1(J, N, quality, **more, backend=b)(x) for b in ("cupy", "plain")), 1e-13)
 
 
 @given(data=st.data())
@@ -145,6 +159,23 @@ def test_volumes_of_any_kind(cuda, data):
     L = data.draw(st.integers(0, 4))
     x = np.random.default_rng(J).standard_normal((2, *shape))
     same(*(S3(J, shape, L, **more, backend=b)(x) for b in ("cupy", "plain")), 1e-12)
+
+
+@given(data=st.data())
+@settings(max_examples=25)
+def test_time_and_log_frequency_of_any_kind(cuda, data):
+    J, J_fr = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 2))
+    N, Q = data.draw(st.integers(2**J, 200)), data.draw(st.integers(2, 8))
+    more = {
+        "T": data.draw(st.sampled_from([None, 0, 1, 2**J, "global"])),
+        "F": data.draw(st.sampled_from([None, 0, 1, 3, "global"])),
+        "Q_fr": data.draw(st.integers(1, 2)),
+        "format": data.draw(st.sampled_from(["time", "joint"])),
+        "out_type": data.draw(st.sampled_from(["list", "dict"])),
+    }
+    batch = data.draw(st.sampled_from([(), (1,), (2, 3)]))
+    x = np.random.default_rng(N).standard_normal((*batch, N))
+    same(*(TF(J, J_fr, Q, N, **more, backend=b)(x) for b in ("cupy", "plain")), 1e-13)
 
 
 @pytest.mark.parametrize("covariant", [True, False])
@@ -179,7 +210,7 @@ def test_what_a_signal_gives_does_not_depend_on_its_companions(cuda, name, rng):
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e25])
-@pytest.mark.parametrize("name", ["1d", "2d", "3d standard"])
+@pytest.mark.parametrize("name", ["1d", "2d", "3d standard", "tf", "tf F=0", "tf global"])
 def test_faint_and_huge_signals_lose_no_digit(cuda, name, size, rng):
     x = drawn(name, rng)
     found = made(name, "cupy")((x * size).astype(np.float32))
@@ -218,19 +249,19 @@ def test_precision(cuda, kind, becomes, rng):
         assert made("1d")(cuda.asarray(x)).dtype == becomes
 
 
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d", "3d local"])
+@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d", "3d local", "tf", "tf joint dict"])
 @pytest.mark.parametrize("host", [True, False])
 def test_a_batch_of_none(cuda, name, host, rng):
     x = drawn(name, rng, (0, 2))
     found = made(name, "cupy")(x if host else cuda.asarray(x))
-    for a, b in zip(arrays(found), arrays(made(name)(x)), strict=True):
+    for a, b in zip(arrays(found), arrays(made(name, "plain")(x)), strict=True):
         assert a.shape == b.shape
         assert isinstance(a, np.ndarray) == host
 
 
 def test_input_need_not_be_contiguous(cuda, rng):
     x = rng.standard_normal((27, 20, 3))
-    turned, true = x.T, made("2d")(np.ascontiguousarray(x.T)[:, ::1])
+    turned, true = x.T, made("2d", "plain")(np.ascontiguousarray(x.T)[:, ::1])
     assert turned.shape == (3, 20, 27)
     same(made("2d", "cupy")(turned), true, 1e-13)
     same(made("2d")(cuda.asarray(x).T), true, 1e-13)
@@ -258,7 +289,7 @@ def test_whatever_has_the_interface_is_read_where_it_is(cuda, rng):
 
     found = made("1d")(Foreign())
     assert isinstance(found, cuda.ndarray)
-    same(found, made("1d")(x), 1e-13)
+    same(found, made("1d", "plain")(x), 1e-13)
 
 
 def test_bad_input_is_said(cuda):
@@ -288,10 +319,10 @@ def test_tensors_of_the_host_come_back_to_it(cuda, rng):
     x = torch.from_numpy(drawn("2d", rng))
     found = made("2d", "cupy")(x)
     assert isinstance(found, torch.Tensor)
-    np.testing.assert_allclose(found.numpy(), made("2d")(x.numpy()), atol=1e-13)
+    np.testing.assert_allclose(found.numpy(), made("2d", "plain")(x.numpy()), atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d dict", "3d"])
+@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d dict", "3d", "tf joint"])
 def test_tensors_on_the_device_are_not_copied(cuda, monkeypatch, name, rng):
     tensors, backend = choose.module("torch"), choose.module("cupy")
     x = torch.from_numpy(drawn(name, rng))
@@ -312,7 +343,7 @@ def test_tensors_on_the_device_are_not_copied(cuda, monkeypatch, name, rng):
     found = made(name, "cupy")(x)
     assert len(seen) == 1 + len(arrays(found))
     assert all(given == taken for given, taken in seen)
-    for a, b in zip(arrays(found), arrays(made(name)(x.cpu().numpy())), strict=True):
+    for a, b in zip(arrays(found), arrays(made(name, "plain")(x.cpu().numpy())), strict=True):
         assert isinstance(a, torch.Tensor)
         assert a.device == x.device
         np.testing.assert_allclose(a.cpu().numpy(), b, atol=1e-12)
@@ -349,7 +380,7 @@ def test_torch_may_compute_what_is_cupys(cuda, monkeypatch, rng):
         monkeypatch.setattr(choose.module("torch"), "in_host_memory", lambda _: False)
     found = made("1d", "torch")(cuda.asarray(x))
     assert isinstance(found, cuda.ndarray)
-    same(found, made("1d")(x), 1e-13)
+    same(found, made("1d", "plain")(x), 1e-13)
 
 
 # --- streams, batches, devices -------------------------------------------------------------
@@ -357,7 +388,7 @@ def test_torch_may_compute_what_is_cupys(cuda, monkeypatch, rng):
 
 def test_work_is_queued_on_the_callers_stream(cuda, rng):
     x = drawn("2d", rng, (4,))
-    engine, true = made("2d"), made("2d")(x)
+    engine, true = made("2d"), made("2d", "plain")(x)
     for _ in range(2):  # the second time filters and plans are there
         with cuda.cuda.Stream() as stream:
             found = engine(cuda.asarray(x))
@@ -379,21 +410,24 @@ def test_threads_do_not_disturb_each_other(cuda, rng):
     for thread in threads:
         thread.join()
     for y, z in zip(found, x, strict=True):
-        same(y, made("1d")(z), 1e-13)
+        same(y, made("1d", "plain")(z), 1e-13)
 
 
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "1d global", "2d list", "3d"])
+@pytest.mark.parametrize(
+    "name", ["1d", "1d T=0", "1d global", "2d list", "3d", "tf", "tf T=0", "tf joint"]
+)
 def test_batches_on_their_way_do_not_mix(cuda, monkeypatch, name, rng):
-    x = drawn(name, rng, (13,))
+    x = drawn(name, rng, (7,))
+    true = made(name, "plain")(x)
     backend = choose.module("cupy")
     monkeypatch.setattr(backend, "PIECE", 1)
-    for pieces in (1, 2, 3, 5, 13, 20):
+    for pieces in (1, 2, 3, 10):
         monkeypatch.setattr(backend, "PIECES", pieces)
-        same(made(name, "cupy")(x), made(name, "plain")(x), 1e-13)
+        same(made(name, "cupy")(x), true, 1e-13)
 
 
 @pytest.mark.parametrize("hasty", ["copies", "work"])
-@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d local"])
+@pytest.mark.parametrize("name", ["1d", "1d T=0", "2d", "3d local", "tf", "tf joint T=0"])
 def test_neither_copies_nor_kernels_need_be_slow(machine, monkeypatch, name, hasty, rng):
     x = drawn(name, rng, (7,))
     true = made(name, "plain")(x)
@@ -415,7 +449,7 @@ def test_filters_made_on_one_stream_serve_another(cuda, rng):
 
 
 @given(signals=st.integers(1, 9), room=st.integers(1, 64))
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_little_memory_changes_nothing_but_the_batches(cuda, signals, room):
     x = np.random.default_rng(room).standard_normal((signals, 100))
     engine, true = made("1d", "cupy"), made("1d", "plain")(x)
@@ -428,20 +462,22 @@ def test_little_memory_changes_nothing_but_the_batches(cuda, signals, room):
 
 @pytest.mark.parametrize("host", [True, False])
 @pytest.mark.parametrize(
-    "name", ["1d", "1d T=0", "1d stride 1", "2d", "3d", "3d L=6", "3d standard"]
-)
+    "name",
+    ["1d", "1d T=0", "1d stride 1", "2d", "3d", "3d L=6", "3d standard", "tf", "tf strides",
+     "tf T=0", "tf T=0 F=0", "tf joint", "tf joint T=0"],
+)  # fmt: skip
 def test_the_free_memory_is_enough_however_little_there_is(machine, name, host, rng):
     import cupy
 
-    x = drawn(name, rng, (40,))
+    x = drawn(name, rng, (16,))
     engine = made(name, "cupy")
     engine(x[:1])  # filters and plans
     true = made(name, "plain")(x)
     counted = []
     output = sum(y.nbytes for y in arrays(true))
+    one = engine.plan(dtype=np.float64).samples_in_flight * 8
     for free in (2**34, 24, 6):
         given = x if host else cupy.asarray(x)
-        one = max(4 * np.prod(engine.plan().padded), output // 8 // len(x)) * 8
         machine.free = machine.used + int(free * one * 16) + 3 * output * (not host)
         machine.peak, before = machine.used, len(machine.launches)
         same(engine(given), true, 1e-13)
@@ -474,7 +510,7 @@ def test_cuffts_plans_are_made_once_and_do_not_fill_the_memory(machine, rng):
     machine.total = 8 * max(held)  # of which plans may have an eighth
     for batch in range(3, 9):
         x = drawn("1d", rng, (batch,))
-        same(engine(x), made("1d")(x), 1e-13)
+        same(engine(x), made("1d", "plain")(x), 1e-13)
         held = [plan.work_area.mem.size for plan in backend._plans.known.values()]
         assert sum(held) <= machine.total / 8 or len(held) == 1
 
@@ -483,7 +519,7 @@ def test_devices_are_followed(machine, rng):
     import cupy
 
     x = drawn("2d", rng)
-    true = made("2d")(x)
+    true = made("2d", "plain")(x)
     for number in (1, 0):
         with cupy.cuda.Device(number):
             held = cupy.asarray(x)
@@ -492,7 +528,7 @@ def test_devices_are_followed(machine, rng):
         same(found, true, 1e-13)
         with cupy.cuda.Device(number):
             whole = cupy.asarray((1000 * x).astype(np.int32))
-        same(made("2d")(whole), made("2d")((1000 * x).astype(np.int32)), 1e-13)
+        same(made("2d")(whole), made("2d", "plain")((1000 * x).astype(np.int32)), 1e-13)
     with cupy.cuda.Device(1):
         same(made("2d", "cupy")(x), true, 1e-13)
 

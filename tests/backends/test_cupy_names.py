@@ -81,8 +81,9 @@ FUNCTIONS = {
     "cupy.ndarray.astype": host_cupy.ndarray.astype,
     "cupy.ndarray.copy": host_cupy.ndarray.copy,
     "cupy.ndarray.view": host_cupy.ndarray.view,
+    "cupy.cuda.cufft.PlanNd": host_cupy.PlanNd,
     "cupy.cuda.cufft.Plan1d.fft": host_cupy.Plan.fft,
-    "cupy.cuda.cufft.PlanNd.fft": host_cupy.Plan.fft,
+    "cupy.cuda.cufft.PlanNd.fft": host_cupy.PlanNd.fft,
     "cupy.cuda.Stream.record": host_cupy.Stream.record,
     "cupy.cuda.Stream.wait_event": host_cupy.Stream.wait_event,
 }
@@ -109,6 +110,13 @@ OWN = {"host", "memory", "queue", "run"}
 def test_the_stand_in_has_no_attribute_that_cupys_has_not(name):
     ours = {key for key in vars(METHODS[name]) if not key.startswith("_")} - OWN
     assert ours <= set(dir(found(name)))
+
+
+def test_types_of_transforms_are_those_of_the_stand_in():
+    cufft = importlib.import_module("cupy.cuda.cufft")
+    theirs = [cufft.CUFFT_C2C, cufft.CUFFT_Z2Z, cufft.CUFFT_FORWARD, cufft.CUFFT_INVERSE]
+    ours = host_cupy.COMPLEX64, host_cupy.COMPLEX128, host_cupy.FORWARD, host_cupy.INVERSE
+    assert [int(number) for number in theirs] == list(ours)
 
 
 def test_a_plan_tells_how_much_room_it_has():

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,16 @@ void launch(void (*kernel)(P...), Dim grid, Dim block, int backwards, void** arg
     }
     gridDim = grid;
     blockDim = block;
-    const unsigned long long threads = block.x * block.y, all = threads * grid.x * grid.y;
-    for (unsigned long long i = 0; i < all; ++i) {
-        const unsigned long long one = backwards ? all - 1 - i : i;
-        const unsigned long long thread = one % threads, number = one / threads;
-        blockIdx = {unsigned(number % grid.x), unsigned(number / grid.x), 0};
-        threadIdx = {unsigned(thread % block.x), unsigned(thread / block.x), 0};
-        call(kernel, args, std::make_integer_sequence<unsigned long, sizeof...(P)>());
+    const auto numbers = std::make_integer_sequence<unsigned long, sizeof...(P)>();
+    const unsigned blocks = grid.x * grid.y, threads = block.x * block.y;
+    for (unsigned i = 0; i < blocks; ++i) {
+        const unsigned number = backwards ? blocks - 1 - i : i;
+        blockIdx = {number % grid.x, number / grid.x, 0};
+        for (unsigned j = 0; j < threads; ++j) {
+            const unsigned thread = backwards ? threads - 1 - j : j;
+            threadIdx = {thread % block.x, thread / block.x, 0};
+            call(kernel, args, numbers);
+        }
     }
 }
 """
@@ -96,6 +100,12 @@ def compiler():
 
 class Kernels:
     """The kernels of a source, by their names in C++."""
+
+    @classmethod
+    @cache
+    def of(cls, source, names):
+        """Compile a source, once in a process."""
+        return cls(source, names)
 
     def __init__(self, source, names):
         self.backwards = False

@@ -21,7 +21,9 @@ from host_cuda import Kernels
 
 MARGIN = 64
 CANARY = 0xA5
+EDGE = bytes([CANARY]) * MARGIN
 FORWARD, INVERSE = -1, 1
+COMPLEX64, COMPLEX128 = 0x29, 0x69
 
 
 class CUDARuntimeError(RuntimeError):
@@ -49,7 +51,6 @@ class Machine:
         """Which streams do not wait: those of "copies", those of other "work", or none."""
         self.plans_made = 0
         self.launches = []
-        self.compiled = {}
 
 
 MACHINE = Machine()
@@ -410,10 +411,7 @@ class RawModule:
 
     def __init__(self, *, code, options=(), name_expressions=None):
         assert "--std=c++17" in options
-        key = (code, tuple(name_expressions))
-        if key not in MACHINE.compiled:
-            MACHINE.compiled[key] = Kernels(code, name_expressions)
-        self.kernels = MACHINE.compiled[key]
+        self.kernels = Kernels.of(code, tuple(name_expressions))
 
     def get_function(self, name):
         def launch(grid, block, args):
@@ -426,7 +424,7 @@ class RawModule:
             def run():
                 self.kernels.launch(name, grid, block, given)
                 for end in ends:
-                    assert (end == CANARY).all(), f"{name} wrote outside of an array"
+                    assert end.tobytes() == EDGE, f"{name} wrote outside of an array"
 
             get_current_stream().queue(run)
 
@@ -443,13 +441,17 @@ class Plan:
         self.work_area = types.SimpleNamespace(mem=mem)
         self.stream = get_current_stream()
 
-    def fft(self, a, out, direction):
+    def check(self, a, out):
+        """Check what any plan asks of its arrays."""
         _here(a, out)
         assert get_current_stream() is self.stream, "a plan's room is used by two streams"
         assert a.flags.c_contiguous
         assert out.flags.c_contiguous
         for one in (a, out):  # NVIDIA asks for it
             assert one.data.ptr % np.result_type(one.dtype, 1j).itemsize == 0, "not aligned"
+
+    def fft(self, a, out, direction):
+        self.check(a, out)
         assert direction == (FORWARD if self.kind == "R2C" else INVERSE)
         half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
         shapes = {"R2C": (self.grid, half), "C2R": (half, self.grid), "C2C": (self.grid,) * 2}
@@ -465,6 +467,40 @@ class Plan:
             else:
                 target[...] = scipy.fft.irfftn(source, self.grid, axes=axes, norm="forward")
                 source.fill(np.nan)  # cuFFT uses its input as room
+
+        self.stream.queue(run)
+
+
+class PlanNd(Plan):
+    """Complex transforms of one axis, wherever they and their samples lie."""
+
+    def __init__(
+        self, shape, inembed, istride, idist, onembed, ostride, odist,
+        fft_type, batch, order, last_axis, last_size,
+    ):  # fmt: skip
+        assert inembed == onembed == shape  # of one axis, these only say that strides count
+        (n,) = shape
+        super().__init__("C2C", batch, (n,))
+        self.dtype = {COMPLEX64: np.complex64, COMPLEX128: np.complex128}[fft_type]
+        self.layouts = (idist, istride), (odist, ostride)
+
+    def fft(self, a, out, direction):
+        self.check(a, out)
+        views = []
+        for one, steps in zip((a, out), self.layouts, strict=True):
+            assert one.dtype == self.dtype
+            shape = (self.rows, *self.grid)
+            last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+            assert last < one.size, "cuFFT would go beyond the array"
+            strides = [step * one.dtype.itemsize for step in steps]
+            views.append(np.lib.stride_tricks.as_strided(one.host.reshape(-1), shape, strides))
+        source, target = views
+
+        def run():
+            if direction == FORWARD:
+                target[...] = scipy.fft.fft(source)
+            else:
+                target[...] = scipy.fft.ifft(source, norm="forward")
 
         self.stream.queue(run)
 
@@ -503,7 +539,10 @@ def modules():
             "get_current_stream": get_current_stream,
             "cufft": made["cupy.cuda.cufft"], "runtime": made["cupy.cuda.runtime"],
         },
-        "cupy.cuda.cufft": {"CUFFT_FORWARD": FORWARD, "CUFFT_INVERSE": INVERSE},
+        "cupy.cuda.cufft": {
+            "CUFFT_FORWARD": FORWARD, "CUFFT_INVERSE": INVERSE, "PlanNd": PlanNd,
+            "CUFFT_C2C": COMPLEX64, "CUFFT_Z2Z": COMPLEX128,
+        },
         "cupy.cuda.runtime": {
             "CUDARuntimeError": CUDARuntimeError, "getDevice": getDevice,
             "getDeviceCount": getDeviceCount, "getDeviceProperties": getDeviceProperties,
@@ -528,9 +567,7 @@ def instead_of_cupy():
     ours = "scatflow.backends.cupy"
     names = [*modules(), ours]
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    compiled = MACHINE.compiled
     MACHINE.__init__()
-    MACHINE.compiled = compiled
     PLANS.clear()
     there = choose.installed
     choose.installed = lambda name: name == "cupy" or there(name)
@@ -572,8 +609,13 @@ class FromHost:
     def _verb(self, verb):
         def call(*args):
             arrays = self._arrays
-            given = [arrays.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
-            made = verb(*given)
+
+            def there(a):
+                if isinstance(a, list):
+                    return [there(one) for one in a]
+                return arrays.asarray(a) if isinstance(a, np.ndarray) else a
+
+            made = verb(*map(there, args))
             return made.get() if isinstance(made, arrays.ndarray) else made
 
         return call
