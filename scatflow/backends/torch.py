@@ -198,6 +198,9 @@ class Torch:
         each: int,  # noqa: ARG002 - what is differentiated stays, however it is cut
     ) -> list[torch.Tensor]:
         """Run a transform of ``(batch, *grid)``, of all signals at once."""
+        if signals.shape[0] == 0:  # of which no FFT wants to know: one of zeros tells the shapes
+            zeros = signals.new_zeros((1, *signals.shape[1:]))
+            return [y[:0] for y in run(tree, torch.cat([signals, zeros]))]
         return run(tree, signals)
 
     def join(self, parts: Sequence[torch.Tensor], order: Any) -> torch.Tensor:

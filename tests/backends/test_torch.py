@@ -117,6 +117,18 @@ def test_first_and_second_derivatives(name):
 
 
 @engines
+def test_no_signal_at_all_has_derivatives_too(name):
+    engine, shape = ENGINES[name]
+    grid = shape[len(shape) - engine.ndim :]
+    x = torch.zeros((0, *grid), requires_grad=True)
+    one = arrays(engine(torch.zeros((1, *grid), requires_grad=True)))
+    found = arrays(engine(x))
+    assert [y.shape for y in found] == [(0, *y.shape[1:]) for y in one]
+    (slope,) = torch.autograd.grad(sum(y.sum() for y in found), x)
+    assert slope.shape == x.shape
+
+
+@engines
 def test_derivatives_at_zero_are_finite(name):
     engine, shape = ENGINES[name]
     x = torch.zeros(shape, requires_grad=True)
