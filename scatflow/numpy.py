@@ -19,6 +19,7 @@ from scatflow.engines.doors import Door, Door1D, Door2D, Door3D, DoorTimeFrequen
 
 class _Numpy(Door):
     library = "numpy"
+    backends = ("numpy", "plain", "torch", "cupy")
 
     def __call__(self, x: Any) -> Any:
         """Transform signals."""

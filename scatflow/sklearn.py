@@ -33,7 +33,8 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.__init__ = _initializer(cls.kind)  # type: ignore[method-assign]
+        if "kind" in cls.__dict__:  # a user's own subclass keeps its parameters
+            cls.__init__ = _initializer(cls.kind)  # type: ignore[method-assign]
 
     def fit(self, X: Any, y: Any = None) -> Any:  # noqa: ARG002 - as scikit-learn calls it
         """Take the parameters, and the shape from `X` where it is not given.
@@ -41,7 +42,7 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
         Parameters
         ----------
         X : array_like
-            ``(samples, features)``; features are one signal, flattened.
+            ``(samples, features)``; features are one signal, or several channels of one, flattened.
         y : ignored
 
         Returns
@@ -66,8 +67,8 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
             ``(samples, coefficients)``, path by path, see :meth:`get_feature_names_out`.
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        engine = self._fitted(X.shape[1])
-        return engine(X.reshape(len(X), *engine.shape)).reshape(len(X), -1)
+        engine = self._engine(X.shape[1])
+        return engine(X.reshape(len(X), -1, *engine._input_shape())).reshape(len(X), -1)
 
     def predict(self, X: Any) -> Any:
         """Transform signals, see :meth:`transform`; the name that Kymatio has for it, too."""
@@ -75,33 +76,46 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def scattering(self, x: Any) -> Any:
         """Transform signals that are not flattened, ``(..., *shape)``."""
-        return self._fitted(math.prod(np.shape(x)[-self.kind.ndim :])).scattering(x)
+        return self._engine(math.prod(np.shape(x)[-self.kind.ndim :])).scattering(x)
+
+    def __call__(self, x: Any) -> Any:
+        """Transform signals that are not flattened, see :meth:`scattering`."""
+        return self.scattering(x)
 
     def meta(self) -> dict[str, Any]:
         """Describe the paths, see :meth:`scatflow.Scattering1D.meta`."""
-        return self.kind(**self.get_params(deep=False)).meta()
+        return self.kind(**self._parameters()).meta()
 
     def output_size(self, detail: bool = False) -> Any:
         """Return the number of paths, or with `detail` that of each order."""
-        return self.kind(**self.get_params(deep=False)).output_size(detail)
+        return self.kind(**self._parameters()).output_size(detail)
 
     def get_feature_names_out(self, input_features: Any = None) -> Any:  # noqa: ARG002
         """Return a name for each coefficient: its path and the number of its window."""
         check_is_fitted(self, "engine_")
-        plan = self.engine_.plan()
+        plan = self._engine(self.n_features_in_).plan()
         rest = plan.labelled_shape[1:]
         places = [",".join(map(str, index)) for index in np.ndindex(*rest)]
         labels = plan.paths.columns["label"].tolist()
-        return np.array([f"{label} [{place}]" for label in labels for place in places], object)
+        names = [f"{label} [{place}]" for label in labels for place in places]
+        channels = self.n_features_in_ // math.prod(plan.shape)
+        if channels > 1:
+            names = [f"channel {c}, {name}" for c in range(channels) for name in names]
+        return np.array(names, object)
 
-    def _fitted(self, features: int) -> Engine:
-        """Return the engine of `fit` or, since nothing is learnt there, that of the parameters."""
-        fitted: Engine | None = getattr(self, "engine_", None)
-        return self._engine(features) if fitted is None else fitted
+    def _parameters(self) -> dict[str, Any]:
+        """Return the engine's parameters; subclasses may have others."""
+        return {name: getattr(self, name) for name in inspect.signature(self.kind).parameters}
 
     def _engine(self, features: int) -> Engine:
-        """Return the engine for signals of so many samples."""
-        given = self.get_params(deep=False)
+        """Return the engine of the parameters as they are, for signals of so many samples."""
+        given = self._parameters()
+        form = given.get("out_type", "array")
+        if form != "array":
+            raise ParameterError(
+                f"Rows of coefficients have one form, out_type='array', not {form!r}. "
+                "The engine itself (scatflow) gives lists and dicts."
+            )
         if given.get("T") == 0:
             raise ParameterError(
                 "T=0 gives each path its own number of samples, which no row of features holds. "
@@ -116,14 +130,15 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
             )
         try:
             engine: Engine = self.kind(**given)
-            if math.prod(engine.shape) == features:
+            samples = math.prod(engine._input_shape())
+            if features and features % samples == 0:
                 engine.plan()
         except ParameterError as error:
             raise ValueError(f"{error} The features are n_features={features}.") from error
-        if math.prod(engine.shape) != features:
+        if features % samples:
             raise ValueError(
-                f"X has {features} features, but a signal of shape {engine.shape} has "
-                f"{math.prod(engine.shape)} samples."
+                f"X has {features} features, but a signal of shape {engine._input_shape()} has "
+                f"{samples} samples."
             )
         return engine
 
@@ -135,13 +150,9 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
 
 def _initializer(kind: type[Engine]) -> Any:
-    """Return an ``__init__`` with the parameters of an engine, from which scikit-learn reads them.
-
-    Rows of coefficients have one form, so there is no `out_type`.
-    """
+    """Return an ``__init__`` with an engine's parameters, from which scikit-learn reads them."""
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    engines_own = [p for p in inspect.signature(kind).parameters.values() if p.name != "out_type"]
-    signature = inspect.Signature([own, *engines_own])
+    signature = inspect.Signature([own, *inspect.signature(kind).parameters.values()])
 
     def __init__(self: Any, *args: Any, **parameters: Any) -> None:  # noqa: N807
         given = signature.bind(self, *args, **parameters)

@@ -28,6 +28,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from scatflow.engines.doors import Door, Door1D, Door2D, Door3D, DoorTimeFrequency
 from scatflow.engines.engine import flag
+from scatflow.errors import InputTypeError
 
 FILTERS = re.compile(r"tensor(\d+|_gaussian_filter)")
 """Names of the buffers that Kymatio's modules keep their filters in."""
@@ -43,22 +44,38 @@ class _Module(Door, nn.Module):
     """
 
     library = "torch"
+    backends = ("torch", "cupy")
 
     def __init__(self, *args: Any, checkpoint: bool = False, **parameters: Any) -> None:
         super().__init__(*args, **parameters)
-        self.checkpoint = flag("checkpoint", checkpoint)
+        self.checkpoint = checkpoint
 
+    @property
+    def checkpoint(self) -> bool:
+        """Whether derivatives compute moduli again instead of keeping them."""
+        return self._checkpoint
+
+    @checkpoint.setter
+    def checkpoint(self, value: bool) -> None:
+        self._checkpoint = flag("checkpoint", value)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: torch.Tensor) -> Any:
-        """Transform signals."""
+        """Transform signals; compilers go around it, since they would break it into many graphs."""
         return self.scattering(x)
 
     def scattering(self, x: torch.Tensor) -> Any:
         """Transform signals, ``(..., *shape)``, on their device and in their precision."""
-        self._no_tensor(x, torch.Tensor, "torch.Tensor")
+        self._check_kind(x, torch.Tensor, "torch.Tensor")
+        if torch.jit.is_tracing():
+            raise InputTypeError(
+                "torch.jit.trace cannot record a transform: filters are made for the shape of the "
+                "input, which it hides. Use torch.export or torch.compile."
+            )
         return self.engine._scattered(x, recompute=self.checkpoint)
 
     def saved_bytes(
-        self, shape: Sequence[int] | None = None, dtype: torch.dtype = torch.float32
+        self, shape: int | Sequence[int] | None = None, dtype: torch.dtype = torch.float32
     ) -> int:
         """Return the bytes that autograd keeps from a transform until its derivative is asked for.
 
@@ -77,7 +94,9 @@ class _Module(Door, nn.Module):
         int
             Bytes, without the input and the filters, which are there in any case.
         """
-        given = self.engine.plan().shape if shape is None else tuple(shape)
+        if shape is None:
+            shape = self.engine.plan().shape
+        given = (shape,) if isinstance(shape, int) else tuple(shape)
         x = torch.empty(given, dtype=dtype, device="meta", requires_grad=True)
         first, again = self._saved(x), self._saved(x)
         return sum(again[one].nbytes() for one in again.keys() - first.keys())

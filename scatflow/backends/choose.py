@@ -146,10 +146,15 @@ def of_devices(name: str | None) -> str:
     return "cupy" if installed("cupy") and not installed("torch") else "torch"
 
 
-def module(name: str) -> Any:
-    """Return a backend's module."""
+def present(name: str) -> None:
+    """Say so if what a backend needs is not installed."""
     if not installed(name):
         raise BackendError(f"backend={name!r} needs {NEEDS[name]}. {_remedies()}")
+
+
+def module(name: str) -> Any:
+    """Return a backend's module."""
+    present(name)
     try:
         return importlib.import_module(f"scatflow.backends.{name}")
     except ImportError as error:

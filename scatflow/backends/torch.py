@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from scatflow.backends.plain import blocks
+from scatflow.backends.plain import averages, blocks
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
@@ -239,12 +239,8 @@ class Torch:
         """Return the low-pass of n samples along one axis as a matrix ``(n, windows)``."""
         known = self._laid_out.setdefault(how, {})
         if (axis, n, dtype) not in known:
-            half = np.zeros(n // 2 + 1)
-            half[: how.factors[axis].size] = how.factors[axis]
-            response = np.fft.irfft(half, n) if n > 1 else half
-            centres = np.arange(how.target[axis])[how.crop[axis]] * (n // how.target[axis])
-            matrix = response[(np.arange(n)[:, None] - centres) % n]
-            known[axis, n, dtype] = self._tensor(matrix).to(dtype)
+            alone = Lowpass((how.factors[axis],), (how.target[axis],), (how.crop[axis],))
+            known[axis, n, dtype] = self._tensor(averages(alone, n).T).to(dtype)
         found: torch.Tensor = known[axis, n, dtype]
         return found
 
@@ -288,7 +284,10 @@ def on(device: torch.device) -> Torch:
 
 def device(place: Any) -> torch.device:
     """Return a device, or say that it is not there."""
-    found = torch.device(place)
+    try:
+        found = torch.device(place)
+    except RuntimeError as error:
+        raise BackendError(f"torch knows no device {place!r}: {error}") from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise BackendError(
             f"{found} is not there: this torch ({torch.__version__}) sees no GPU. Check the "

@@ -162,7 +162,8 @@ def _backends() -> Iterator[str]:
         yield f"  cupy (and skcuda): {_devices()}"
     for ndim in (1, 2, 3):
         name, why = choose.chosen(None, ndim)
-        yield f"  {ndim}D: {name or follows}, {why}"
+        lacking = " - not installed: every call will fail" if name in missing else ""
+        yield f"  {ndim}D: {name or follows}, {why}{lacking}"
 
 
 def _devices() -> str:

@@ -10,13 +10,14 @@ import inspect
 import math
 from typing import Any, ClassVar
 
+from scatflow.backends import choose
 from scatflow.engines import filters
 from scatflow.engines.engine import Engine
 from scatflow.engines.scattering1d import Scattering1D
 from scatflow.engines.scattering2d import Scattering2D
 from scatflow.engines.scattering3d import HarmonicScattering3D
 from scatflow.engines.timefrequency import TimeFrequencyScattering, padded_rows
-from scatflow.errors import InputTypeError
+from scatflow.errors import BackendError, InputTypeError
 
 
 class Parameter:
@@ -45,6 +46,8 @@ class Door:
 
     kind: ClassVar[type[Engine]]
     library: ClassVar[str]
+    backends: ClassVar[tuple[str, ...]]
+    """Those that take the library's arrays."""
     engine: Any
 
     backend = Parameter()
@@ -57,6 +60,12 @@ class Door:
         if given.get("backend") is None:
             given["backend"] = self.library
         self.engine = self.kind(**given)
+        if self.engine.backend not in self.backends:
+            raise BackendError(
+                f"backend={self.engine.backend!r} can not be called from scatflow.{self.library}, "
+                f"which serves {' and '.join(map(repr, self.backends))}. Leave it out."
+            )
+        choose.present(self.engine.backend)
 
     @property
     def shape(self) -> Any:
@@ -83,8 +92,8 @@ class Door:
     def __repr__(self) -> str:
         return repr(self.engine)
 
-    def _no_tensor(self, x: Any, kinds: type | tuple[type, ...], what: str) -> None:
-        if not isinstance(x, kinds):
+    def _check_kind(self, x: Any, kind: type, what: str) -> None:
+        if not isinstance(x, kind):
             raise InputTypeError(
                 f"The input should be a {what}, but it is a {type(x).__module__}."
                 f"{type(x).__name__}. Convert it, or call the engine itself "
@@ -113,8 +122,8 @@ class Door1D(Door):
 
     @property
     def T(self) -> Any:  # noqa: N802 - the name of the mathematics
-        """Samples that are averaged over; 0 or "global" as given."""
-        return 2**self.J if self.engine.T is None else self.engine.T
+        """Samples that are averaged over, or would be but for ``T=0``; or "global" as given."""
+        return self.engine.T or 2**self.J
 
     @property
     def log2_T(self) -> int:  # noqa: N802

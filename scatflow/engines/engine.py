@@ -101,8 +101,9 @@ class Engine(ABC):
             name = library  # settings are for arrays of NumPy's: the others say where they are
         if library == choose.STANDARD or (name in choose.HOST and library not in choose.HOST):
             raise InputTypeError(
-                f"The input should be a NumPy array, as backend={name!r} asks for, but it is a "
-                f"{type(x).__module__}.{type(x).__name__}. Leave backend out to follow the input."
+                f"The input should be a NumPy array{'' if name in choose.HOST else ' or tensor'}, "
+                f"as backend={name!r} asks for, but it is a {type(x).__module__}."
+                f"{type(x).__name__}. Leave backend out to follow the input."
             )
         if name in choose.HOST:
             array = real_array(x, self.ndim)
@@ -411,7 +412,7 @@ def shape_of(value: Any, ndim: int) -> tuple[int, ...] | None:
     """Return a `shape` parameter as a tuple of `ndim` positive integers, or None."""
     if value is None:
         return None
-    value = scalar(value)
+    value = value.tolist() if isinstance(value, np.ndarray) else scalar(value)
     if ndim == 1 and isinstance(value, int | np.integer) and not isinstance(value, bool):
         value = (value,)
     if not isinstance(value, tuple | list) or not all(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -242,7 +242,7 @@ class JointPlan(Plan):
 
     def compiled(self) -> JointPlan:
         """Return the plan: it goes verb by verb."""
-        return replace(self)
+        return self
 
     def scatter(self, tree: Tree, x: Any, emit: Emit, each: Callable[..., Any] = map) -> None:
         """Take padded signals through the transform."""

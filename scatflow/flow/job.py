@@ -20,6 +20,7 @@ from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from scatflow.backends.choose import BACKENDS, HOST, SERVED_BY
 from scatflow.engines import ENGINES, Engine, engine_from_dict
 from scatflow.errors import JobError
 
@@ -435,6 +436,12 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
         problems.append(
             "[transform] T = 0 gives each path its own sampling, which one labelled array cannot "
             "hold. Give T in samples, or leave it out."
+        )
+    backend = given.get("backend")
+    if isinstance(backend, str) and backend not in HOST and backend in (*BACKENDS, *SERVED_BY):
+        problems.append(
+            f'[transform] backend = "{backend}": workers compute with "numpy" (or "plain", the '
+            "reference). Remove it; engines in memory follow their input."
         )
     if not problems:
         try:

@@ -13,6 +13,7 @@ import scatflow.kymatio
 import scatflow.numpy
 import scatflow.sklearn
 import scatflow.torch
+from scatflow.backends import choose
 from scatflow.errors import InputTypeError
 
 DOORS = {"numpy": scatflow.numpy, "torch": scatflow.torch}
@@ -255,3 +256,30 @@ def test_modules_are_saved_moved_and_replicated(rng):
     before = dict(vars(S))
     S(x)
     assert vars(S) == before  # nothing is written in forward
+
+
+def test_a_door_refuses_backends_that_cannot_serve_it():
+    with pytest.raises(ImportError, match=r"can not be called from scatflow\.torch"):
+        scatflow.torch.Scattering1D(3, 64, backend="numpy")
+
+
+def test_a_door_asks_at_once_for_what_its_backend_needs(monkeypatch):
+    monkeypatch.setattr(choose, "installed", lambda name: name != "cupy")
+    with pytest.raises(ImportError, match="needs cupy"):
+        scatflow.numpy.Scattering1D(3, 64, backend="cupy")
+
+
+def test_without_averaging_t_is_what_it_would_be():
+    assert scatflow.numpy.Scattering1D(3, 64, T=0, out_type="list").T == 8
+
+
+def test_compilers_go_around_modules():
+    S = scatflow.torch.Scattering1D(3, 64)
+    x = torch.randn(2, 64, requires_grad=True)
+    graphs = torch._dynamo.explain(lambda x: 2 * S(x))(x).graph_count
+    assert graphs <= 2  # what is before it and after it
+
+
+def test_what_cannot_be_traced_says_so():
+    with pytest.raises(InputTypeError, match=r"torch\.export or torch\.compile"):
+        torch.jit.trace(scatflow.torch.Scattering1D(3, 64), torch.randn(2, 64))

@@ -80,7 +80,7 @@ def test_parameters_are_the_engines(name):
     transformer, engine = CASES[name]
     ours = inspect.signature(type(transformer)).parameters
     theirs = inspect.signature(type(engine)).parameters
-    assert list(ours) == [p for p in theirs if p != "out_type"]
+    assert list(ours) == list(theirs)
     assert sorted(ours) == sorted(transformer.get_params())
     assert all(ours[p].default == theirs[p].default for p in ours)
     with pytest.raises(TypeError, match="unexpected keyword argument 'out_type'"):
@@ -177,3 +177,47 @@ def test_bad_parameters():
         doors.Scattering2D(J=2, shape=(8, 9)).fit(x)
     with pytest.raises(ValueError, match="n_features=64"):
         doors.Scattering1D(J=9).fit(x)
+
+
+def test_a_subclass_has_parameters_of_its_own():
+    class Mine(doors.Scattering1D):
+        def __init__(self, J=3, extra=1):
+            super().__init__(J=J)
+            self.extra = extra
+
+    mine = Mine(J=4, extra=2)
+    assert (mine.J, mine.extra) == (4, 2)
+    assert mine.get_params() == {"J": 4, "extra": 2}
+    assert (
+        clone(mine).fit_transform(np.ones((2, 64))).shape == mine.transform(np.ones((2, 64))).shape
+    )
+
+
+def test_parameters_that_are_set_count_from_then_on(rng):
+    X = rng.standard_normal((5, 64))
+    S = doors.Scattering1D(J=3, shape=64).fit(X)
+    S.max_order = 1
+    assert S.transform(X).shape[1] == len(S.get_feature_names_out()) == 8 * S.output_size()
+    S.set_params(Q=4)
+    again = doors.Scattering1D(J=3, shape=64, Q=4, max_order=1).fit_transform(X)
+    np.testing.assert_array_equal(S.transform(X), again)
+
+
+@pytest.mark.parametrize("pre_pad", [False, True])
+def test_rows_may_hold_several_channels(pre_pad, rng):
+    S = doors.Scattering2D(J=1, shape=(8, 8), L=4, pre_pad=pre_pad)
+    sides = S._engine(0)._input_shape()
+    images = rng.standard_normal((4, 3, *sides))
+    rows = S.fit_transform(images.reshape(4, -1))
+    np.testing.assert_array_equal(rows, S(images).reshape(4, -1))
+    assert len(S.get_feature_names_out()) == rows.shape[1]
+
+
+def test_parameters_have_the_order_of_the_engines(rng):
+    x = rng.standard_normal((2, 64))
+    S = doors.Scattering1D(3, 64, 1, None, None, 2, 0, "array", "numpy")
+    np.testing.assert_array_equal(
+        S.fit_transform(x).reshape(2, -1, 8), scatflow.Scattering1D(3, 64)(x)
+    )
+    with pytest.raises(ValueError, match="Rows of coefficients have one form"):
+        S.set_params(out_type="list").transform(x)

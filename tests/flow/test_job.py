@@ -76,6 +76,11 @@ def test_a_good_job_is_read():
         ('"1 GiB"', '"1 gibbon"', ["[run] memory: found '1 gibbon'", "2 GiB"]),
         ('"1 GiB"', "1024", ["[run] memory: found 1024 (integer)"]),
         ('"1 GiB"', '"1e400 GiB"', ["[run] memory: found '1e400 GiB'", "2 GiB"]),
+        (
+            "J = 5",
+            'J = 5\nbackend = "cupy"',
+            ['[transform] backend = "cupy": workers compute with'],
+        ),
         ("J = 5", 'J = 5\ngaps = "nan"', ["[transform] gaps is not available", "not treated yet"]),
         ('variable = "x"', 'gaps = "nan"', ["[source] gaps is not available", "not treated yet"]),
         *(
