@@ -67,7 +67,7 @@ class _Module(Door, nn.Module):
     def scattering(self, x: torch.Tensor) -> Any:
         """Transform signals, ``(..., *shape)``, on their device and in their precision."""
         self._check_kind(x, torch.Tensor, "torch.Tensor")
-        if torch.jit.is_tracing():
+        if torch._C._get_tracing_state() is not None:
             raise InputTypeError(
                 "torch.jit.trace cannot record a transform: filters are made for the shape of the "
                 "input, which it hides. Use torch.export or torch.compile."

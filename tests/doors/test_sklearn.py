@@ -83,8 +83,8 @@ def test_parameters_are_the_engines(name):
     assert list(ours) == list(theirs)
     assert sorted(ours) == sorted(transformer.get_params())
     assert all(ours[p].default == theirs[p].default for p in ours)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'out_type'"):
-        type(transformer)(**transformer.get_params(), out_type="list")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'order'"):
+        type(transformer)(**transformer.get_params(), order=1)
     with pytest.raises(TypeError, match="missing a required argument: 'J'"):
         type(transformer)()
 
