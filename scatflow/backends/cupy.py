@@ -589,9 +589,17 @@ class Cupy:
         )
 
     def _resident(self, array: Any) -> Array:
-        """Return a host array on the device, where any stream may use it from now on."""
+        """Return a host array on the device, where any stream may use it from now on.
+
+        Past the pool, which would hand the memory on when a plan is forgotten, with other streams'
+        kernels still to read it: CUDA's own free waits for these.
+        """
+        array = np.ascontiguousarray(array)
         with self.device:
-            found = cupy.asarray(np.ascontiguousarray(array))
+            if array.nbytes > self.device.mem_info[0]:  # the pool has it
+                cupy.get_default_memory_pool().free_all_blocks()
+            with cupy.cuda.using_allocator(None):
+                found = cupy.asarray(array)
             cupy.cuda.get_current_stream().synchronize()
         return found
 

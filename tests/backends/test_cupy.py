@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import scatflow
 from scatflow.backends import choose
+from scatflow.engines.plan import PLANS
 from scatflow.errors import BackendError, InputShapeError, InputTypeError
 from scatflow.wavelets import solid_harmonic
 
@@ -446,6 +447,23 @@ def test_filters_made_on_one_stream_serve_another(cuda, rng):
     with streams[1]:
         found = engine(cuda.asarray(x.astype(np.float32)))
         same(found.get(), made("2d", "plain")(x.astype(np.float32)), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["1d", "2d", "3d", "tf F=0"])
+def test_filters_stay_while_another_stream_is_to_read_them(cuda, name, rng):
+    x = drawn(name, rng)
+    engine, true = made(name), made(name, "plain")(x)
+    PLANS.clear()
+    first, second = (cuda.cuda.Stream(non_blocking=True) for _ in range(2))
+    with first:
+        same(engine(cuda.asarray(x)), true, 1e-12)
+    with second:
+        held = cuda.asarray(x)
+        found = engine(held)
+    PLANS.clear()  # as other engines' plans make the cache do
+    first.synchronize()
+    with second:
+        same(found, true, 1e-12)
 
 
 @given(signals=st.integers(1, 9), room=st.integers(1, 64))

@@ -73,6 +73,8 @@ FUNCTIONS = {
     "cupy.cuda.Stream": host_cupy.Stream,
     "cupy.cuda.Event": host_cupy.Event,
     "cupy.cuda.Device": host_cupy.Device,
+    "cupy.cuda.get_allocator": host_cupy.get_allocator,
+    "cupy.cuda.using_allocator": host_cupy.using_allocator,
     "cupy.cuda.get_current_stream": host_cupy.get_current_stream,
     "cupy.cuda.runtime.getDeviceProperties": host_cupy.getDeviceProperties,
     "cupy.ndarray.set": host_cupy.ndarray.set,

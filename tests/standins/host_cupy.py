@@ -11,6 +11,7 @@ import importlib
 import sys
 import threading
 import types
+import weakref
 from collections import deque
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -50,6 +51,7 @@ class Machine:
         self.hasty = None
         """Which streams do not wait: those of "copies", those of other "work", or none."""
         self.plans_made = 0
+        self.pool_emptied = 0
         self.launches = []
 
 
@@ -59,6 +61,8 @@ _LOCAL = threading.local()
 
 
 # --- streams -------------------------------------------------------------------------------
+
+STREAMS = weakref.WeakSet()
 
 
 class Stream:
@@ -73,6 +77,7 @@ class Stream:
         self.work = deque()
         self.queued = self.done = 0
         self.at_work = False
+        STREAMS.add(self)
 
     def queue(self, work):
         with ONE_AT_A_TIME:
@@ -181,6 +186,9 @@ class Pool:
     def free_bytes(self):
         return 0
 
+    def free_all_blocks(self, stream=None):
+        MACHINE.pool_emptied += 1
+
     def used_bytes(self):
         return MACHINE.used
 
@@ -189,9 +197,13 @@ class Pool:
 
 
 class Memory:
-    """A piece of a device's memory, with margins."""
+    """A piece of a device's memory, with margins.
 
-    def __init__(self, size):
+    The pool's serves its stream again as soon as it is given back. What is taken past the pool is
+    given back to the device, which first finishes all that is queued.
+    """
+
+    def __init__(self, size, pooled=True):
         _check()
         self.size, self.device = size, getDevice()
         most = min(MACHINE.free, MACHINE.limit or MACHINE.free)
@@ -202,8 +214,11 @@ class Memory:
         MACHINE.peak = max(MACHINE.peak, MACHINE.used)
         self.raw = raw = np.full(size + 2 * MARGIN, CANARY, np.uint8)
         self.inside = inside = raw[MARGIN : MARGIN + size]
-        self.stream = get_current_stream()
-        self.stream.queue(lambda: inside.fill(0xFF))  # NaN in any precision
+        self.stream = get_current_stream() if pooled else None
+        if pooled:
+            self.stream.queue(lambda: inside.fill(0xFF))  # NaN in any precision
+        else:
+            inside.fill(0xFF)
 
     def margins(self):
         return self.raw[:MARGIN], self.raw[MARGIN + self.size :]
@@ -212,7 +227,41 @@ class Memory:
         if "inside" in self.__dict__ and not sys.is_finalizing():
             MACHINE.used -= self.size * (self.since is MACHINE.memory_since)
             inside = self.inside
-            self.stream.queue(lambda: inside.fill(0xFF))
+            if self.stream is not None:
+                self.stream.queue(lambda: inside.fill(0xFF))
+                return
+            for stream in list(STREAMS):
+                stream.synchronize()
+            inside.fill(0xFF)
+
+
+class MemoryPointer:
+    """What allocators give."""
+
+    def __init__(self, mem):
+        self.mem = mem
+
+
+def get_allocator():
+    return (_LOCAL.__dict__.get("allocators") or [alloc_from_pool])[-1]
+
+
+def alloc_from_pool(size):
+    return MemoryPointer(Memory(size))
+
+
+def alloc_past_the_pool(size):
+    return MemoryPointer(Memory(size, pooled=False))
+
+
+@contextmanager
+def using_allocator(allocator=None):
+    allocators = _LOCAL.__dict__.setdefault("allocators", [])
+    allocators.append(allocator or alloc_past_the_pool)
+    try:
+        yield
+    finally:
+        allocators.pop()
 
 
 class Foreign:
@@ -334,8 +383,9 @@ class _Keeping(np.ndarray):
 
 def _device_array(shape, dtype):
     dtype = np.dtype(dtype)
-    memory = Memory(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-    return ndarray(memory, memory.inside.view(dtype).reshape(shape))
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = get_allocator()(size).mem
+    return ndarray(memory, memory.inside[:size].view(dtype).reshape(shape))
 
 
 def _here(*arrays):
@@ -537,6 +587,7 @@ def modules():
         "cupy.cuda": {
             "Device": Device, "Stream": Stream, "Event": Event,
             "get_current_stream": get_current_stream,
+            "get_allocator": get_allocator, "using_allocator": using_allocator,
             "cufft": made["cupy.cuda.cufft"], "runtime": made["cupy.cuda.runtime"],
         },
         "cupy.cuda.cufft": {
