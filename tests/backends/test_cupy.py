@@ -547,6 +547,11 @@ def test_devices_are_followed(machine, rng):
         with cupy.cuda.Device(number):
             whole = cupy.asarray((1000 * x).astype(np.int32))
         same(made("2d")(whole), made("2d", "plain")((1000 * x).astype(np.int32)), 1e-13)
+        with cupy.cuda.Device(number):
+            strided = cupy.asarray(np.stack([x, x, x], axis=1))[:, :2]
+        found = made("2d")(strided)
+        assert found.device.id == number
+        same(found, np.stack([true, true], axis=1), 1e-13)
     with cupy.cuda.Device(1):
         same(made("2d", "cupy")(x), true, 1e-13)
 
