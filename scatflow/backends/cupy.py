@@ -24,7 +24,6 @@ from weakref import WeakKeyDictionary
 
 import cupy
 import cupyx
-import cupyx.scipy.fft
 import numpy as np
 from cupy.cuda import cufft
 
@@ -83,6 +82,16 @@ TYPES = {
     "complex64": "Complex<float>",
     "complex128": "Complex<double>",
 }
+
+TRANSFORMS = {
+    ("R2C", "complex64"): cufft.CUFFT_R2C,
+    ("C2R", "complex64"): cufft.CUFFT_C2R,
+    ("C2C", "complex64"): cufft.CUFFT_C2C,
+    ("R2C", "complex128"): cufft.CUFFT_D2Z,
+    ("C2R", "complex128"): cufft.CUFFT_Z2D,
+    ("C2C", "complex128"): cufft.CUFFT_Z2Z,
+}
+"""cuFFT's names, by the type of the spectra."""
 
 THREADS = 256
 """Threads in a block."""
@@ -504,53 +513,47 @@ class Cupy:
         out = cupy.empty((*u.shape[: -len(grid)], *half), np.result_type(u.dtype, 1j))
         if u.data.ptr % out.dtype.itemsize:  # cuFFT reads real numbers in pairs
             u = u.copy()
-        self._plan("R2C", u.reshape(-1, *grid), grid).fft(u, out, cufft.CUFFT_FORWARD)
+        self._plan("R2C", out.dtype, grid, _many(u, grid)).fft(u, out, cufft.CUFFT_FORWARD)
         return out
 
     def _inverse(self, z: Array, grid: Grid) -> Array:
         """Invert whole spectra in place, without their 1/N."""
-        self._plan("C2C", z.reshape(-1, *grid), grid).fft(z, z, cufft.CUFFT_INVERSE)
+        self._plan("C2C", z.dtype, grid, _many(z, grid)).fft(z, z, cufft.CUFFT_INVERSE)
         return z
 
     def _inverse_real(self, half: Array, grid: Grid) -> Array:
         """Invert half spectra, which are lost, without their 1/N."""
         out = cupy.empty((*half.shape[: -len(grid)], *grid), _real(half.dtype))
-        rows = half.reshape(-1, *grid[:-1], grid[-1] // 2 + 1)
-        self._plan("C2R", rows, grid).fft(half, out, cufft.CUFFT_INVERSE)
+        self._plan("C2R", half.dtype, grid, _many(out, grid)).fft(half, out, cufft.CUFFT_INVERSE)
         return out
 
     def _along_rows(self, z: Array, direction: int) -> None:
         """Transform the first axis in place, without 1/N; all else is side by side."""
         n, many = z.shape[0], z.size // z.shape[0]
-        kind = cufft.CUFFT_C2C if z.dtype == np.complex64 else cufft.CUFFT_Z2Z
+        layout = ((n,), many, 1)  # from one row to the next, and from one transform
+        self._plan("C2C", z.dtype, (n,), many, layout).fft(z, z, direction)
 
-        def make() -> Any:
-            layout = ((n,), many, 1)  # from one row to the next, and from one transform
-            return cufft.PlanNd((n,), *layout, *layout, kind, many, "C", 0, None)
-
-        self._known(("rows", z.dtype.char, many, (n,)), make).fft(z, z, direction)
-
-    def _plan(self, kind: str, a: Array, grid: Grid) -> Any:
-        """Return cuFFT's plan for the last axes of so many arrays."""
-        axes = tuple(range(-len(grid), 0))
-
-        def make() -> Any:
-            return cupyx.scipy.fft.get_fft_plan(a, shape=grid, axes=axes, value_type=kind)
-
-        return self._known((kind, a.dtype.char, a.shape[0], grid), make)
-
-    def _known(self, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """Return a plan of cuFFT's, made once.
+    def _plan(
+        self,
+        kind: str,
+        dtype: np.dtype[Any],
+        grid: Grid,
+        many: int,
+        layout: tuple[Grid | None, int, int] = (None, 1, 0),
+    ) -> Any:
+        """Return a plan of cuFFT's, made once; by default transforms follow one another.
 
         A plan has room of its own, which two streams or threads must not use at a time: each has
         its plans. The least recently used are dropped beyond a share of the device's memory.
         """
         plans = self._plans.__dict__.setdefault("known", OrderedDict())
-        key = (*name, cupy.cuda.get_current_stream().ptr)
+        key = (kind, dtype, grid, many, layout, cupy.cuda.get_current_stream().ptr)
         if key in plans:
             plans.move_to_end(key)
             return plans[key]
-        made = plans[key] = make()
+        kind_in_cufft = TRANSFORMS[kind, dtype.name]
+        made = cufft.PlanNd(grid, *layout, *layout, kind_in_cufft, many, "C", 0, None)
+        plans[key] = made
         most = PLAN_SHARE * self.device.mem_info[1]
         held = sum(plan.work_area.mem.size for plan in plans.values())
         while (held > most or len(plans) > PLANS) and len(plans) > 1:
@@ -628,6 +631,11 @@ def _image(sizes: Grid, alone: int = 1) -> tuple[int, int]:
     """Return what belongs to two axes; signals are images of one row."""
     rows, columns = (alone, *sizes)[-2:]
     return int(rows), int(columns)
+
+
+def _many(a: Array, grid: Grid) -> int:
+    """Return how many grids there are in an array."""
+    return int(a.size) // math.prod(grid)
 
 
 def _count(n: int) -> np.uint32:

@@ -533,6 +533,21 @@ def test_cuffts_plans_are_made_once_and_do_not_fill_the_memory(machine, rng):
         assert sum(held) <= machine.total / 8 or len(held) == 1
 
 
+def test_cuffts_plans_are_not_those_of_the_user(cuda, monkeypatch, rng):
+    import cupy.cuda.cufft
+
+    made_here, whole = [], cupy.cuda.cufft.PlanNd
+
+    def watched(*args):
+        made_here.append(args)
+        return whole(*args)
+
+    monkeypatch.setattr(cupy.cuda.cufft, "PlanNd", watched)
+    with cuda.cuda.Stream():
+        made("2d", "cupy")(drawn("2d", rng))
+    assert len(made_here) > 2  # none through what CuPy keeps for its own transforms
+
+
 def test_devices_are_followed(machine, rng):
     import cupy
 

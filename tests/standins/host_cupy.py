@@ -24,7 +24,18 @@ MARGIN = 64
 CANARY = 0xA5
 EDGE = bytes([CANARY]) * MARGIN
 FORWARD, INVERSE = -1, 1
-COMPLEX64, COMPLEX128 = 0x29, 0x69
+TYPES = {
+    "CUFFT_R2C": 0x2A, "CUFFT_C2R": 0x2C, "CUFFT_C2C": 0x29,
+    "CUFFT_D2Z": 0x6A, "CUFFT_Z2D": 0x6C, "CUFFT_Z2Z": 0x69,
+}  # fmt: skip
+TRANSFORMS = {
+    number: (kind, *reals)
+    for reals, numbers in (
+        ((np.float32, np.complex64), (0x2A, 0x2C, 0x29)),
+        ((np.float64, np.complex128), (0x6A, 0x6C, 0x69)),
+    )
+    for kind, number in zip(("R2C", "C2R", "C2C"), numbers, strict=True)
+}
 
 
 class CUDARuntimeError(RuntimeError):
@@ -481,90 +492,75 @@ class RawModule:
         return launch
 
 
-class Plan:
-    """Some transforms of one kind; its room serves one stream."""
-
-    def __init__(self, kind, rows, grid):
-        MACHINE.plans_made += 1
-        self.kind, self.rows, self.grid = kind, rows, grid
-        mem = Memory(8 * rows * int(np.prod(grid)))
-        self.work_area = types.SimpleNamespace(mem=mem)
-        self.stream = get_current_stream()
-
-    def check(self, a, out):
-        """Check what any plan asks of its arrays."""
-        _here(a, out)
-        assert get_current_stream() is self.stream, "a plan's room is used by two streams"
-        assert a.flags.c_contiguous
-        assert out.flags.c_contiguous
-        for one in (a, out):  # NVIDIA asks for it
-            assert one.data.ptr % np.result_type(one.dtype, 1j).itemsize == 0, "not aligned"
-
-    def fft(self, a, out, direction):
-        self.check(a, out)
-        assert direction == (FORWARD if self.kind == "R2C" else INVERSE)
-        half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
-        shapes = {"R2C": (self.grid, half), "C2R": (half, self.grid), "C2C": (self.grid,) * 2}
-        given, made = ((self.rows, *shape) for shape in shapes[self.kind])
-        source, target = a.host.reshape(given), out.host.reshape(made)
-        axes = tuple(range(1, 1 + len(self.grid)))
-
-        def run():
-            if self.kind == "R2C":
-                target[...] = scipy.fft.rfftn(source, axes=axes)
-            elif self.kind == "C2C":
-                target[...] = scipy.fft.ifftn(source, axes=axes, norm="forward")
-            else:
-                target[...] = scipy.fft.irfftn(source, self.grid, axes=axes, norm="forward")
-                source.fill(np.nan)  # cuFFT uses its input as room
-
-        self.stream.queue(run)
-
-
-class PlanNd(Plan):
-    """Complex transforms of one axis, wherever they and their samples lie."""
+class PlanNd:
+    """Some transforms of one kind; its room serves one stream of one thread."""
 
     def __init__(
         self, shape, inembed, istride, idist, onembed, ostride, odist,
         fft_type, batch, order, last_axis, last_size,
     ):  # fmt: skip
-        assert inembed == onembed == shape  # of one axis, these only say that strides count
-        (n,) = shape
-        super().__init__("C2C", batch, (n,))
-        self.dtype = {COMPLEX64: np.complex64, COMPLEX128: np.complex128}[fft_type]
-        self.layouts = (idist, istride), (odist, ostride)
+        assert order == "C"
+        assert type(batch) is int
+        MACHINE.plans_made += 1
+        self.kind, self.real, self.complex = TRANSFORMS[fft_type]
+        self.rows, self.grid = batch, tuple(shape)
+        self.layouts = None
+        if inembed is not None:
+            assert inembed == onembed == shape  # of one axis, these only say that strides count
+            assert self.kind == "C2C"
+            self.layouts = (idist, istride), (odist, ostride)
+        self.work_area = get_allocator()(8 * batch * int(np.prod(shape)))
+        self.stream = get_current_stream()
+        self.thread = threading.current_thread()
 
-    def fft(self, a, out, direction):
-        self.check(a, out)
+    def check(self, a, out):
+        """Check what any plan asks of its arrays."""
+        _here(a, out)
+        assert get_current_stream() is self.stream, "a plan's room is used by two streams"
+        assert threading.current_thread() is self.thread, "a plan's room is used by two threads"
+        assert a.flags.c_contiguous
+        assert out.flags.c_contiguous
+        types = {"R2C": (self.real, self.complex), "C2R": (self.complex, self.real)}
+        assert (a.dtype, out.dtype) == types.get(self.kind, (self.complex, self.complex))
+        for one in (a, out):  # NVIDIA asks for it
+            assert one.data.ptr % np.result_type(one.dtype, 1j).itemsize == 0, "not aligned"
+
+    def views(self, a, out):
+        """Return what is transformed, and to where, as ``(transforms, *grid)``."""
+        if self.layouts is None:
+            half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
+            shapes = {"R2C": (self.grid, half), "C2R": (half, self.grid)}
+            given, made = shapes.get(self.kind, (self.grid, self.grid))
+            return a.host.reshape(self.rows, *given), out.host.reshape(self.rows, *made)
         views = []
         for one, steps in zip((a, out), self.layouts, strict=True):
-            assert one.dtype == self.dtype
             shape = (self.rows, *self.grid)
             last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
             assert last < one.size, "cuFFT would go beyond the array"
             strides = [step * one.dtype.itemsize for step in steps]
             views.append(np.lib.stride_tricks.as_strided(one.host.reshape(-1), shape, strides))
-        source, target = views
+        return views
+
+    def fft(self, a, out, direction):
+        self.check(a, out)
+        assert direction in {"R2C": (FORWARD,), "C2R": (INVERSE,)}.get(self.kind, (-1, 1))
+        source, target = self.views(a, out)
+        axes = tuple(range(1, 1 + len(self.grid)))
+        room = self.work_area.mem.inside
 
         def run():
-            if direction == FORWARD:
-                target[...] = scipy.fft.fft(source)
+            room.fill(0xFF)
+            if self.kind == "R2C":
+                target[...] = scipy.fft.rfftn(source, axes=axes)
+            elif self.kind == "C2R":
+                target[...] = scipy.fft.irfftn(source, self.grid, axes=axes, norm="forward")
+                source.fill(np.nan)  # cuFFT uses its input as room
+            elif direction == FORWARD:
+                target[...] = scipy.fft.fftn(source, axes=axes)
             else:
-                target[...] = scipy.fft.ifft(source, norm="forward")
+                target[...] = scipy.fft.ifftn(source, axes=axes, norm="forward")
 
         self.stream.queue(run)
-
-
-def get_fft_plan(a, shape=None, axes=None, value_type="C2C"):
-    _here(a)
-    assert axes == tuple(range(-len(shape), 0))
-    assert a.flags.c_contiguous
-    assert a.ndim == len(shape) + 1
-    expected = {"R2C": "fd", "C2R": "FD", "C2C": "FD"}[value_type]
-    assert a.dtype.char in expected
-    last = shape[-1] // 2 + 1 if value_type == "C2R" else shape[-1]
-    assert a.shape[1:] == (*shape[:-1], last)
-    return Plan(value_type, a.shape[0], tuple(shape))
 
 
 # --- as modules ----------------------------------------------------------------------------
@@ -574,8 +570,7 @@ def modules():
     """The modules, by name."""
     made = {
         name: types.ModuleType(name)
-        for name in ("cupy", "cupy.cuda", "cupy.cuda.cufft", "cupy.cuda.runtime", "cupyx",
-                     "cupyx.scipy", "cupyx.scipy.fft")
+        for name in ("cupy", "cupy.cuda", "cupy.cuda.cufft", "cupy.cuda.runtime", "cupyx")
     }  # fmt: skip
     functions = (empty, zeros, asarray, ascontiguousarray, concatenate, from_dlpack)
     contents = {
@@ -592,15 +587,13 @@ def modules():
         },
         "cupy.cuda.cufft": {
             "CUFFT_FORWARD": FORWARD, "CUFFT_INVERSE": INVERSE, "PlanNd": PlanNd,
-            "CUFFT_C2C": COMPLEX64, "CUFFT_Z2Z": COMPLEX128,
+            **TYPES,
         },
         "cupy.cuda.runtime": {
             "CUDARuntimeError": CUDARuntimeError, "getDevice": getDevice,
             "getDeviceCount": getDeviceCount, "getDeviceProperties": getDeviceProperties,
         },
-        "cupyx": {"empty_pinned": empty_pinned, "scipy": made["cupyx.scipy"]},
-        "cupyx.scipy": {"fft": made["cupyx.scipy.fft"]},
-        "cupyx.scipy.fft": {"get_fft_plan": get_fft_plan},
+        "cupyx": {"empty_pinned": empty_pinned},
     }  # fmt: skip
     for name, content in contents.items():
         made[name].__dict__.update(content)
