@@ -117,9 +117,6 @@ Two layers of products, moduli and spectra, cuFFT's room for each, and what the 
 SHARE = 0.5
 """Of the memory that is free when a call begins, how much its arrays may take."""
 
-PLAN_SHARE = 1 / 8
-"""Of the device's memory, how much cuFFT's plans may keep in each thread and stream."""
-
 FIELDS = 2**24
 """Samples of solid harmonics' fields that are rooted together.
 
@@ -130,7 +127,10 @@ VOLUMES = 4
 """Volumes in flight for each that is transformed (see ``Plan``): so many fields of it are, too."""
 
 PLANS = 256
-"""Plans that each thread keeps at most."""
+"""Plans that each thread and stream keeps at most."""
+
+STREAMS = 4
+"""Streams for which each thread keeps plans at most."""
 
 PIECES, PIECE = 4, 2**22
 """Host arrays are cut into so many batches, if these have as many samples in flight, so that the
@@ -173,6 +173,39 @@ class HarmonicStage:
         return int(sum(table.nbytes for table in self.tables))
 
 
+class _Plans:
+    """cuFFT's plans of one thread and stream, which work in the same room one after the other.
+
+    Two streams or threads must not use a plan at a time: each has its own. There is one room, as
+    large as the largest plan needs: where one needs more, those of the smaller room are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._room: Any = None
+        self._size = 0
+
+    def get(self, how: tuple[Any, ...]) -> Any:
+        """Return the plan with CuPy's parameters, made once; the least recently used go first."""
+        if how not in self._known:
+            allocate = cupy.cuda.get_allocator()
+            with cupy.cuda.using_allocator(lambda size: self._shared(size, allocate)):
+                made = cufft.PlanNd(*how)  # takes its room from the allocator
+            self._known[how] = made
+            if len(self._known) > PLANS:
+                self._known.popitem(last=False)
+        self._known.move_to_end(how)
+        return self._known[how]
+
+    def _shared(self, size: int, allocate: Callable[[int], Any]) -> Any:
+        """Return the room, as large as it is asked for."""
+        if self._room is None or size > self._size:
+            self._known.clear()
+            self._room = None  # first, so that the pool has it again
+            self._room, self._size = allocate(size), size
+        return self._room
+
+
 class Cupy:
     """The verbs on one device."""
 
@@ -182,7 +215,7 @@ class Cupy:
         self.device = cupy.cuda.Device(number)
         self._factors: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
         self._means: dict[Any, Array] = {}  # of few numbers, for each length and crop
-        self._plans = threading.local()
+        self._local = threading.local()
         self._kernels: dict[str, Any] = {}
 
     def program(self, tree: Tree, shape: Grid, before: Grid, dtype: Any) -> None:
@@ -541,25 +574,14 @@ class Cupy:
         many: int,
         layout: tuple[Grid | None, int, int] = (None, 1, 0),
     ) -> Any:
-        """Return a plan of cuFFT's, made once; by default transforms follow one another.
-
-        A plan has room of its own, which two streams or threads must not use at a time: each has
-        its plans. The least recently used are dropped beyond a share of the device's memory.
-        """
-        plans = self._plans.__dict__.setdefault("known", OrderedDict())
-        key = (kind, dtype, grid, many, layout, cupy.cuda.get_current_stream().ptr)
-        if key in plans:
-            plans.move_to_end(key)
-            return plans[key]
-        kind_in_cufft = TRANSFORMS[kind, dtype.name]
-        made = cufft.PlanNd(grid, *layout, *layout, kind_in_cufft, many, "C", 0, None)
-        plans[key] = made
-        most = PLAN_SHARE * self.device.mem_info[1]
-        held = sum(plan.work_area.mem.size for plan in plans.values())
-        while (held > most or len(plans) > PLANS) and len(plans) > 1:
-            _, dropped = plans.popitem(last=False)
-            held -= dropped.work_area.mem.size
-        return made
+        """Return a plan of cuFFT's for the current stream; by default transforms follow another."""
+        streams = self._local.__dict__.setdefault("plans", OrderedDict())
+        stream = cupy.cuda.get_current_stream().ptr
+        plans = streams.setdefault(stream, _Plans())
+        streams.move_to_end(stream)
+        if len(streams) > STREAMS:
+            streams.popitem(last=False)
+        return plans.get((grid, *layout, *layout, TRANSFORMS[kind, dtype.name], many, "C", 0, None))
 
     # --- kernels ---
 

@@ -509,7 +509,7 @@ class PlanNd:
             assert inembed == onembed == shape  # of one axis, these only say that strides count
             assert self.kind == "C2C"
             self.layouts = (idist, istride), (odist, ostride)
-        self.work_area = get_allocator()(8 * batch * int(np.prod(shape)))
+        self.work_area = get_allocator()(2 * self.real().nbytes * batch * int(np.prod(shape)))
         self.stream = get_current_stream()
         self.thread = threading.current_thread()
 
