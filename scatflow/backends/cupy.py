@@ -322,21 +322,40 @@ class Cupy:
         """
         _same_process()
         with self.device:
-            elements = self._in_flight(signals.dtype)
-            tree = replace(tree, elements=elements)
-            at_once = max(1, elements // each)
             if isinstance(signals, np.ndarray):
+                tree, at_once = self._cut(tree, signals.dtype, each)
                 fill = max(PIECE // each, -(-len(signals) // PIECES), 1)
                 return _streamed(run, tree, signals, min(at_once, fill))
             signals = cupy.ascontiguousarray(signals)
-            firsts = range(0, signals.shape[0], at_once)
-            if not firsts:  # one of zeros tells the shapes
+            if not signals.shape[0]:  # one of zeros tells the shapes
                 some = cupy.zeros((1, *signals.shape[1:]), signals.dtype)
                 return [y[:0] for y in run(tree, some)]
-            found = [run(tree, signals[first : first + at_once]) for first in firsts]
-            if len(found) == 1:
-                return found[0]
-            return [cupy.concatenate(list(parts), axis=0) for parts in zip(*found, strict=True)]
+            return self._in_parts(run, tree, signals, each)
+
+    def _in_parts(self, run: Run, tree: Tree, signals: Array, each: int) -> list[Array]:
+        """Transform arrays on the device, each part written to its place in the output.
+
+        The first part tells how large the output is; the others have what that leaves.
+        """
+        count = signals.shape[0]
+        cut, first = self._cut(tree, signals.dtype, each)
+        some = run(cut, signals[:first])
+        if first >= count:
+            return some
+        whole = [cupy.empty((count, *y.shape[1:]), y.dtype) for y in some]
+        _put(some, whole, 0)
+        cut, at_once = self._cut(tree, signals.dtype, each)
+        for begin in range(first, count, at_once):
+            _put(run(cut, signals[begin : begin + at_once]), whole, begin)
+        return whole
+
+    def _cut(self, tree: Tree, dtype: np.dtype[Any], each: int) -> tuple[Tree, int]:
+        """Return the tree for the memory that is free, and how many signals there is room for.
+
+        Powers of two: cuFFT's plans, which are of so many transforms, serve the next call, too.
+        """
+        elements = self._in_flight(dtype)
+        return replace(tree, elements=_rounded(elements)), _rounded(elements // each)
 
     def _in_flight(self, dtype: np.dtype[Any]) -> int:
         """Return how many samples the free memory has room for, what the pool keeps included."""
@@ -653,6 +672,18 @@ def _image(sizes: Grid, alone: int = 1) -> tuple[int, int]:
     """Return what belongs to two axes; signals are images of one row."""
     rows, columns = (alone, *sizes)[-2:]
     return int(rows), int(columns)
+
+
+def _put(parts: list[Array], whole: list[Array], first: int) -> None:
+    """Write what some signals gave to its place, and let go of it."""
+    for y in whole:
+        part = parts.pop(0)
+        y[first : first + part.shape[0]] = part
+
+
+def _rounded(n: int) -> int:
+    """Return the largest power of two that is at most n, or one."""
+    return 1 << max(n, 1).bit_length() - 1
 
 
 def _many(a: Array, grid: Grid) -> int:

@@ -496,12 +496,28 @@ def test_the_free_memory_is_enough_however_little_there_is(machine, name, host, 
     one = engine.plan(dtype=np.float64).samples_in_flight * 8
     for free in (2**34, 12, 6):
         given = x if host else cupy.asarray(x)
-        machine.free = machine.used + int(free * one * 16) + 3 * output * (not host)
+        machine.free = machine.used + int(free * one * 16) + output * (not host)
         machine.peak, before = machine.used, len(machine.launches)
         same(engine(given), true, 1e-13)
         assert machine.peak <= machine.free
         counted.append(len(machine.launches) - before)
     assert counted[0] < counted[1] < counted[2]
+
+
+@pytest.mark.parametrize("name", ["1d stride 1", "1d T=0"])
+def test_the_output_is_on_the_device_once(machine, name, rng):
+    import cupy
+
+    x = drawn(name, rng, (150,))
+    engine, true = made(name, "cupy"), made(name, "plain")(x)
+    held = cupy.asarray(x)
+    engine(held[:1])
+    output = sum(y.nbytes for y in arrays(true))
+    one = engine.plan(dtype=np.float64).samples_in_flight * 8
+    machine.free = machine.used + output + 32 * one
+    machine.peak = machine.used
+    same(engine(held), true, 1e-13)
+    assert machine.peak <= machine.free
 
 
 def test_a_limit_of_the_pool_counts_as_what_is_free(machine, rng):
@@ -539,6 +555,24 @@ def test_cuffts_plans_leave_memory_for_the_arrays(machine, rng):
     machine.free = machine.used + 2**25
     for signals in (60, 59, 43, 60):
         same(engine(x[:signals]), true[:signals], 1e-13)
+
+
+@pytest.mark.parametrize("host", [True, False])
+def test_plans_do_not_follow_each_byte_of_free_memory(machine, host, rng):
+    import cupy
+
+    x = drawn("1d", rng, (50,))
+    engine = made("1d", "cupy")
+    given = x if host else cupy.asarray(x)
+    engine(x[:1])
+    machine.free = machine.used + 2**21
+    for _ in range(3):
+        engine(given)
+    plans = machine.plans_made
+    for less in (1000, 50_000, 100_000):
+        machine.free -= less
+        engine(given)
+    assert machine.plans_made == plans
 
 
 def test_plans_of_streams_long_gone_are_dropped(machine, rng):

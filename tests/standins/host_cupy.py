@@ -323,6 +323,12 @@ class ndarray:  # noqa: N801 - CuPy's name
             view = self.host[(*(key if isinstance(key, tuple) else (key,)), Ellipsis)]
         return ndarray(self.memory, view)
 
+    def __setitem__(self, key, value):
+        _here(self, value)
+        view, given = self[key].host, value.host
+        assert (view.shape, view.dtype) == (given.shape, given.dtype)
+        get_current_stream().queue(lambda: np.copyto(view, given))
+
     def reshape(self, *shape):
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         view = self.host.reshape(shape)
