@@ -325,12 +325,23 @@ class Cupy:
             if isinstance(signals, np.ndarray):
                 tree, at_once = self._cut(tree, signals.dtype, each)
                 fill = max(PIECE // each, -(-len(signals) // PIECES), 1)
-                return _streamed(run, tree, signals, min(at_once, fill))
+                return _streamed(run, tree, signals, min(at_once, fill), self._copies())
             signals = cupy.ascontiguousarray(signals)
             if not signals.shape[0]:  # one of zeros tells the shapes
                 some = cupy.zeros((1, *signals.shape[1:]), signals.dtype)
                 return [y[:0] for y in run(tree, some)]
             return self._in_parts(run, tree, signals, each)
+
+    def _copies(self) -> tuple[Any, Any]:
+        """Return the streams for the way there and back, the same for all calls of a thread.
+
+        What the pool has had back from one stream serves no other.
+        """
+        known = self._local.__dict__
+        if "copies" not in known:
+            known["copies"] = tuple(cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        found: tuple[Any, Any] = known["copies"]
+        return found
 
     def _in_parts(self, run: Run, tree: Tree, signals: Array, each: int) -> list[Array]:
         """Transform arrays on the device, each part written to its place in the output.
@@ -767,13 +778,13 @@ class _Slot:
 
 
 def _streamed(
-    run: Run, tree: Tree, signals: np.ndarray[Any, Any], at_once: int
+    run: Run, tree: Tree, signals: np.ndarray[Any, Any], at_once: int, copies: tuple[Any, Any]
 ) -> list[np.ndarray[Any, Any]]:
     """Transform a host array: one batch is computed while its neighbours are copied."""
     if not len(signals):
         some = np.zeros((1, *signals.shape[1:]), signals.dtype)
-        return [y[:0] for y in _streamed(run, tree, some, 1)]
-    upload, download = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        return [y[:0] for y in _streamed(run, tree, some, 1, copies)]
+    upload, download = copies
     firsts = range(0, len(signals), at_once)
     shape = (min(at_once, len(signals)), *signals.shape[1:])
     slots = [_Slot(shape, signals.dtype, upload) for _ in firsts[:2]]

@@ -414,6 +414,22 @@ def test_threads_do_not_disturb_each_other(cuda, rng):
         same(y, made("1d", "plain")(z), 1e-13)
 
 
+def test_copies_have_the_same_streams_in_every_call(machine, monkeypatch, rng):
+    import cupy
+
+    engine, made_here = made("1d", "cupy"), []
+    whole = cupy.cuda.Stream
+
+    def watched(**how):
+        made_here.append(how)
+        return whole(**how)
+
+    monkeypatch.setattr(cupy.cuda, "Stream", watched)
+    for _ in range(3):
+        engine(drawn("1d", rng))
+    assert len(made_here) == 2
+
+
 @pytest.mark.parametrize(
     "name", ["1d", "1d T=0", "1d global", "2d list", "3d", "tf", "tf T=0", "tf joint"]
 )
@@ -438,15 +454,16 @@ def test_neither_copies_nor_kernels_need_be_slow(machine, monkeypatch, name, has
 
 
 def test_filters_made_on_one_stream_serve_another(cuda, rng):
-    x = drawn("2d", rng)
-    engine = made("2d", "cupy")
+    x = drawn("2d", rng, dtype=np.float32)
+    engine, true = made("2d", "cupy"), made("2d", "plain")(x)
     streams = [cuda.cuda.Stream(non_blocking=True) for _ in range(2)]
+    PLANS.clear()
     with streams[0]:
-        engine.cuda()
-        engine(cuda.asarray(x.astype(np.float32)))  # queued, and nobody waits for it
+        engine.cuda()  # nobody waits for this stream
     with streams[1]:
-        found = engine(cuda.asarray(x.astype(np.float32)))
-        same(found.get(), made("2d", "plain")(x.astype(np.float32)), 1e-6)
+        found = engine(cuda.asarray(x))
+        same(found.get(), true, 1e-6)
+    assert len(PLANS) == 1
 
 
 @pytest.mark.parametrize("name", ["1d", "2d", "3d", "tf F=0"])
@@ -628,8 +645,12 @@ def test_devices_are_followed(machine, rng):
 @pytest.mark.parametrize("place", ["cuda", "cuda:0", 0, torch.device("cuda:0")])
 def test_engines_are_prepared_on_the_device(cuda, place):
     engine = made("1d", "cupy")
+    PLANS.clear()
     assert engine.to(place) is engine
+    assert len(PLANS) == 1
     assert engine.cuda() is engine
+    engine(np.ones(100, np.float32))
+    assert len(PLANS) == 1  # nothing was left to the first call
 
 
 def test_a_device_that_is_not_there_is_said(cuda):

@@ -363,7 +363,7 @@ class ndarray:  # noqa: N801 - CuPy's name
         assert arr.flags.c_contiguous
         assert self.flags.c_contiguous
         view = self.host
-        (stream or get_current_stream()).queue(lambda: np.copyto(view, arr))
+        (stream or get_current_stream()).queue(_copy(view, arr))
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         assert self.flags.c_contiguous or out is None
@@ -371,7 +371,7 @@ class ndarray:  # noqa: N801 - CuPy's name
         out = np.empty(self.shape, self.dtype) if out is None else out
         assert (out.shape, out.dtype) == (self.shape, self.dtype)
         view = self.host
-        stream.queue(lambda: np.copyto(out, view))
+        stream.queue(_copy(out, view))
         if blocking:
             stream.synchronize()
         return out
@@ -466,8 +466,42 @@ def from_dlpack(array, *, device=None, copy=None):
     return ndarray(Foreign(array), np.from_dlpack(array))
 
 
+class Pinned:
+    """A piece of the host's memory that copies know; the next who asks may have it once dropped."""
+
+    def __init__(self, size):
+        self.raw, self.given_back = np.full(size, 0xFF, np.uint8), threading.Event()
+        self.__array_interface__ = self.raw.__array_interface__
+
+    def __del__(self):
+        self.given_back.set()
+        self.raw.fill(0xFF)
+
+
 def empty_pinned(shape, dtype=float, order="C"):
-    return np.full(shape, np.nan, dtype)
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return np.asarray(Pinned(size))[:size].view(dtype).reshape(shape)
+
+
+def _copy(target, source):
+    """Return the work of a copy, which does not keep pinned memory from being given back."""
+    held, events = [], []
+    for array in (target, source):
+        owner = array
+        while isinstance(owner, np.ndarray) and owner.base is not None:
+            owner = owner.base
+        if isinstance(owner, Pinned):
+            events.append(owner.given_back)
+            first = array.ctypes.data - owner.raw.ctypes.data
+            array = np.ndarray(array.shape, array.dtype, owner.raw, first, array.strides)  # noqa: PLW2901
+        held.append(array)
+
+    def work():
+        assert not any(event.is_set() for event in events), "pinned memory was given back before"
+        np.copyto(*held)
+
+    return work
 
 
 # --- kernels and FFTs ----------------------------------------------------------------------
