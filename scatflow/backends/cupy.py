@@ -24,7 +24,6 @@ from weakref import WeakKeyDictionary
 
 import cupy
 import cupyx
-import cupyx.scipy.fft
 import numpy as np
 from cupy.cuda import cufft
 
@@ -84,6 +83,16 @@ TYPES = {
     "complex128": "Complex<double>",
 }
 
+TRANSFORMS = {
+    ("R2C", "complex64"): cufft.CUFFT_R2C,
+    ("C2R", "complex64"): cufft.CUFFT_C2R,
+    ("C2C", "complex64"): cufft.CUFFT_C2C,
+    ("R2C", "complex128"): cufft.CUFFT_D2Z,
+    ("C2R", "complex128"): cufft.CUFFT_Z2D,
+    ("C2C", "complex128"): cufft.CUFFT_Z2Z,
+}
+"""cuFFT's names, by the type of the spectra."""
+
 THREADS = 256
 """Threads in a block."""
 
@@ -108,9 +117,6 @@ Two layers of products, moduli and spectra, cuFFT's room for each, and what the 
 SHARE = 0.5
 """Of the memory that is free when a call begins, how much its arrays may take."""
 
-PLAN_SHARE = 1 / 8
-"""Of the device's memory, how much cuFFT's plans may keep in each thread and stream."""
-
 FIELDS = 2**24
 """Samples of solid harmonics' fields that are rooted together.
 
@@ -121,7 +127,10 @@ VOLUMES = 4
 """Volumes in flight for each that is transformed (see ``Plan``): so many fields of it are, too."""
 
 PLANS = 256
-"""Plans that each thread keeps at most."""
+"""Plans that each thread and stream keeps at most."""
+
+STREAMS = 4
+"""Streams for which each thread keeps plans at most."""
 
 PIECES, PIECE = 4, 2**22
 """Host arrays are cut into so many batches, if these have as many samples in flight, so that the
@@ -164,6 +173,39 @@ class HarmonicStage:
         return int(sum(table.nbytes for table in self.tables))
 
 
+class _Plans:
+    """cuFFT's plans of one thread and stream, which work in the same room one after the other.
+
+    Two streams or threads must not use a plan at a time: each has its own. There is one room, as
+    large as the largest plan needs: where one needs more, those of the smaller room are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._room: Any = None
+        self._size = 0
+
+    def get(self, how: tuple[Any, ...]) -> Any:
+        """Return the plan with CuPy's parameters, made once; the least recently used go first."""
+        if how not in self._known:
+            allocate = cupy.cuda.get_allocator()
+            with cupy.cuda.using_allocator(lambda size: self._shared(size, allocate)):
+                made = cufft.PlanNd(*how)  # takes its room from the allocator
+            self._known[how] = made
+            if len(self._known) > PLANS:
+                self._known.popitem(last=False)
+        self._known.move_to_end(how)
+        return self._known[how]
+
+    def _shared(self, size: int, allocate: Callable[[int], Any]) -> Any:
+        """Return the room, as large as it is asked for."""
+        if self._room is None or size > self._size:
+            self._known.clear()
+            self._room = None  # first, so that the pool has it again
+            self._room, self._size = allocate(size), size
+        return self._room
+
+
 class Cupy:
     """The verbs on one device."""
 
@@ -173,7 +215,7 @@ class Cupy:
         self.device = cupy.cuda.Device(number)
         self._factors: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
         self._means: dict[Any, Array] = {}  # of few numbers, for each length and crop
-        self._plans = threading.local()
+        self._local = threading.local()
         self._kernels: dict[str, Any] = {}
 
     def program(self, tree: Tree, shape: Grid, before: Grid, dtype: Any) -> None:
@@ -280,21 +322,51 @@ class Cupy:
         """
         _same_process()
         with self.device:
-            elements = self._in_flight(signals.dtype)
-            tree = replace(tree, elements=elements)
-            at_once = max(1, elements // each)
             if isinstance(signals, np.ndarray):
+                tree, at_once = self._cut(tree, signals.dtype, each)
                 fill = max(PIECE // each, -(-len(signals) // PIECES), 1)
-                return _streamed(run, tree, signals, min(at_once, fill))
+                return _streamed(run, tree, signals, min(at_once, fill), self._copies())
             signals = cupy.ascontiguousarray(signals)
-            firsts = range(0, signals.shape[0], at_once)
-            if not firsts:  # one of zeros tells the shapes
+            if not signals.shape[0]:  # one of zeros tells the shapes
                 some = cupy.zeros((1, *signals.shape[1:]), signals.dtype)
                 return [y[:0] for y in run(tree, some)]
-            found = [run(tree, signals[first : first + at_once]) for first in firsts]
-            if len(found) == 1:
-                return found[0]
-            return [cupy.concatenate(list(parts), axis=0) for parts in zip(*found, strict=True)]
+            return self._in_parts(run, tree, signals, each)
+
+    def _copies(self) -> tuple[Any, Any]:
+        """Return the streams for the way there and back, the same for all calls of a thread.
+
+        What the pool has had back from one stream serves no other.
+        """
+        known = self._local.__dict__
+        if "copies" not in known:
+            known["copies"] = tuple(cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        found: tuple[Any, Any] = known["copies"]
+        return found
+
+    def _in_parts(self, run: Run, tree: Tree, signals: Array, each: int) -> list[Array]:
+        """Transform arrays on the device, each part written to its place in the output.
+
+        The first part tells how large the output is; the others have what that leaves.
+        """
+        count = signals.shape[0]
+        cut, first = self._cut(tree, signals.dtype, each)
+        some = run(cut, signals[:first])
+        if first >= count:
+            return some
+        whole = [cupy.empty((count, *y.shape[1:]), y.dtype) for y in some]
+        _put(some, whole, 0)
+        cut, at_once = self._cut(tree, signals.dtype, each)
+        for begin in range(first, count, at_once):
+            _put(run(cut, signals[begin : begin + at_once]), whole, begin)
+        return whole
+
+    def _cut(self, tree: Tree, dtype: np.dtype[Any], each: int) -> tuple[Tree, int]:
+        """Return the tree for the memory that is free, and how many signals there is room for.
+
+        Powers of two: cuFFT's plans, which are of so many transforms, serve the next call, too.
+        """
+        elements = self._in_flight(dtype)
+        return replace(tree, elements=_rounded(elements)), _rounded(elements // each)
 
     def _in_flight(self, dtype: np.dtype[Any]) -> int:
         """Return how many samples the free memory has room for, what the pool keeps included."""
@@ -504,59 +576,42 @@ class Cupy:
         out = cupy.empty((*u.shape[: -len(grid)], *half), np.result_type(u.dtype, 1j))
         if u.data.ptr % out.dtype.itemsize:  # cuFFT reads real numbers in pairs
             u = u.copy()
-        self._plan("R2C", u.reshape(-1, *grid), grid).fft(u, out, cufft.CUFFT_FORWARD)
+        self._plan("R2C", out.dtype, grid, _many(u, grid)).fft(u, out, cufft.CUFFT_FORWARD)
         return out
 
     def _inverse(self, z: Array, grid: Grid) -> Array:
         """Invert whole spectra in place, without their 1/N."""
-        self._plan("C2C", z.reshape(-1, *grid), grid).fft(z, z, cufft.CUFFT_INVERSE)
+        self._plan("C2C", z.dtype, grid, _many(z, grid)).fft(z, z, cufft.CUFFT_INVERSE)
         return z
 
     def _inverse_real(self, half: Array, grid: Grid) -> Array:
         """Invert half spectra, which are lost, without their 1/N."""
         out = cupy.empty((*half.shape[: -len(grid)], *grid), _real(half.dtype))
-        rows = half.reshape(-1, *grid[:-1], grid[-1] // 2 + 1)
-        self._plan("C2R", rows, grid).fft(half, out, cufft.CUFFT_INVERSE)
+        self._plan("C2R", half.dtype, grid, _many(out, grid)).fft(half, out, cufft.CUFFT_INVERSE)
         return out
 
     def _along_rows(self, z: Array, direction: int) -> None:
         """Transform the first axis in place, without 1/N; all else is side by side."""
         n, many = z.shape[0], z.size // z.shape[0]
-        kind = cufft.CUFFT_C2C if z.dtype == np.complex64 else cufft.CUFFT_Z2Z
+        layout = ((n,), many, 1)  # from one row to the next, and from one transform
+        self._plan("C2C", z.dtype, (n,), many, layout).fft(z, z, direction)
 
-        def make() -> Any:
-            layout = ((n,), many, 1)  # from one row to the next, and from one transform
-            return cufft.PlanNd((n,), *layout, *layout, kind, many, "C", 0, None)
-
-        self._known(("rows", z.dtype.char, many, (n,)), make).fft(z, z, direction)
-
-    def _plan(self, kind: str, a: Array, grid: Grid) -> Any:
-        """Return cuFFT's plan for the last axes of so many arrays."""
-        axes = tuple(range(-len(grid), 0))
-
-        def make() -> Any:
-            return cupyx.scipy.fft.get_fft_plan(a, shape=grid, axes=axes, value_type=kind)
-
-        return self._known((kind, a.dtype.char, a.shape[0], grid), make)
-
-    def _known(self, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """Return a plan of cuFFT's, made once.
-
-        A plan has room of its own, which two streams or threads must not use at a time: each has
-        its plans. The least recently used are dropped beyond a share of the device's memory.
-        """
-        plans = self._plans.__dict__.setdefault("known", OrderedDict())
-        key = (*name, cupy.cuda.get_current_stream().ptr)
-        if key in plans:
-            plans.move_to_end(key)
-            return plans[key]
-        made = plans[key] = make()
-        most = PLAN_SHARE * self.device.mem_info[1]
-        held = sum(plan.work_area.mem.size for plan in plans.values())
-        while (held > most or len(plans) > PLANS) and len(plans) > 1:
-            _, dropped = plans.popitem(last=False)
-            held -= dropped.work_area.mem.size
-        return made
+    def _plan(
+        self,
+        kind: str,
+        dtype: np.dtype[Any],
+        grid: Grid,
+        many: int,
+        layout: tuple[Grid | None, int, int] = (None, 1, 0),
+    ) -> Any:
+        """Return a plan of cuFFT's for the current stream; by default transforms follow another."""
+        streams = self._local.__dict__.setdefault("plans", OrderedDict())
+        stream = cupy.cuda.get_current_stream().ptr
+        plans = streams.setdefault(stream, _Plans())
+        streams.move_to_end(stream)
+        if len(streams) > STREAMS:
+            streams.popitem(last=False)
+        return plans.get((grid, *layout, *layout, TRANSFORMS[kind, dtype.name], many, "C", 0, None))
 
     # --- kernels ---
 
@@ -589,9 +644,17 @@ class Cupy:
         )
 
     def _resident(self, array: Any) -> Array:
-        """Return a host array on the device, where any stream may use it from now on."""
+        """Return a host array on the device, where any stream may use it from now on.
+
+        Past the pool, which would hand the memory on when a plan is forgotten, with other streams'
+        kernels still to read it: CUDA's own free waits for these.
+        """
+        array = np.ascontiguousarray(array)
         with self.device:
-            found = cupy.asarray(np.ascontiguousarray(array))
+            if array.nbytes > self.device.mem_info[0]:  # the pool has it
+                cupy.get_default_memory_pool().free_all_blocks()
+            with cupy.cuda.using_allocator(None):
+                found = cupy.asarray(array)
             cupy.cuda.get_current_stream().synchronize()
         return found
 
@@ -620,6 +683,23 @@ def _image(sizes: Grid, alone: int = 1) -> tuple[int, int]:
     """Return what belongs to two axes; signals are images of one row."""
     rows, columns = (alone, *sizes)[-2:]
     return int(rows), int(columns)
+
+
+def _put(parts: list[Array], whole: list[Array], first: int) -> None:
+    """Write what some signals gave to its place, and let go of it."""
+    for y in whole:
+        part = parts.pop(0)
+        y[first : first + part.shape[0]] = part
+
+
+def _rounded(n: int) -> int:
+    """Return the largest power of two that is at most n, or one."""
+    return 1 << max(n, 1).bit_length() - 1
+
+
+def _many(a: Array, grid: Grid) -> int:
+    """Return how many grids there are in an array."""
+    return int(a.size) // math.prod(grid)
 
 
 def _count(n: int) -> np.uint32:
@@ -698,13 +778,13 @@ class _Slot:
 
 
 def _streamed(
-    run: Run, tree: Tree, signals: np.ndarray[Any, Any], at_once: int
+    run: Run, tree: Tree, signals: np.ndarray[Any, Any], at_once: int, copies: tuple[Any, Any]
 ) -> list[np.ndarray[Any, Any]]:
     """Transform a host array: one batch is computed while its neighbours are copied."""
     if not len(signals):
         some = np.zeros((1, *signals.shape[1:]), signals.dtype)
-        return [y[:0] for y in _streamed(run, tree, some, 1)]
-    upload, download = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        return [y[:0] for y in _streamed(run, tree, some, 1, copies)]
+    upload, download = copies
     firsts = range(0, len(signals), at_once)
     shape = (min(at_once, len(signals)), *signals.shape[1:])
     slots = [_Slot(shape, signals.dtype, upload) for _ in firsts[:2]]

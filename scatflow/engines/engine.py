@@ -176,7 +176,8 @@ class Engine(ABC):
             array = real_array(x, self.ndim)
             place = arrays.device()
         plan = self._plan_on("cupy", place, self._shape_in(array), array.dtype)
-        return self._arrange(plan, array)
+        with arrays.on(place).device:  # where arrays that are not contiguous are copied
+            return self._arrange(plan, array)
 
     def _plan_on(
         self,

@@ -11,6 +11,7 @@ import importlib
 import sys
 import threading
 import types
+import weakref
 from collections import deque
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -23,7 +24,18 @@ MARGIN = 64
 CANARY = 0xA5
 EDGE = bytes([CANARY]) * MARGIN
 FORWARD, INVERSE = -1, 1
-COMPLEX64, COMPLEX128 = 0x29, 0x69
+TYPES = {
+    "CUFFT_R2C": 0x2A, "CUFFT_C2R": 0x2C, "CUFFT_C2C": 0x29,
+    "CUFFT_D2Z": 0x6A, "CUFFT_Z2D": 0x6C, "CUFFT_Z2Z": 0x69,
+}  # fmt: skip
+TRANSFORMS = {
+    number: (kind, *reals)
+    for reals, numbers in (
+        ((np.float32, np.complex64), (0x2A, 0x2C, 0x29)),
+        ((np.float64, np.complex128), (0x6A, 0x6C, 0x69)),
+    )
+    for kind, number in zip(("R2C", "C2R", "C2C"), numbers, strict=True)
+}
 
 
 class CUDARuntimeError(RuntimeError):
@@ -50,6 +62,7 @@ class Machine:
         self.hasty = None
         """Which streams do not wait: those of "copies", those of other "work", or none."""
         self.plans_made = 0
+        self.pool_emptied = 0
         self.launches = []
 
 
@@ -59,6 +72,8 @@ _LOCAL = threading.local()
 
 
 # --- streams -------------------------------------------------------------------------------
+
+STREAMS = weakref.WeakSet()
 
 
 class Stream:
@@ -73,6 +88,7 @@ class Stream:
         self.work = deque()
         self.queued = self.done = 0
         self.at_work = False
+        STREAMS.add(self)
 
     def queue(self, work):
         with ONE_AT_A_TIME:
@@ -181,6 +197,9 @@ class Pool:
     def free_bytes(self):
         return 0
 
+    def free_all_blocks(self, stream=None):
+        MACHINE.pool_emptied += 1
+
     def used_bytes(self):
         return MACHINE.used
 
@@ -189,9 +208,13 @@ class Pool:
 
 
 class Memory:
-    """A piece of a device's memory, with margins."""
+    """A piece of a device's memory, with margins.
 
-    def __init__(self, size):
+    The pool's serves its stream again as soon as it is given back. What is taken past the pool is
+    given back to the device, which first finishes all that is queued.
+    """
+
+    def __init__(self, size, pooled=True):
         _check()
         self.size, self.device = size, getDevice()
         most = min(MACHINE.free, MACHINE.limit or MACHINE.free)
@@ -202,8 +225,11 @@ class Memory:
         MACHINE.peak = max(MACHINE.peak, MACHINE.used)
         self.raw = raw = np.full(size + 2 * MARGIN, CANARY, np.uint8)
         self.inside = inside = raw[MARGIN : MARGIN + size]
-        self.stream = get_current_stream()
-        self.stream.queue(lambda: inside.fill(0xFF))  # NaN in any precision
+        self.stream = get_current_stream() if pooled else None
+        if pooled:
+            self.stream.queue(lambda: inside.fill(0xFF))  # NaN in any precision
+        else:
+            inside.fill(0xFF)
 
     def margins(self):
         return self.raw[:MARGIN], self.raw[MARGIN + self.size :]
@@ -212,7 +238,41 @@ class Memory:
         if "inside" in self.__dict__ and not sys.is_finalizing():
             MACHINE.used -= self.size * (self.since is MACHINE.memory_since)
             inside = self.inside
-            self.stream.queue(lambda: inside.fill(0xFF))
+            if self.stream is not None:
+                self.stream.queue(lambda: inside.fill(0xFF))
+                return
+            for stream in list(STREAMS):
+                stream.synchronize()
+            inside.fill(0xFF)
+
+
+class MemoryPointer:
+    """What allocators give."""
+
+    def __init__(self, mem):
+        self.mem = mem
+
+
+def get_allocator():
+    return (_LOCAL.__dict__.get("allocators") or [alloc_from_pool])[-1]
+
+
+def alloc_from_pool(size):
+    return MemoryPointer(Memory(size))
+
+
+def alloc_past_the_pool(size):
+    return MemoryPointer(Memory(size, pooled=False))
+
+
+@contextmanager
+def using_allocator(allocator=None):
+    allocators = _LOCAL.__dict__.setdefault("allocators", [])
+    allocators.append(allocator or alloc_past_the_pool)
+    try:
+        yield
+    finally:
+        allocators.pop()
 
 
 class Foreign:
@@ -263,6 +323,12 @@ class ndarray:  # noqa: N801 - CuPy's name
             view = self.host[(*(key if isinstance(key, tuple) else (key,)), Ellipsis)]
         return ndarray(self.memory, view)
 
+    def __setitem__(self, key, value):
+        _here(self, value)
+        view, given = self[key].host, value.host
+        assert (view.shape, view.dtype) == (given.shape, given.dtype)
+        get_current_stream().queue(lambda: np.copyto(view, given))
+
     def reshape(self, *shape):
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         view = self.host.reshape(shape)
@@ -297,7 +363,7 @@ class ndarray:  # noqa: N801 - CuPy's name
         assert arr.flags.c_contiguous
         assert self.flags.c_contiguous
         view = self.host
-        (stream or get_current_stream()).queue(lambda: np.copyto(view, arr))
+        (stream or get_current_stream()).queue(_copy(view, arr))
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         assert self.flags.c_contiguous or out is None
@@ -305,7 +371,7 @@ class ndarray:  # noqa: N801 - CuPy's name
         out = np.empty(self.shape, self.dtype) if out is None else out
         assert (out.shape, out.dtype) == (self.shape, self.dtype)
         view = self.host
-        stream.queue(lambda: np.copyto(out, view))
+        stream.queue(_copy(out, view))
         if blocking:
             stream.synchronize()
         return out
@@ -334,8 +400,9 @@ class _Keeping(np.ndarray):
 
 def _device_array(shape, dtype):
     dtype = np.dtype(dtype)
-    memory = Memory(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-    return ndarray(memory, memory.inside.view(dtype).reshape(shape))
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = get_allocator()(size).mem
+    return ndarray(memory, memory.inside[:size].view(dtype).reshape(shape))
 
 
 def _here(*arrays):
@@ -399,8 +466,42 @@ def from_dlpack(array, *, device=None, copy=None):
     return ndarray(Foreign(array), np.from_dlpack(array))
 
 
+class Pinned:
+    """A piece of the host's memory that copies know; the next who asks may have it once dropped."""
+
+    def __init__(self, size):
+        self.raw, self.given_back = np.full(size, 0xFF, np.uint8), threading.Event()
+        self.__array_interface__ = self.raw.__array_interface__
+
+    def __del__(self):
+        self.given_back.set()
+        self.raw.fill(0xFF)
+
+
 def empty_pinned(shape, dtype=float, order="C"):
-    return np.full(shape, np.nan, dtype)
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return np.asarray(Pinned(size))[:size].view(dtype).reshape(shape)
+
+
+def _copy(target, source):
+    """Return the work of a copy, which does not keep pinned memory from being given back."""
+    held, events = [], []
+    for array in (target, source):
+        owner = array
+        while isinstance(owner, np.ndarray) and owner.base is not None:
+            owner = owner.base
+        if isinstance(owner, Pinned):
+            events.append(owner.given_back)
+            first = array.ctypes.data - owner.raw.ctypes.data
+            array = np.ndarray(array.shape, array.dtype, owner.raw, first, array.strides)  # noqa: PLW2901
+        held.append(array)
+
+    def work():
+        assert not any(event.is_set() for event in events), "pinned memory was given back before"
+        np.copyto(*held)
+
+    return work
 
 
 # --- kernels and FFTs ----------------------------------------------------------------------
@@ -431,90 +532,75 @@ class RawModule:
         return launch
 
 
-class Plan:
-    """Some transforms of one kind; its room serves one stream."""
-
-    def __init__(self, kind, rows, grid):
-        MACHINE.plans_made += 1
-        self.kind, self.rows, self.grid = kind, rows, grid
-        mem = Memory(8 * rows * int(np.prod(grid)))
-        self.work_area = types.SimpleNamespace(mem=mem)
-        self.stream = get_current_stream()
-
-    def check(self, a, out):
-        """Check what any plan asks of its arrays."""
-        _here(a, out)
-        assert get_current_stream() is self.stream, "a plan's room is used by two streams"
-        assert a.flags.c_contiguous
-        assert out.flags.c_contiguous
-        for one in (a, out):  # NVIDIA asks for it
-            assert one.data.ptr % np.result_type(one.dtype, 1j).itemsize == 0, "not aligned"
-
-    def fft(self, a, out, direction):
-        self.check(a, out)
-        assert direction == (FORWARD if self.kind == "R2C" else INVERSE)
-        half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
-        shapes = {"R2C": (self.grid, half), "C2R": (half, self.grid), "C2C": (self.grid,) * 2}
-        given, made = ((self.rows, *shape) for shape in shapes[self.kind])
-        source, target = a.host.reshape(given), out.host.reshape(made)
-        axes = tuple(range(1, 1 + len(self.grid)))
-
-        def run():
-            if self.kind == "R2C":
-                target[...] = scipy.fft.rfftn(source, axes=axes)
-            elif self.kind == "C2C":
-                target[...] = scipy.fft.ifftn(source, axes=axes, norm="forward")
-            else:
-                target[...] = scipy.fft.irfftn(source, self.grid, axes=axes, norm="forward")
-                source.fill(np.nan)  # cuFFT uses its input as room
-
-        self.stream.queue(run)
-
-
-class PlanNd(Plan):
-    """Complex transforms of one axis, wherever they and their samples lie."""
+class PlanNd:
+    """Some transforms of one kind; its room serves one stream of one thread."""
 
     def __init__(
         self, shape, inembed, istride, idist, onembed, ostride, odist,
         fft_type, batch, order, last_axis, last_size,
     ):  # fmt: skip
-        assert inembed == onembed == shape  # of one axis, these only say that strides count
-        (n,) = shape
-        super().__init__("C2C", batch, (n,))
-        self.dtype = {COMPLEX64: np.complex64, COMPLEX128: np.complex128}[fft_type]
-        self.layouts = (idist, istride), (odist, ostride)
+        assert order == "C"
+        assert type(batch) is int
+        MACHINE.plans_made += 1
+        self.kind, self.real, self.complex = TRANSFORMS[fft_type]
+        self.rows, self.grid = batch, tuple(shape)
+        self.layouts = None
+        if inembed is not None:
+            assert inembed == onembed == shape  # of one axis, these only say that strides count
+            assert self.kind == "C2C"
+            self.layouts = (idist, istride), (odist, ostride)
+        self.work_area = get_allocator()(2 * self.real().nbytes * batch * int(np.prod(shape)))
+        self.stream = get_current_stream()
+        self.thread = threading.current_thread()
 
-    def fft(self, a, out, direction):
-        self.check(a, out)
+    def check(self, a, out):
+        """Check what any plan asks of its arrays."""
+        _here(a, out)
+        assert get_current_stream() is self.stream, "a plan's room is used by two streams"
+        assert threading.current_thread() is self.thread, "a plan's room is used by two threads"
+        assert a.flags.c_contiguous
+        assert out.flags.c_contiguous
+        types = {"R2C": (self.real, self.complex), "C2R": (self.complex, self.real)}
+        assert (a.dtype, out.dtype) == types.get(self.kind, (self.complex, self.complex))
+        for one in (a, out):  # NVIDIA asks for it
+            assert one.data.ptr % np.result_type(one.dtype, 1j).itemsize == 0, "not aligned"
+
+    def views(self, a, out):
+        """Return what is transformed, and to where, as ``(transforms, *grid)``."""
+        if self.layouts is None:
+            half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
+            shapes = {"R2C": (self.grid, half), "C2R": (half, self.grid)}
+            given, made = shapes.get(self.kind, (self.grid, self.grid))
+            return a.host.reshape(self.rows, *given), out.host.reshape(self.rows, *made)
         views = []
         for one, steps in zip((a, out), self.layouts, strict=True):
-            assert one.dtype == self.dtype
             shape = (self.rows, *self.grid)
             last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
             assert last < one.size, "cuFFT would go beyond the array"
             strides = [step * one.dtype.itemsize for step in steps]
             views.append(np.lib.stride_tricks.as_strided(one.host.reshape(-1), shape, strides))
-        source, target = views
+        return views
+
+    def fft(self, a, out, direction):
+        self.check(a, out)
+        assert direction in {"R2C": (FORWARD,), "C2R": (INVERSE,)}.get(self.kind, (-1, 1))
+        source, target = self.views(a, out)
+        axes = tuple(range(1, 1 + len(self.grid)))
+        room = self.work_area.mem.inside
 
         def run():
-            if direction == FORWARD:
-                target[...] = scipy.fft.fft(source)
+            room.fill(0xFF)
+            if self.kind == "R2C":
+                target[...] = scipy.fft.rfftn(source, axes=axes)
+            elif self.kind == "C2R":
+                target[...] = scipy.fft.irfftn(source, self.grid, axes=axes, norm="forward")
+                source.fill(np.nan)  # cuFFT uses its input as room
+            elif direction == FORWARD:
+                target[...] = scipy.fft.fftn(source, axes=axes)
             else:
-                target[...] = scipy.fft.ifft(source, norm="forward")
+                target[...] = scipy.fft.ifftn(source, axes=axes, norm="forward")
 
         self.stream.queue(run)
-
-
-def get_fft_plan(a, shape=None, axes=None, value_type="C2C"):
-    _here(a)
-    assert axes == tuple(range(-len(shape), 0))
-    assert a.flags.c_contiguous
-    assert a.ndim == len(shape) + 1
-    expected = {"R2C": "fd", "C2R": "FD", "C2C": "FD"}[value_type]
-    assert a.dtype.char in expected
-    last = shape[-1] // 2 + 1 if value_type == "C2R" else shape[-1]
-    assert a.shape[1:] == (*shape[:-1], last)
-    return Plan(value_type, a.shape[0], tuple(shape))
 
 
 # --- as modules ----------------------------------------------------------------------------
@@ -524,8 +610,7 @@ def modules():
     """The modules, by name."""
     made = {
         name: types.ModuleType(name)
-        for name in ("cupy", "cupy.cuda", "cupy.cuda.cufft", "cupy.cuda.runtime", "cupyx",
-                     "cupyx.scipy", "cupyx.scipy.fft")
+        for name in ("cupy", "cupy.cuda", "cupy.cuda.cufft", "cupy.cuda.runtime", "cupyx")
     }  # fmt: skip
     functions = (empty, zeros, asarray, ascontiguousarray, concatenate, from_dlpack)
     contents = {
@@ -537,19 +622,18 @@ def modules():
         "cupy.cuda": {
             "Device": Device, "Stream": Stream, "Event": Event,
             "get_current_stream": get_current_stream,
+            "get_allocator": get_allocator, "using_allocator": using_allocator,
             "cufft": made["cupy.cuda.cufft"], "runtime": made["cupy.cuda.runtime"],
         },
         "cupy.cuda.cufft": {
             "CUFFT_FORWARD": FORWARD, "CUFFT_INVERSE": INVERSE, "PlanNd": PlanNd,
-            "CUFFT_C2C": COMPLEX64, "CUFFT_Z2Z": COMPLEX128,
+            **TYPES,
         },
         "cupy.cuda.runtime": {
             "CUDARuntimeError": CUDARuntimeError, "getDevice": getDevice,
             "getDeviceCount": getDeviceCount, "getDeviceProperties": getDeviceProperties,
         },
-        "cupyx": {"empty_pinned": empty_pinned, "scipy": made["cupyx.scipy"]},
-        "cupyx.scipy": {"fft": made["cupyx.scipy.fft"]},
-        "cupyx.scipy.fft": {"get_fft_plan": get_fft_plan},
+        "cupyx": {"empty_pinned": empty_pinned},
     }  # fmt: skip
     for name, content in contents.items():
         made[name].__dict__.update(content)
