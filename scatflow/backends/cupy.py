@@ -94,7 +94,10 @@ TRANSFORMS = {
 """cuFFT's names, by the type of the spectra."""
 
 THREADS = 256
-"""Threads in a block."""
+"""Threads in a block at most."""
+
+WARP = 32
+"""Threads that go together."""
 
 GRID_ROWS = 65535
 """Blocks that a grid may have along its second axis."""
@@ -668,10 +671,14 @@ def geometry(columns: int, rows: int) -> tuple[tuple[int, int], tuple[int, int]]
     ((4, 3), (256, 1))
     >>> geometry(20, 100)  # a block has eight rows of 32 threads
     ((1, 13), (32, 8))
+    >>> geometry(257, 3)  # a half spectrum leaves few threads idle
+    ((2, 3), (160, 1))
     """
-    wide = min(THREADS, 1 << (columns - 1).bit_length())
+    across = -(-columns // THREADS)
+    wide = -(-columns // across)  # for one block
+    wide = -(-wide // WARP) * WARP if wide > WARP else 1 << (wide - 1).bit_length()
     deep = THREADS // wide
-    return (-(-columns // wide), min(-(-rows // deep), GRID_ROWS)), (wide, deep)
+    return (across, min(-(-rows // deep), GRID_ROWS)), (wide, deep)
 
 
 def _lanes(length: int) -> int:

@@ -5,13 +5,17 @@
 //
 // Every launch has the same form (cupy.py, `geometry`). Threads' x runs along the last axis of what
 // is written, so that neighbours read and write neighbours; threads' y runs over rows, all the other
-// axes as one. A block has 256 threads, as wide as one row needs and of as many rows as remain. The
-// grid covers the columns; rows go on in strides of the grid, whose y ends at 65535. There are fewer
-// than 2^31 columns and rows; places in arrays are computed in 64 bits.
+// axes as one. A block has at most 256 threads, as wide as one row needs, beyond 32 in multiples of
+// 32, and of as many rows as remain. The grid covers the columns; rows go on in strides of the grid,
+// whose y ends at 65535. There are fewer than 2^31 columns and rows; places in arrays are computed in
+// 64 bits.
 //
 // One thread makes one number of the output, from beginning to end and in a fixed order: there are no
 // atomics and nothing is shared, so that results depend neither on timing nor on what else is in the
-// batch. These kernels wait for memory; each reads its input and writes its output once.
+// batch. These kernels wait for memory. Most read their input once and write their output once; but
+// `fold` reads a spectrum for each filter, in its box, `average_rows` all rows for each that it keeps,
+// `sums` is launched for each power and on its own partial sums, and `root_of_sum` reads fields again
+// where squares leave the range, and moduli where components take several launches.
 //
 // The file needs no header, so that NVRTC compiles it as it is.
 
@@ -91,7 +95,8 @@ __device__ inline unsigned wrapped(unsigned k, unsigned n) { return k < n ? k : 
 // Return which of n samples padded sample k is, by whole-sample reflection repeated at will.
 __device__ inline unsigned reflected(unsigned k, unsigned before, unsigned n) {
     const unsigned period = n > 1 ? 2 * (n - 1) : 1;
-    const unsigned j = (k % period + period - before % period) % period;
+    Place j = Place(k % period) + period - before % period;  // may be beyond 32 bits
+    if (j >= period) j -= period;
     return j < n ? j : period - j;
 }
 

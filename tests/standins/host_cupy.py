@@ -494,7 +494,7 @@ def _copy(target, source):
         if isinstance(owner, Pinned):
             events.append(owner.given_back)
             first = array.ctypes.data - owner.raw.ctypes.data
-            array = np.ndarray(array.shape, array.dtype, owner.raw, first, array.strides)  # noqa: PLW2901
+            array = np.ndarray(array.shape, array.dtype, owner.raw, first, array.strides)
         held.append(array)
 
     def work():
