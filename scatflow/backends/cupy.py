@@ -132,6 +132,9 @@ VOLUMES = 4
 PLANS = 256
 """Plans that each thread and stream keeps at most."""
 
+MEANS = 64
+"""Averages over all rows that are kept at most, few numbers each."""
+
 STREAMS = 4
 """Streams for which each thread keeps plans at most."""
 
@@ -217,7 +220,7 @@ class Cupy:
     def __init__(self, number: int) -> None:
         self.device = cupy.cuda.Device(number)
         self._factors: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
-        self._means: dict[Any, Array] = {}  # of few numbers, for each length and crop
+        self._means: OrderedDict[Any, Array] = OrderedDict()  # for each length and crop
         self._local = threading.local()
         self._kernels: dict[str, Any] = {}
 
@@ -507,13 +510,17 @@ class Cupy:
     def _matrix(self, how: Kept, n: int, dtype: np.dtype[Any]) -> Array:
         """Return the average of n rows on the device, ``(kept, n)``, laid out once."""
         key: tuple[Any, ...] = (n, dtype)
-        if isinstance(how, Mean):  # told by its crop; the other by itself
-            known, key = self._means, (*key, *how.crop[0].indices(n))
+        known: dict[Any, Array] = self._means
+        if isinstance(how, Mean):  # told by its crop; the other by itself, which its plan holds
+            key = (*key, *how.crop[0].indices(n))
         else:
             known = self._factors.setdefault(how, {})
-        if key not in known:
-            known[key] = self._resident(averages(how, n).astype(dtype))
-        return known[key]
+        found = known.get(key)
+        if found is None:
+            found = known[key] = self._resident(averages(how, n).astype(dtype))
+        while len(self._means) > MEANS:
+            self._means.popitem(last=False)
+        return found
 
     # --- solid harmonics ---
 
