@@ -71,7 +71,8 @@ NAMES = tuple(
         "harmonics<{T}, Complex<{T}>>",
         "stored_harmonics<{T}, {T}>",
         "stored_harmonics<{T}, Complex<{T}>>",
-        "root_of_sum<{T}>",
+        "root_of_sum<{T}, {T}>",
+        "root_of_sum<{T}, Complex<{T}>>",
     )
 )
 """The kernels, by their names in C++."""
@@ -570,13 +571,11 @@ class Cupy:
         args = (spectra, stage.volume, *stage.tables, *which, z)
         rows = math.prod(z.shape[:4])
         self._launch(stage.kernel, moduli.dtype, args, columns, rows, stage.weights)
-        if filters.real:
-            fields, parts = self._inverse_real(z, filters.shape), 1
-        else:
-            fields, parts = self._inverse(z, filters.shape).view(moduli.dtype), 2
-        how = (_count(count), _count(parts), _count(nz * ny), _count(begin > 0))
-        rows = moduli.shape[0] * nz * ny
-        self._launch("root_of_sum", moduli.dtype, (fields, *how, moduli), nx, rows)
+        invert = self._inverse_real if filters.real else self._inverse
+        fields = invert(z, filters.shape)
+        how = (fields, _count(count), _count(nz * ny), _count(begin > 0), moduli)
+        rows, kind = moduli.shape[0] * nz * ny, TYPES[fields.dtype.name]
+        self._launch("root_of_sum", moduli.dtype, how, nx, rows, kind)
 
     # --- Fourier transforms ---
 

@@ -364,16 +364,14 @@ __device__ Complex<T> turned(Complex<T> u, unsigned turns) {
     }
 }
 
-// Multiply spectra of volumes by the filters of one degree and scale, each a sum of products of a
-// column along z and a plane (y, x): component c has the terms ends[c] ... ends[c + 1] - 1, and term
-// t has column which[t] and a plane of its own. W is real or complex. A thread makes one bin of one
-// product, zero outside the box. Rows are (volume, component, z, y).
-template <class T, class W>
-__global__ void harmonics(
-    const Complex<T>* spectra, const Volume* volume, const T* profiles, const W* planes,
-    const int* ends, const int* which, unsigned first, unsigned components, unsigned turns,
+// Multiply spectra of volumes by components of filters. `weigh` is a component's weight on a bin of
+// the box, real or complex. A thread makes one bin of one product, zero outside the box. Rows are
+// (volume, component, z, y).
+template <class T, class Weigh>
+__device__ void filter_volumes(
+    const Complex<T>* spectra, const Volume& v, Weigh weigh,
+    unsigned first, unsigned components, unsigned turns,
     Complex<T>* out, unsigned columns, unsigned rows) {
-    const Volume v = *volume;
     const unsigned ny = v.ny, nz = v.nz;
     for (unsigned row = first_row(); row < rows; row += rows_at_once()) {
         const unsigned ky = row % ny, kz = row / ny % nz, product = row / ny / nz;
@@ -384,17 +382,31 @@ __global__ void harmonics(
         for (unsigned kx = first_column(); kx < columns; kx += columns_at_once()) {
             const unsigned x = place_in(kx, columns, v.box_x, v.low_x);
             Complex<T> value = {0, 0};
-            if (z < v.box_z && y < v.box_y && x < v.box_x) {
-                W weight = {};
-                for (int t = ends[component]; t < ends[component + 1]; ++t) {
-                    W plane = planes[(t * v.box_y + y) * v.box_x + x];
-                    add(weight, times(profiles[which[t] * v.box_z + z], plane));
-                }
-                value = turned(times(weight, bin(spectrum, v, kz, ky, kx)), turns);
-            }
+            if (z < v.box_z && y < v.box_y && x < v.box_x)
+                value = turned(times(weigh(component, z, y, x), bin(spectrum, v, kz, ky, kx)), turns);
             out[Place(row) * columns + kx] = value;
         }
     }
+}
+
+// Multiply by the filters of one degree and scale, each a sum of products of a column along z and a
+// plane (y, x): component c has the terms ends[c] ... ends[c + 1] - 1, and term t has column which[t]
+// and a plane of its own. W is real or complex.
+template <class T, class W>
+__global__ void harmonics(
+    const Complex<T>* spectra, const Volume* volume, const T* profiles, const W* planes,
+    const int* ends, const int* which, unsigned first, unsigned components, unsigned turns,
+    Complex<T>* out, unsigned columns, unsigned rows) {
+    const Volume v = *volume;
+    const auto weigh = [=](unsigned component, unsigned z, unsigned y, unsigned x) {
+        W weight = {};
+        for (int t = ends[component]; t < ends[component + 1]; ++t) {
+            W plane = planes[(t * v.box_y + y) * v.box_x + x];
+            add(weight, times(profiles[which[t] * v.box_z + z], plane));
+        }
+        return weight;
+    };
+    filter_volumes(spectra, v, weigh, first, components, turns, out, columns, rows);
 }
 
 // The same with filters that are stored bin by bin, (components, box_z, box_y, box_x).
@@ -404,62 +416,63 @@ __global__ void stored_harmonics(
     unsigned first, unsigned components, unsigned turns,
     Complex<T>* out, unsigned columns, unsigned rows) {
     const Volume v = *volume;
-    const unsigned ny = v.ny, nz = v.nz;
-    for (unsigned row = first_row(); row < rows; row += rows_at_once()) {
-        const unsigned ky = row % ny, kz = row / ny % nz, product = row / ny / nz;
-        const unsigned component = first + product % components;
-        const unsigned y = place_in(ky, ny, v.box_y, (v.box_y + 1) / 2);
-        const unsigned z = place_in(kz, nz, v.box_z, (v.box_z + 1) / 2);
-        const Complex<T>* spectrum = spectra + product / components * v.nz * v.ny * (v.nx / 2 + 1);
-        for (unsigned kx = first_column(); kx < columns; kx += columns_at_once()) {
-            const unsigned x = place_in(kx, columns, v.box_x, v.low_x);
-            Complex<T> value = {0, 0};
-            if (z < v.box_z && y < v.box_y && x < v.box_x) {
-                const W weight = weights[((component * v.box_z + z) * v.box_y + y) * v.box_x + x];
-                value = turned(times(weight, bin(spectrum, v, kz, ky, kx)), turns);
-            }
-            out[Place(row) * columns + kx] = value;
-        }
-    }
+    const auto weigh = [=](unsigned component, unsigned z, unsigned y, unsigned x) {
+        return weights[((component * v.box_z + z) * v.box_y + y) * v.box_x + x];
+    };
+    filter_volumes(spectra, v, weigh, first, components, turns, out, columns, rows);
 }
 
-// Take the root of the sum over m of squared fields, (volume, component, line, columns, parts): parts
-// is 1 where fields are real and 2 where they are complex. Where there are more components than fields
-// in flight, a later launch goes on from the moduli of the one before. A thread has one voxel; sums
-// that leave the range are taken again of numbers at size one.
 template <class T>
+__device__ void add_square(T& total, T value) {
+    total += value * value;
+}
+
+template <class T>
+__device__ void add_square(T& total, Complex<T> value) {
+    total += value.re * value.re;
+    total += value.im * value.im;
+}
+
+template <class T>
+__device__ T size_of(Complex<T> value) {
+    const T re = size_of(value.re), im = size_of(value.im);
+    return re > im ? re : im;
+}
+
+template <class T>
+__device__ Complex<T> scaled(Complex<T> value, int exponent) {
+    return {scaled(value.re, exponent), scaled(value.im, exponent)};
+}
+
+// Take the root of the sum over m of squared fields, (volume, component, line, columns), of which U is
+// real or complex. Where there are more components than fields in flight, a later launch goes on from
+// the moduli of the one before. A thread has one voxel; sums that leave the range are taken again of
+// numbers at size one.
+template <class T, class U>
 __global__ void root_of_sum(
-    const T* fields, unsigned components, unsigned parts, unsigned lines, unsigned goes_on,
+    const U* fields, unsigned components, unsigned lines, unsigned goes_on,
     T* moduli, unsigned columns, unsigned rows) {
-    const Place step = Place(lines) * columns * parts;  // from one component to the next
+    const Place step = Place(lines) * columns;  // from one component to the next
     for (unsigned row = first_row(); row < rows; row += rows_at_once())
         for (unsigned x = first_column(); x < columns; x += columns_at_once()) {
             const Place line = Place(row / lines) * components * lines + row % lines;
-            const T* values = fields + (line * columns + x) * parts;
+            const U* values = fields + line * columns + x;
             const T before = goes_on ? moduli[Place(row) * columns + x] : T(0);
             T power = before * before;
-            for (unsigned c = 0; c < components; ++c)
-                for (unsigned p = 0; p < parts; ++p) {
-                    const T value = values[c * step + p];
-                    power += value * value;
-                }
+            for (unsigned c = 0; c < components; ++c) add_square(power, values[c * step]);
             T length = root(power);
             if (!in_range(power) && power == power) {
                 T peak = before;
-                for (unsigned c = 0; c < components; ++c)
-                    for (unsigned p = 0; p < parts; ++p) {
-                        const T size = size_of(values[c * step + p]);
-                        if (size > peak) peak = size;
-                    }
+                for (unsigned c = 0; c < components; ++c) {
+                    const T size = size_of(values[c * step]);
+                    if (size > peak) peak = size;
+                }
                 length = peak;
                 if (peak > 0 && peak - peak == 0) {
                     const int e = exponent(peak);
                     power = scaled(before, -e) * scaled(before, -e);
                     for (unsigned c = 0; c < components; ++c)
-                        for (unsigned p = 0; p < parts; ++p) {
-                            const T value = scaled(values[c * step + p], -e);
-                            power += value * value;
-                        }
+                        add_square(power, scaled(values[c * step], -e));
                     length = scaled(root(power), e);
                 }
             }
