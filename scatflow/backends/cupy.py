@@ -71,7 +71,8 @@ NAMES = tuple(
         "harmonics<{T}, Complex<{T}>>",
         "stored_harmonics<{T}, {T}>",
         "stored_harmonics<{T}, Complex<{T}>>",
-        "root_of_sum<{T}>",
+        "root_of_sum<{T}, {T}>",
+        "root_of_sum<{T}, Complex<{T}>>",
     )
 )
 """The kernels, by their names in C++."""
@@ -94,7 +95,10 @@ TRANSFORMS = {
 """cuFFT's names, by the type of the spectra."""
 
 THREADS = 256
-"""Threads in a block."""
+"""Threads in a block at most."""
+
+WARP = 32
+"""Threads that go together."""
 
 GRID_ROWS = 65535
 """Blocks that a grid may have along its second axis."""
@@ -128,6 +132,9 @@ VOLUMES = 4
 
 PLANS = 256
 """Plans that each thread and stream keeps at most."""
+
+MEANS = 64
+"""Averages over all rows that are kept at most, few numbers each."""
 
 STREAMS = 4
 """Streams for which each thread keeps plans at most."""
@@ -214,7 +221,7 @@ class Cupy:
     def __init__(self, number: int) -> None:
         self.device = cupy.cuda.Device(number)
         self._factors: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
-        self._means: dict[Any, Array] = {}  # of few numbers, for each length and crop
+        self._means: OrderedDict[Any, Array] = OrderedDict()  # for each length and crop
         self._local = threading.local()
         self._kernels: dict[str, Any] = {}
 
@@ -504,13 +511,17 @@ class Cupy:
     def _matrix(self, how: Kept, n: int, dtype: np.dtype[Any]) -> Array:
         """Return the average of n rows on the device, ``(kept, n)``, laid out once."""
         key: tuple[Any, ...] = (n, dtype)
-        if isinstance(how, Mean):  # told by its crop; the other by itself
-            known, key = self._means, (*key, *how.crop[0].indices(n))
+        known: dict[Any, Array] = self._means
+        if isinstance(how, Mean):  # told by its crop; the other by itself, which its plan holds
+            key = (*key, *how.crop[0].indices(n))
         else:
             known = self._factors.setdefault(how, {})
-        if key not in known:
-            known[key] = self._resident(averages(how, n).astype(dtype))
-        return known[key]
+        found = known.get(key)
+        if found is None:
+            found = known[key] = self._resident(averages(how, n).astype(dtype))
+        while len(self._means) > MEANS:
+            self._means.popitem(last=False)
+        return found
 
     # --- solid harmonics ---
 
@@ -560,13 +571,11 @@ class Cupy:
         args = (spectra, stage.volume, *stage.tables, *which, z)
         rows = math.prod(z.shape[:4])
         self._launch(stage.kernel, moduli.dtype, args, columns, rows, stage.weights)
-        if filters.real:
-            fields, parts = self._inverse_real(z, filters.shape), 1
-        else:
-            fields, parts = self._inverse(z, filters.shape).view(moduli.dtype), 2
-        how = (_count(count), _count(parts), _count(nz * ny), _count(begin > 0))
-        rows = moduli.shape[0] * nz * ny
-        self._launch("root_of_sum", moduli.dtype, (fields, *how, moduli), nx, rows)
+        invert = self._inverse_real if filters.real else self._inverse
+        fields = invert(z, filters.shape)
+        how = (fields, _count(count), _count(nz * ny), _count(begin > 0), moduli)
+        rows, kind = moduli.shape[0] * nz * ny, TYPES[fields.dtype.name]
+        self._launch("root_of_sum", moduli.dtype, how, nx, rows, kind)
 
     # --- Fourier transforms ---
 
@@ -668,10 +677,14 @@ def geometry(columns: int, rows: int) -> tuple[tuple[int, int], tuple[int, int]]
     ((4, 3), (256, 1))
     >>> geometry(20, 100)  # a block has eight rows of 32 threads
     ((1, 13), (32, 8))
+    >>> geometry(257, 3)  # a half spectrum leaves few threads idle
+    ((2, 3), (160, 1))
     """
-    wide = min(THREADS, 1 << (columns - 1).bit_length())
+    across = -(-columns // THREADS)
+    wide = -(-columns // across)  # for one block
+    wide = -(-wide // WARP) * WARP if wide > WARP else 1 << (wide - 1).bit_length()
     deep = THREADS // wide
-    return (-(-columns // wide), min(-(-rows // deep), GRID_ROWS)), (wide, deep)
+    return (across, min(-(-rows // deep), GRID_ROWS)), (wide, deep)
 
 
 def _lanes(length: int) -> int:

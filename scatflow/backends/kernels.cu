@@ -5,13 +5,17 @@
 //
 // Every launch has the same form (cupy.py, `geometry`). Threads' x runs along the last axis of what
 // is written, so that neighbours read and write neighbours; threads' y runs over rows, all the other
-// axes as one. A block has 256 threads, as wide as one row needs and of as many rows as remain. The
-// grid covers the columns; rows go on in strides of the grid, whose y ends at 65535. There are fewer
-// than 2^31 columns and rows; places in arrays are computed in 64 bits.
+// axes as one. A block has at most 256 threads, as wide as one row needs, beyond 32 in multiples of
+// 32, and of as many rows as remain. The grid covers the columns; rows go on in strides of the grid,
+// whose y ends at 65535. There are fewer than 2^31 columns and rows; places in arrays are computed in
+// 64 bits.
 //
 // One thread makes one number of the output, from beginning to end and in a fixed order: there are no
 // atomics and nothing is shared, so that results depend neither on timing nor on what else is in the
-// batch. These kernels wait for memory; each reads its input and writes its output once.
+// batch. These kernels wait for memory. Most read their input once and write their output once; but
+// `fold` reads a spectrum for each filter, in its box, `average_rows` all rows for each that it keeps,
+// `sums` is launched for each power and on its own partial sums, and `root_of_sum` reads fields again
+// where squares leave the range, and moduli where components take several launches.
 //
 // The file needs no header, so that NVRTC compiles it as it is.
 
@@ -91,7 +95,8 @@ __device__ inline unsigned wrapped(unsigned k, unsigned n) { return k < n ? k : 
 // Return which of n samples padded sample k is, by whole-sample reflection repeated at will.
 __device__ inline unsigned reflected(unsigned k, unsigned before, unsigned n) {
     const unsigned period = n > 1 ? 2 * (n - 1) : 1;
-    const unsigned j = (k % period + period - before % period) % period;
+    Place j = Place(k % period) + period - before % period;  // may be beyond 32 bits
+    if (j >= period) j -= period;
     return j < n ? j : period - j;
 }
 
@@ -359,16 +364,14 @@ __device__ Complex<T> turned(Complex<T> u, unsigned turns) {
     }
 }
 
-// Multiply spectra of volumes by the filters of one degree and scale, each a sum of products of a
-// column along z and a plane (y, x): component c has the terms ends[c] ... ends[c + 1] - 1, and term
-// t has column which[t] and a plane of its own. W is real or complex. A thread makes one bin of one
-// product, zero outside the box. Rows are (volume, component, z, y).
-template <class T, class W>
-__global__ void harmonics(
-    const Complex<T>* spectra, const Volume* volume, const T* profiles, const W* planes,
-    const int* ends, const int* which, unsigned first, unsigned components, unsigned turns,
+// Multiply spectra of volumes by components of filters. `weigh` is a component's weight on a bin of
+// the box, real or complex. A thread makes one bin of one product, zero outside the box. Rows are
+// (volume, component, z, y).
+template <class T, class Weigh>
+__device__ void filter_volumes(
+    const Complex<T>* spectra, const Volume& v, Weigh weigh,
+    unsigned first, unsigned components, unsigned turns,
     Complex<T>* out, unsigned columns, unsigned rows) {
-    const Volume v = *volume;
     const unsigned ny = v.ny, nz = v.nz;
     for (unsigned row = first_row(); row < rows; row += rows_at_once()) {
         const unsigned ky = row % ny, kz = row / ny % nz, product = row / ny / nz;
@@ -379,17 +382,31 @@ __global__ void harmonics(
         for (unsigned kx = first_column(); kx < columns; kx += columns_at_once()) {
             const unsigned x = place_in(kx, columns, v.box_x, v.low_x);
             Complex<T> value = {0, 0};
-            if (z < v.box_z && y < v.box_y && x < v.box_x) {
-                W weight = {};
-                for (int t = ends[component]; t < ends[component + 1]; ++t) {
-                    W plane = planes[(t * v.box_y + y) * v.box_x + x];
-                    add(weight, times(profiles[which[t] * v.box_z + z], plane));
-                }
-                value = turned(times(weight, bin(spectrum, v, kz, ky, kx)), turns);
-            }
+            if (z < v.box_z && y < v.box_y && x < v.box_x)
+                value = turned(times(weigh(component, z, y, x), bin(spectrum, v, kz, ky, kx)), turns);
             out[Place(row) * columns + kx] = value;
         }
     }
+}
+
+// Multiply by the filters of one degree and scale, each a sum of products of a column along z and a
+// plane (y, x): component c has the terms ends[c] ... ends[c + 1] - 1, and term t has column which[t]
+// and a plane of its own. W is real or complex.
+template <class T, class W>
+__global__ void harmonics(
+    const Complex<T>* spectra, const Volume* volume, const T* profiles, const W* planes,
+    const int* ends, const int* which, unsigned first, unsigned components, unsigned turns,
+    Complex<T>* out, unsigned columns, unsigned rows) {
+    const Volume v = *volume;
+    const auto weigh = [=](unsigned component, unsigned z, unsigned y, unsigned x) {
+        W weight = {};
+        for (int t = ends[component]; t < ends[component + 1]; ++t) {
+            W plane = planes[(t * v.box_y + y) * v.box_x + x];
+            add(weight, times(profiles[which[t] * v.box_z + z], plane));
+        }
+        return weight;
+    };
+    filter_volumes(spectra, v, weigh, first, components, turns, out, columns, rows);
 }
 
 // The same with filters that are stored bin by bin, (components, box_z, box_y, box_x).
@@ -399,62 +416,63 @@ __global__ void stored_harmonics(
     unsigned first, unsigned components, unsigned turns,
     Complex<T>* out, unsigned columns, unsigned rows) {
     const Volume v = *volume;
-    const unsigned ny = v.ny, nz = v.nz;
-    for (unsigned row = first_row(); row < rows; row += rows_at_once()) {
-        const unsigned ky = row % ny, kz = row / ny % nz, product = row / ny / nz;
-        const unsigned component = first + product % components;
-        const unsigned y = place_in(ky, ny, v.box_y, (v.box_y + 1) / 2);
-        const unsigned z = place_in(kz, nz, v.box_z, (v.box_z + 1) / 2);
-        const Complex<T>* spectrum = spectra + product / components * v.nz * v.ny * (v.nx / 2 + 1);
-        for (unsigned kx = first_column(); kx < columns; kx += columns_at_once()) {
-            const unsigned x = place_in(kx, columns, v.box_x, v.low_x);
-            Complex<T> value = {0, 0};
-            if (z < v.box_z && y < v.box_y && x < v.box_x) {
-                const W weight = weights[((component * v.box_z + z) * v.box_y + y) * v.box_x + x];
-                value = turned(times(weight, bin(spectrum, v, kz, ky, kx)), turns);
-            }
-            out[Place(row) * columns + kx] = value;
-        }
-    }
+    const auto weigh = [=](unsigned component, unsigned z, unsigned y, unsigned x) {
+        return weights[((component * v.box_z + z) * v.box_y + y) * v.box_x + x];
+    };
+    filter_volumes(spectra, v, weigh, first, components, turns, out, columns, rows);
 }
 
-// Take the root of the sum over m of squared fields, (volume, component, line, columns, parts): parts
-// is 1 where fields are real and 2 where they are complex. Where there are more components than fields
-// in flight, a later launch goes on from the moduli of the one before. A thread has one voxel; sums
-// that leave the range are taken again of numbers at size one.
 template <class T>
+__device__ void add_square(T& total, T value) {
+    total += value * value;
+}
+
+template <class T>
+__device__ void add_square(T& total, Complex<T> value) {
+    total += value.re * value.re;
+    total += value.im * value.im;
+}
+
+template <class T>
+__device__ T size_of(Complex<T> value) {
+    const T re = size_of(value.re), im = size_of(value.im);
+    return re > im ? re : im;
+}
+
+template <class T>
+__device__ Complex<T> scaled(Complex<T> value, int exponent) {
+    return {scaled(value.re, exponent), scaled(value.im, exponent)};
+}
+
+// Take the root of the sum over m of squared fields, (volume, component, line, columns), of which U is
+// real or complex. Where there are more components than fields in flight, a later launch goes on from
+// the moduli of the one before. A thread has one voxel; sums that leave the range are taken again of
+// numbers at size one.
+template <class T, class U>
 __global__ void root_of_sum(
-    const T* fields, unsigned components, unsigned parts, unsigned lines, unsigned goes_on,
+    const U* fields, unsigned components, unsigned lines, unsigned goes_on,
     T* moduli, unsigned columns, unsigned rows) {
-    const Place step = Place(lines) * columns * parts;  // from one component to the next
+    const Place step = Place(lines) * columns;  // from one component to the next
     for (unsigned row = first_row(); row < rows; row += rows_at_once())
         for (unsigned x = first_column(); x < columns; x += columns_at_once()) {
             const Place line = Place(row / lines) * components * lines + row % lines;
-            const T* values = fields + (line * columns + x) * parts;
+            const U* values = fields + line * columns + x;
             const T before = goes_on ? moduli[Place(row) * columns + x] : T(0);
             T power = before * before;
-            for (unsigned c = 0; c < components; ++c)
-                for (unsigned p = 0; p < parts; ++p) {
-                    const T value = values[c * step + p];
-                    power += value * value;
-                }
+            for (unsigned c = 0; c < components; ++c) add_square(power, values[c * step]);
             T length = root(power);
             if (!in_range(power) && power == power) {
                 T peak = before;
-                for (unsigned c = 0; c < components; ++c)
-                    for (unsigned p = 0; p < parts; ++p) {
-                        const T size = size_of(values[c * step + p]);
-                        if (size > peak) peak = size;
-                    }
+                for (unsigned c = 0; c < components; ++c) {
+                    const T size = size_of(values[c * step]);
+                    if (size > peak) peak = size;
+                }
                 length = peak;
                 if (peak > 0 && peak - peak == 0) {
                     const int e = exponent(peak);
                     power = scaled(before, -e) * scaled(before, -e);
                     for (unsigned c = 0; c < components; ++c)
-                        for (unsigned p = 0; p < parts; ++p) {
-                            const T value = scaled(values[c * step + p], -e);
-                            power += value * value;
-                        }
+                        add_square(power, scaled(values[c * step], -e));
                     length = scaled(root(power), e);
                 }
             }

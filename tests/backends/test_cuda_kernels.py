@@ -132,7 +132,9 @@ def launch(backend, kernels):
 @given(columns=st.integers(1, 2**31 - 1), rows=st.integers(1, 2**31 - 1))
 def test_a_launch_is_within_the_limits_and_leaves_nothing_out(backend, columns, rows):
     (across, down), (wide, deep) = backend.geometry(columns, rows)
-    assert wide * deep == backend.THREADS
+    assert wide * deep <= backend.THREADS < wide * (deep + 1)
+    idle = across * wide - columns
+    assert idle < min(columns, 32 * across)  # no more than a warp's in a block, or half of one
     assert across * wide >= columns
     assert (across - 1) * wide < columns
     assert 1 <= down <= backend.GRID_ROWS
@@ -144,7 +146,7 @@ def test_a_launch_is_within_the_limits_and_leaves_nothing_out(backend, columns, 
 
 def test_the_examples_hold(backend):
     failed, tried = doctest.testmod(backend)
-    assert (failed, tried) == (0, 2)
+    assert (failed, tried) == (0, 3)
 
 
 def count(*numbers):
@@ -162,6 +164,15 @@ def test_reflecting(launch, data, dtype, seed):
     args = (x, *count(n0, n1, before0, before1), out, *count(p0))
     found = launch(f"reflect<{NAMES[dtype]}>", args, out, p1, 3 * p0)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("before", [0, 7])
+def test_reflecting_signals_as_long_as_can_be_counted(launch, before):
+    begin = np.arange(100.0)  # of which no sample further on is asked for
+    out = np.empty((1, 80))
+    args = (begin, *count(1, 2**31 - 1, 0, before), out, *count(1))
+    found = launch("reflect<double>", args, out, 80, 1)
+    np.testing.assert_array_equal(found[0], abs(np.arange(80) - before))
 
 
 @given(
@@ -194,9 +205,10 @@ def test_moduli_of_what_is_no_number(launch, dtype):
     z = pairs.view(np.result_type(dtype, 1j))[:, 0]
     found = launch(f"modulus<{NAMES[dtype]}>", (z, u), u, z.size, 1)
     np.testing.assert_array_equal(found, expected)
-    for fields, sizes in ((pairs, (1, 2)), (np.ascontiguousarray(pairs.T), (2, 1))):
-        args = (fields, *count(*sizes, 1, 0), u)
-        found = launch(f"root_of_sum<{NAMES[dtype]}>", args, u, u.size, 1)
+    T = NAMES[dtype]
+    for fields, kind, components in ((z, f"Complex<{T}>", 1), (pairs.T.copy(), T, 2)):
+        args = (fields, *count(components, 1, 0), u)
+        found = launch(f"root_of_sum<{T}, {kind}>", args, u, u.size, 1)
         np.testing.assert_array_equal(found, expected)
 
 
@@ -283,19 +295,19 @@ def test_roots_of_sums_in_any_rounds(launch, kernels, backend, data, dtype, seed
     fields = rng.standard_normal((volumes, components, lines, columns, parts)) * scale
     fields = fields.astype(dtype)
     fields[:, :, 0, 0] = 0
-    name = f"root_of_sum<{NAMES[dtype]}>"
-    u = np.empty((volumes, lines, columns), dtype)
-    whole = launch(
-        name, (fields, *count(components, parts, lines, 0), u), u, columns, volumes * lines
-    )
     expected = np.sqrt((fields.astype(np.longdouble) ** 2).sum(axis=(1, 4)))
+    fields = fields.view(np.result_type(dtype, 1j) if parts == 2 else dtype)[..., 0]
+    T = NAMES[dtype]
+    name = f"root_of_sum<{T}, {T if parts == 1 else f'Complex<{T}>'}>"
+    u = np.empty((volumes, lines, columns), dtype)
+    whole = launch(name, (fields, *count(components, lines, 0), u), u, columns, volumes * lines)
     eps = np.finfo(dtype).eps
     np.testing.assert_allclose(whole, expected.astype(dtype), rtol=8 * eps)
     grid, block = backend.geometry(columns, volumes * lines)
     sizes = count(columns, volumes * lines)
     for c in range(components):
         one = np.ascontiguousarray(fields[:, c : c + 1])
-        kernels.launch(name, grid, block, (one, *count(1, parts, lines, c > 0), u, *sizes))
+        kernels.launch(name, grid, block, (one, *count(1, lines, c > 0), u, *sizes))
     np.testing.assert_allclose(u, expected.astype(dtype), rtol=16 * eps)
 
 

@@ -619,6 +619,15 @@ def test_cuffts_plans_are_not_those_of_the_user(cuda, monkeypatch, rng):
     assert len(made_here) > 2  # none through what CuPy keeps for its own transforms
 
 
+def test_means_over_log_frequency_do_not_pile_up(machine, monkeypatch, rng):
+    monkeypatch.setattr(choose.module("cupy"), "MEANS", 2)
+    for quality in (2, 3, 4, 2):
+        x = rng.standard_normal((2, 90))
+        engines = (TF(4, 2, quality, 90, F="global", backend=b) for b in ("cupy", "plain"))
+        same(*(engine(x) for engine in engines), 1e-13)
+    assert len(choose.backend("cupy", 0)._means) == 2
+
+
 def test_devices_are_followed(machine, rng):
     import cupy
 

@@ -81,7 +81,6 @@ FUNCTIONS = {
     "cupy.ndarray.take": host_cupy.ndarray.take,
     "cupy.ndarray.astype": host_cupy.ndarray.astype,
     "cupy.ndarray.copy": host_cupy.ndarray.copy,
-    "cupy.ndarray.view": host_cupy.ndarray.view,
     "cupy.cuda.cufft.PlanNd": host_cupy.PlanNd,
     "cupy.cuda.cufft.PlanNd.fft": host_cupy.PlanNd.fft,
     "cupy.cuda.Stream.record": host_cupy.Stream.record,

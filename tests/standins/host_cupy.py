@@ -344,9 +344,6 @@ class ndarray:  # noqa: N801 - CuPy's name
     def copy(self):
         return _computed(self.shape, self.dtype, lambda x: x, self)
 
-    def view(self, dtype):
-        return ndarray(self.memory, self.host.view(dtype))
-
     def take(self, indices, axis):
         shape = (*self.shape[:axis], *indices.shape, *self.shape[axis + 1 :])
         return _computed(shape, self.dtype, lambda x, i: x.take(i, axis), self, indices)
