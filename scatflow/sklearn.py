@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from scatflow import engines
 from scatflow.engines import Engine
+from scatflow.engines.doors import Door, Door1D, Door2D, Door3D, DoorTimeFrequency
 from scatflow.errors import ParameterError
 
 
@@ -29,7 +30,9 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
     """What the transformers share: rows are signals of C order, flattened."""
 
     kind: ClassVar[type[Engine]]
+    door: ClassVar[type[Door]]
     shape: Any
+    frontend_name = "sklearn"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -103,6 +106,18 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # wi
             names = [f"channel {c}, {name}" for c in range(channels) for name in names]
         return np.array(names, object)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what programs read besides parameters: filters, padding, scales."""
+        known = isinstance(getattr(self.door, name, None), property)
+        if not known or name in inspect.signature(self.kind).parameters:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        given = self._parameters()
+        if given["shape"] is None and self.kind.ndim == 1:
+            given["shape"] = self.__dict__.get("n_features_in_")
+        door = self.door.__new__(self.door)
+        door.engine = self.kind(**given)
+        return getattr(door, name)
+
     def _parameters(self) -> dict[str, Any]:
         """Return the engine's parameters; subclasses may have others."""
         return {name: getattr(self, name) for name in inspect.signature(self.kind).parameters}
@@ -171,18 +186,21 @@ class Scattering1D(_Transformer):
     """
 
     kind = engines.Scattering1D
+    door = Door1D
 
 
 class Scattering2D(_Transformer):
     """Scattering of images; parameters as in :class:`scatflow.Scattering2D`."""
 
     kind = engines.Scattering2D
+    door = Door2D
 
 
 class HarmonicScattering3D(_Transformer):
     """Scattering of volumes; parameters as in :class:`scatflow.HarmonicScattering3D`."""
 
     kind = engines.HarmonicScattering3D
+    door = Door3D
 
 
 class TimeFrequencyScattering(_Transformer):
@@ -192,6 +210,7 @@ class TimeFrequencyScattering(_Transformer):
     """
 
     kind = engines.TimeFrequencyScattering
+    door = DoorTimeFrequency
 
 
 __all__ = [

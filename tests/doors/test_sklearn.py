@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 import scatflow
+import scatflow.numpy
 import scatflow.sklearn as doors
 
 CASES = {
@@ -221,3 +222,17 @@ def test_parameters_have_the_order_of_the_engines(rng):
     )
     with pytest.raises(ValueError, match="Rows of coefficients have one form"):
         S.set_params(out_type="list").transform(x)
+
+
+def test_filters_can_be_read(rng):
+    S = doors.Scattering1D(J=3).fit(rng.standard_normal((2, 64)))
+    theirs = scatflow.numpy.Scattering1D(J=3, shape=64)
+    np.testing.assert_array_equal(S.psi1_f[0]["levels"][0], theirs.psi1_f[0]["levels"][0])
+    assert (S.log2_T, S.frontend_name) == (3, "sklearn")
+    assert len(doors.Scattering2D(2, (16, 16), L=3).psi) == len(
+        scatflow.numpy.Scattering2D(2, (16, 16), L=3).psi
+    )
+    with pytest.raises(AttributeError, match="has no attribute 'psi3_f'"):
+        _ = S.psi3_f
+    assert not hasattr(S, "_N_padded_of_another")
+    assert pickle.loads(pickle.dumps(S)).pad_left == theirs.pad_left
