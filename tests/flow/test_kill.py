@@ -172,7 +172,7 @@ def test_a_killed_worker_is_replaced(archive, watched):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_resume_and_leaves_no_process(archive, number):
     shutil.rmtree(archive.path / "out.zarr", ignore_errors=True)
-    process = start(archive)
+    process = start(archive, "--workers", "1")  # which leaves time to interrupt it
     wait_for(archive, 1, process)
     members = family(process)
     # Ctrl-C reaches the whole group of a terminal, workers included.
