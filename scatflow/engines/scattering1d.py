@@ -171,25 +171,7 @@ class Scattering1D(Engine):
             if self.averaging != "local":
                 return None
             return int(2 ** max(math.floor(math.log2(self.window)) - oversampling, 0))
-        if self.stride is None:
-            return None
-        if self.averaging != "local":
-            raise ParameterError(
-                f"stride={self.stride!r} is incompatible with T={self.T!r}: without a moving "
-                "average there are no windows to stride over. Leave stride out."
-            )
-        value = scalar(self.stride)
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ParameterError(f"stride must be integer, not {value!r}.")
-        stride = int(value)
-        if stride < 1 or stride & (stride - 1):
-            raise ParameterError(f"stride must be a power of two, not {stride}.")
-        if stride > self.window:
-            raise ParameterError(
-                f"stride={stride} exceeds the averaging scale T={self.window:g}, so samples "
-                f"between windows would be lost. Take stride <= {self.window:g}."
-            )
-        return stride
+        return checked_stride("stride", self.stride, "T", self.T, self.window)
 
     def _check_length(self, N: int) -> None:
         check_length(self, self.J, self.T, N)
@@ -346,6 +328,28 @@ def _canonical_length(halo: int, unit: int, itemsize: int) -> int:
         return (n * math.log2(n) * spill + CALL_COST) / (n - 2 * halo)
 
     return min((n for n in sorted(lengths) if n >= least * unit), key=cost)
+
+
+def checked_stride(name: str, stride: Any, scale: str, given: Any, window: float) -> int | None:
+    """Return a stride between averages over `window`, which was `given` as `scale`, if any is."""
+    if stride is None:
+        return None
+    if given in (0, "global"):
+        raise ParameterError(
+            f"{name}={stride!r} is incompatible with {scale}={given!r}: without a moving average "
+            f"there are no windows to stride over. Leave {name} out."
+        )
+    value = scalar(stride)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ParameterError(f"{name} must be integer, not {value!r}.")
+    if value < 1 or value & (value - 1):
+        raise ParameterError(f"{name} must be a power of two, not {value}.")
+    if value > window:
+        raise ParameterError(
+            f"{name}={value} exceeds the averaging scale {scale}={window:g}, so samples between "
+            f"windows would be lost. Take {name} <= {window:g}."
+        )
+    return int(value)
 
 
 def _quality(Q: Any) -> tuple[int, int]:

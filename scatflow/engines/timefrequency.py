@@ -33,6 +33,7 @@ from scatflow.engines.scattering1d import (
     Scattering1D,
     by_octave,
     check_length,
+    checked_stride,
 )
 from scatflow.errors import ParameterError
 from scatflow.wavelets.morlet import lowpass_1d, morlet_1d
@@ -131,7 +132,8 @@ class TimeFrequencyScattering(Engine):
         self._set(Q=in_time.Q, T=in_time.T, stride=in_time.stride)
         self._set(J_fr=_largest_scale(self.J_fr, self.rows_expected), Q_fr=_quality(self.Q_fr))
         self._set(F=_averaging(self.F, self.rows_expected))
-        self._set(stride_fr=self._strided())
+        stride_fr = checked_stride("stride_fr", self.stride_fr, "F", self.F, self.window_fr)
+        self._set(stride_fr=stride_fr)
         if self.shape is not None:
             check_length(self, self.J, self.T, self.shape[0])
         self._check_form()
@@ -195,28 +197,6 @@ class TimeFrequencyScattering(Engine):
     def rows_expected(self) -> int:
         """First-order wavelets that J octaves, and one to zero, would have: what F goes up to."""
         return int((self.J + 1) * self.Q[0])
-
-    def _strided(self) -> int | None:
-        """Return `stride_fr` checked."""
-        if self.stride_fr is None:
-            return None
-        if self.averaging_fr != "local":
-            raise ParameterError(
-                f"stride_fr={self.stride_fr!r} is incompatible with F={self.F!r}: without a moving "
-                "average along log-frequency there are no windows to stride over. Leave it out."
-            )
-        value = scalar(self.stride_fr)
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ParameterError(f"stride_fr must be integer, not {value!r}.")
-        stride = int(value)
-        if stride < 1 or stride & (stride - 1):
-            raise ParameterError(f"stride_fr must be a power of two, not {stride}.")
-        if stride > self.window_fr:
-            raise ParameterError(
-                f"stride_fr={stride} exceeds the averaging scale F={self.window_fr:g}, so rows "
-                f"between windows would be lost. Take stride_fr <= {self.window_fr:g}."
-            )
-        return stride
 
     def scales(self) -> tuple[tuple[Scale, ...], tuple[Scale, ...]]:
         """Return the wavelets in time of the first and the second layer."""
