@@ -84,22 +84,36 @@ class Cuts:
 def share(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
     """Choose the cells of one block: at most `most` of them, the last axes filled first.
 
-    A cut axis gets a power of two, so that a block can be divided again into even chunks.
+    Each axis gets a power of two, so that a block can be divided again into even chunks, and that
+    an axis which grows keeps its blocks until it has twice as many cells, or for ever if it is cut.
 
     Examples
     --------
-    >>> share((3, 10, 100), 450)
-    (1, 4, 100)
+    >>> share((3, 10, 100), 450), share((3, 11, 120), 450)
+    ((1, 2, 128), (1, 2, 128))
     """
     per_block = []
     left = max(most, 1)
     for n in reversed(shape):
-        here = n if n <= left else 2 ** (left.bit_length() - 1)
-        per_block.append(max(here, 1))
-        left = max(left // max(here, 1), 1)
-        if here < n:
-            left = 1  # Only whole axes are stacked: a block stays one box of the source.
+        here = min(2 ** (left.bit_length() - 1), 2 ** (max(n, 1) - 1).bit_length())
+        per_block.append(here)
+        # Only whole axes are stacked: a block stays one box of the source.
+        left = left // here if here >= n else 1
     return tuple(reversed(per_block))
+
+
+def halved(per_block: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return blocks of half as many cells, None where one cell is left: the first axes first.
+
+    Examples
+    --------
+    >>> halved((1, 4, 128)), halved((1, 1, 128)), halved((1, 1))
+    ((1, 2, 128), (1, 1, 64), None)
+    """
+    axis = next((axis for axis, cells in enumerate(per_block) if cells > 1), None)
+    if axis is None:
+        return None
+    return (*per_block[:axis], ceil_div(per_block[axis], 2), *per_block[axis + 1 :])
 
 
 def even_part(n: int, most: int) -> tuple[int, int]:

@@ -103,7 +103,7 @@ def run(
     if dry_run:
         plan(job, cluster, workers)
         return
-    prepared = prepare(_job(job, cluster=cluster, workers=workers))
+    prepared = prepare(_job(job, cluster=cluster, workers=workers), fresh=fresh)
     for note in prepared.notes:
         typer.echo(f"note: {note}")
     from scatflow.flow.run import run as run_plan

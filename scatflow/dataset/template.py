@@ -23,6 +23,9 @@ PATHS_PER_CHUNK = 64
 CHUNK_BYTES = 2**19
 """Inner chunks of about half a megabyte: small enough to look into, large enough to compress."""
 
+GROWING_CHUNK = 2**14
+"""Values of a coordinate in a chunk along an axis that may grow."""
+
 LEVEL = 1
 """Zstandard's: moduli are smooth noise, of which higher levels gain 1 % for twice the time."""
 
@@ -36,6 +39,8 @@ class Template:
     dtype: np.dtype[Any]
     shards: tuple[int, ...]
     """One task's region of the output."""
+    cut: tuple[bool, ...]
+    """Along which axes such regions lie side by side: these may grow."""
     path_axis: int
     coordinates: Sequence[Coordinate]
     attrs: Mapping[str, Any]
@@ -45,16 +50,16 @@ class Template:
 
 
 def inner_chunks(
-    shape: tuple[int, ...], shards: tuple[int, ...], path_axis: int, itemsize: int
+    shards: tuple[int, ...], cut: tuple[bool, ...], path_axis: int, itemsize: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide a shard into chunks for reading.
+    """Divide a shard into chunks for reading, whatever the length of the axes that are cut.
 
     Parameters
     ----------
-    shape : tuple of int
-        The whole variable.
     shards : tuple of int
         A shard; the path axis whole.
+    cut : tuple of bool
+        Along which axes shards lie side by side.
     path_axis : int
         Which axis the paths lie along.
     itemsize : int
@@ -63,18 +68,18 @@ def inner_chunks(
     Returns
     -------
     shards : tuple of int
-        The same, axes that have a single shard rounded up to whole chunks (Zarr wants shards of
-        even chunks); where several shards lie side by side they have to stay as they are.
+        The same, axes that are not cut rounded up to whole chunks (Zarr wants shards of even
+        chunks); where several shards lie side by side they have to stay as they are.
     chunks : tuple of int
         At most 64 paths, and of the other axes what keeps a chunk near half a megabyte, the last
         axes first. More paths where the others are too few for that.
 
     Examples
     --------
-    >>> inner_chunks((2, 234, 8192), (1, 234, 2048), 1, 4)
+    >>> inner_chunks((1, 234, 2048), (True, False, True), 1, 4)
     ((1, 236, 2048), (1, 59, 2048))
-    >>> inner_chunks((1, 374, 8438), (1, 374, 8438), 1, 4)
-    ((1, 378, 8440), (1, 63, 1688))
+    >>> inner_chunks((4, 374, 8438), (True, False, False), 1, 4)
+    ((4, 378, 8440), (1, 63, 1688))
     """
     rounded, chunks = list(shards), list(shards)
     rounded[path_axis], chunks[path_axis] = even_part(shards[path_axis], PATHS_PER_CHUNK)
@@ -82,7 +87,7 @@ def inner_chunks(
     for axis in reversed(range(len(shards))):
         if axis == path_axis:
             continue
-        if shape[axis] > shards[axis]:
+        if cut[axis]:
             chunks[axis] = divisor(shards[axis], left)
         else:
             rounded[axis], chunks[axis] = even_part(shards[axis], left)
@@ -116,7 +121,7 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
     """
     group = zarr.open_group(store, mode="w", zarr_format=3, attributes={marker: True})
     shards, chunks = inner_chunks(
-        template.shape, template.shards, template.path_axis, template.dtype.itemsize
+        template.shards, template.cut, template.path_axis, template.dtype.itemsize
     )
     names = [c.name for c in template.coordinates if c.dims != (c.name,)]
     group.create_array(
@@ -131,8 +136,9 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
         dimension_names=template.dims,
         attributes={**template.attrs, "coordinates": " ".join(names)},
     )
+    grow = {dim for dim, cut in zip(template.dims, template.cut, strict=True) if cut}
     for coordinate in template.coordinates:
-        _write_coordinate(group, coordinate)
+        _write_coordinate(group, coordinate, grow)
     return group
 
 
@@ -146,9 +152,13 @@ def finish(group: zarr.Group, attrs: Mapping[str, Any]) -> None:
     consolidated.attrs.put(dict(attrs))
 
 
-def _write_coordinate(group: zarr.Group, coordinate: Coordinate) -> None:
+def _write_coordinate(group: zarr.Group, coordinate: Coordinate, grow: set[str]) -> None:
+    """Write a coordinate; chunks along axes that may grow do not depend on their length."""
     dtype, attrs = _stored(coordinate)
-    chunks = tuple(max(min(n, PIECE), 1) for n in coordinate.shape)
+    chunks = tuple(
+        GROWING_CHUNK if dim in grow else max(min(n, PIECE), 1)
+        for dim, n in zip(coordinate.dims, coordinate.shape, strict=True)
+    )
     array = group.create_array(
         coordinate.name,
         shape=coordinate.shape,

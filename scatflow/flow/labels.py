@@ -51,6 +51,7 @@ def template(work: Work) -> Template:
         shape=laid.shape,
         dtype=work.dtype,
         shards=laid.shards,
+        cut=laid.cut,
         path_axis=laid.path_axis,
         coordinates=coordinates,
         attrs={**attrs, "long_name": "scattering coefficients"},

@@ -86,6 +86,14 @@ class Layout:
     shards: tuple[int, ...]
 
     @property
+    def cut(self) -> tuple[bool, ...]:
+        """Which axes of the output are cut into blocks: their shards lie side by side."""
+        n = len(self.cuts.counts)
+        if self.seamless:  # The grid's last axis is the output's last, behind the path axis.
+            return (*[True] * (n - 1), *[False] * (len(self.shape) - n), True)
+        return (*[True] * n, *[False] * (len(self.shape) - n))
+
+    @property
     def seamless(self) -> bool:
         """Whether units are slabs of one continuous record."""
         return self.transform.boundary == "seamless"
@@ -172,6 +180,7 @@ def layout(
     dims: Sequence[str],
     shape: Sequence[int],
     dtype: np.dtype[Any],
+    per_block: tuple[int, ...] | None = None,
 ) -> Layout:
     """Work out how a transform of a source is laid out.
 
@@ -185,6 +194,9 @@ def layout(
         Of the source.
     dtype : dtype
         In which is computed, float32 or float64.
+    per_block : tuple of int, optional
+        Cells of the work grid in a block, one number for each of its axes; by default as many as
+        keep a task busy for about a second. No coefficient depends on it.
 
     Returns
     -------
@@ -201,7 +213,7 @@ def layout(
     _check_names(untouched, transform)
     records = tuple(int(shape[list(dims).index(d)]) for d in untouched)
     make = _seamless if transform.boundary == "seamless" else _separate
-    parts = make(engine, transform, untouched, records, lengths, dtype)
+    parts = make(engine, transform, untouched, records, lengths, dtype, per_block)
     paths = parts["plan"].paths
     _refuse_names({*paths.columns, *paths.rows}, untouched, transform)
     return Layout(
@@ -220,13 +232,15 @@ def _seamless(
     records: tuple[int, ...],
     lengths: tuple[int, ...],
     dtype: np.dtype[Any],
+    per_block: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """Lay out one continuous transform of each record on the canonical grid."""
     halo, block, plan, keep = _canonical(engine, lengths[0], dtype)
     units = (ceil_div(lengths[0], block),)
     inner, width = plan.labelled_shape[:-1], keep.stop - keep.start
     grid = (*records, *units)
-    per_block = share(grid, _most(block * engine.cost, math.prod(inner) * width * dtype.itemsize))
+    most = _most(block * engine.cost, math.prod(inner) * width * dtype.itemsize)
+    per_block = per_block or share(grid, most)
     return {
         "plan": plan,
         "unit": (block,),
@@ -248,6 +262,7 @@ def _separate(
     records: tuple[int, ...],
     lengths: tuple[int, ...],
     dtype: np.dtype[Any],
+    per_block: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """Lay out transforms of whole signals, or of frames of them, each padded by itself."""
     unit = tuple(f or n for f, n in zip(transform.frame, lengths, strict=True))
@@ -255,7 +270,7 @@ def _separate(
     plan = _plan(engine, unit, dtype)
     grid = (*records, *(n for n, f in zip(units, transform.frame, strict=True) if f))
     out_bytes = math.prod(plan.labelled_shape) * dtype.itemsize
-    per_block = share(grid, _most(math.prod(unit) * engine.cost, out_bytes))
+    per_block = per_block or share(grid, _most(math.prod(unit) * engine.cost, out_bytes))
     tail = transform.dims if plan.tail == "decimated" else (plan.tail,)
     new = frame_dims(transform) if any(transform.frame) else ()
     return {

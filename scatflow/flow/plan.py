@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from dask.system import CPU_COUNT
 
-from scatflow.blocks import Span, ceil_div
+from scatflow.blocks import Span, ceil_div, halved
 from scatflow.dataset import Template
 from scatflow.errors import BudgetError, JobError
 from scatflow.flow.job import Job, suggest_memory
 from scatflow.flow.labels import left_out, template
 from scatflow.flow.layout import dropped
+from scatflow.flow.output import look
 from scatflow.flow.work import Work, absolute, from_job
 
 BASELINE_BYTES = (180 + 64 + 64) * 2**20
@@ -72,8 +73,11 @@ class RunPlan:
         return math.prod(self.work.source.shape)
 
 
-def prepare(job: Job, base: str | None = None) -> RunPlan:
+def prepare(job: Job, base: str | None = None, *, fresh: bool = False) -> RunPlan:
     """Open the source and work out everything about a run; nothing is written.
+
+    Blocks are as large as keeps a task busy for about a second, or as the budget allows; those of
+    an output that is there stay as they are.
 
     Parameters
     ----------
@@ -81,15 +85,19 @@ def prepare(job: Job, base: str | None = None) -> RunPlan:
         A checked job file.
     base : str, optional
         Directory that relative paths start from; by default the current one.
+    fresh : bool
+        Whether an output that is there will be made anew.
 
     Raises
     ------
     JobError, SourceError, SourceNotFoundError
         Job and source do not fit.
+    OutputError
+        The output's place cannot be looked at.
     """
     start = base or os.getcwd()
     _check_shared(job)
-    work = from_job(job, start)
+    work = _in_blocks(from_job(job, start), job, None if fresh else _blocks_there(job, start))
     described = template(work)
     itemsize = work.source.dtype.itemsize
     return RunPlan(
@@ -104,6 +112,26 @@ def prepare(job: Job, base: str | None = None) -> RunPlan:
         bytes_written=math.prod(described.shape) * described.dtype.itemsize,
         notes=(*_notes(work), *_crowded(job), *_later(job)),
     )
+
+
+def _blocks_there(job: Job, base: str) -> tuple[int, ...] | None:
+    """Return the units in a block of the output that is there, if there is one."""
+    ledger = look(absolute(job.output.store, base)).ledger
+    units = None if ledger is None else ledger.settings.get("block", {}).get("units")
+    return None if units is None else tuple(units)
+
+
+def _in_blocks(work: Work, job: Job, there: tuple[int, ...] | None) -> Work:
+    """Cut the work as the output that is there has it, or so that a block fits the budget."""
+    per_block = work.layout.cuts.per_block
+    if there is not None and len(there) == len(per_block) and min(there, default=1) > 0:
+        return work.cut_into(there)
+    while peak_bytes(work, job.slots, job.held) > job.memory:
+        smaller = halved(work.layout.cuts.per_block)
+        if smaller is None:
+            break  # One unit is too much: see :func:`check_budget`.
+        work = work.cut_into(smaller)
+    return work
 
 
 def _check_shared(job: Job) -> None:

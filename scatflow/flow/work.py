@@ -35,6 +35,13 @@ class Work:
         """Hash of the settings."""
         return fingerprint(self.settings)
 
+    def cut_into(self, per_block: tuple[int, ...]) -> Work:
+        """Return the same work in blocks of so many units: no coefficient depends on it."""
+        laid, source = self.layout, self.source
+        new = layout(self.engine, laid.transform, source.dims, source.shape, self.dtype, per_block)
+        settings = {**self.settings, "block": _cut(new)}
+        return replace(self, layout=new, settings=settings).on(laid.plan.threads)
+
     def on(self, threads: int) -> Work:
         """Return the same work for an engine that keeps so many threads busy.
 
@@ -120,7 +127,8 @@ def from_settings(settings: Mapping[str, Any], base: str) -> Work:
     engine = engine_from_dict(dict(settings["engine"]))
     dtype = np.dtype(settings["output"]["dtype"])
     transform = Transform.from_dict(settings["transform"])
-    laid = layout(engine, transform, source.dims, source.shape, dtype)
+    per_block = tuple(settings["block"]["units"])
+    laid = layout(engine, transform, source.dims, source.shape, dtype, per_block)
     if _cut(laid) != dict(settings["block"]):
         raise OutputError(
             "This worker would cut the work in other blocks than the client: "

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scatflow.blocks import (
@@ -13,6 +13,7 @@ from scatflow.blocks import (
     bounds,
     divisor,
     even_part,
+    halved,
     left_over,
     mirror,
     n_frames,
@@ -35,6 +36,30 @@ def test_blocks_partition_the_work_grid(shape, most):
 @given(shapes, st.integers(1, 60))
 def test_a_block_holds_at_most_what_was_asked_for(shape, most):
     assert math.prod(share(shape, most)) <= most
+
+
+@given(shapes, st.integers(1, 60), st.integers(0, 3), st.integers(0, 10))
+def test_an_axis_that_grows_within_its_power_of_two_keeps_its_blocks(shape, most, axis, more):
+    assume(axis < len(shape))
+    longer = min(shape[axis] + more, 2 ** (shape[axis] - 1).bit_length())
+    assert share((*shape[:axis], longer, *shape[axis + 1 :]), most) == share(shape, most)
+
+
+@given(shapes, st.integers(1, 60), st.integers(1, 10**6))
+def test_an_axis_that_is_cut_keeps_its_blocks_for_ever(shape, most, more):
+    per_block = share(shape, most)
+    assume(shape and per_block[-1] < shape[-1])
+    assert share((*shape[:-1], shape[-1] + more), most) == per_block
+
+
+@given(shapes, st.integers(1, 60))
+def test_blocks_are_halved_until_one_cell_is_left(shape, most):
+    per_block = share(shape, most)
+    for _ in range(math.prod(per_block).bit_length() - 1):
+        smaller = halved(per_block)
+        assert 2 * math.prod(smaller) == math.prod(per_block)
+        per_block = smaller
+    assert halved(per_block) is None
 
 
 @given(shapes, st.integers(1, 60))

@@ -85,7 +85,8 @@ class Place:
     def run(self, fresh=False, **changes):
         """Run a job on threads of this process; return the exit code and what was said."""
         said = []
-        code = run(self.plan(**changes), fresh=fresh, say=said.append)
+        plan = prepare(self.job(**changes), str(self.path), fresh=fresh)
+        code = run(plan, fresh=fresh, say=said.append)
         return code, "\n".join(said)
 
     def compute(self, order=None, **changes):

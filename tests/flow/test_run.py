@@ -466,6 +466,32 @@ def test_a_budget_too_small_names_the_line_to_change(place, noise):
     assert place.run(memory=wanted)[0] == 0
 
 
+def test_blocks_shrink_to_the_budget_and_give_the_same_coefficients(place, noise, monkeypatch):
+    monkeypatch.setattr("scatflow.flow.layout.TARGET_SAMPLES", 2**23)
+    place.archive(noise)
+    large = place.plan()
+    budget = f"{large.peak_bytes - 2**20} B"
+    small = place.plan(memory=budget)
+    assert small.n_blocks > large.n_blocks
+    assert small.peak_bytes <= large.peak_bytes - 2**20
+    one, _ = place.compute(output="large.zarr")
+    two, _ = place.compute(output="small.zarr", memory=budget)
+    assert one.tobytes() == two.tobytes()
+
+
+def test_an_output_keeps_its_blocks_under_another_budget(place, noise, monkeypatch):
+    monkeypatch.setattr("scatflow.flow.layout.TARGET_SAMPLES", 2**23)
+    place.archive(noise)
+    budget = f"{place.plan().peak_bytes - 2**20} B"
+    assert place.run(memory=budget)[0] == 0
+    before = place.bytes()
+    code, said = place.run(memory="2 GiB")
+    assert code == 0
+    assert "nothing to do" in said
+    assert place.run(memory="2 GiB", fresh=True)[0] == 0
+    assert len(place.bytes()) < len(before)
+
+
 def test_a_second_run_is_refused_with_the_name_of_the_first(done):
     with locked(str(done.path / "out.zarr")), pytest.raises(OutputBusyError, match="process"):
         done.run()
