@@ -9,6 +9,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+WRITTEN = ("scattering",)
+"""The variables that blocks write, a shard each."""
+
 
 def open_coefficients(store: Any) -> zarr.Array[Any]:
     """Open the variable `scattering` of a dataset for writing."""
