@@ -122,6 +122,33 @@ def status(job: JobPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def verify(
+    job: JobPath,
+    sample: Annotated[
+        int, typer.Option("--sample", min=0, help="Blocks to compute again on another backend.")
+    ] = 4,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Choose the same blocks as another time.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Compute wrong blocks again, write wrong labels anew.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check what a job has written: every byte, all labels, and some blocks computed again."""
+    from functools import partial
+
+    from scatflow.cli.texts import as_text, verify_lines
+    from scatflow.flow.plan import prepare
+    from scatflow.flow.verify import verify as check
+
+    say = partial(typer.echo, err=as_json)
+    told = check(prepare(_job(job)), sample=sample, seed=seed, repair=repair, say=say)
+    typer.echo(as_text(told.to_dict()) if as_json else "\n".join(verify_lines(told)))
+    raise typer.Exit(0 if told.sound else 1)
+
+
+@app.command()
 def show(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A store that a run wrote.")],
     output: Annotated[

@@ -18,7 +18,14 @@ from scatflow.dataset.template import (
     inner_chunks,
     rewrite,
 )
-from scatflow.dataset.write import WRITTEN, checksum, open_coefficients, write_region
+from scatflow.dataset.write import (
+    WRITTEN,
+    checksum,
+    erase_region,
+    open_coefficients,
+    shard_key,
+    write_region,
+)
 
 __all__ = [
     "DAMAGE",
@@ -35,6 +42,7 @@ __all__ = [
     "counts_in",
     "create",
     "differing",
+    "erase_region",
     "extend",
     "finish",
     "frequency_units",
@@ -43,5 +51,6 @@ __all__ = [
     "path_coordinates",
     "rewrite",
     "row_coordinates",
+    "shard_key",
     "write_region",
 ]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from scatflow.backends.scratch import SCRATCH
 from scatflow.blocks import mirror, pieces
-from scatflow.dataset import checksum, open_coefficients, write_region
+from scatflow.dataset import checksum, erase_region, open_coefficients, write_region
 from scatflow.errors import OutputError, ScatflowError, SourceError
 from scatflow.flow.earlier import Earlier, holds, n_held, partial_blocks, restore
 from scatflow.flow.ledger import Ledger, check_unreplaced
@@ -212,34 +212,71 @@ def compute(
     """
     begun = time.perf_counter()
     laid = work.layout
+    before = (array, earlier) if earlier is not None else None
+    made = evaluate(work, index, turn, before)
+    before_writing()
+    if made.damaged:  # Zarr reads a shard at the array's end before it writes what lies inside.
+        erase_region(array, laid.region(index))
+    written_checksum, written = write_region(array, laid.region(index), made.values)
+    return Receipt(
+        index,
+        seconds=time.perf_counter() - begun,
+        engine_seconds=made.engine_seconds,
+        bytes_written=written,
+        samples=laid.samples(index),
+        units=made.units,
+        checksum=written_checksum,
+        source_checksum=made.source_checksum,
+        failure=made.failure,
+    )
+
+
+class Evaluated(NamedTuple):
+    """A block's coefficients, not written yet."""
+
+    values: NDArray[Any]
+    source_checksum: int
+    engine_seconds: float
+    units: int
+    """Units that were computed."""
+    failure: str | None
+    damaged: bool
+    """Whether the store has something else there than was written."""
+
+
+def evaluate(
+    work: Work,
+    index: int,
+    turn: AbstractContextManager[Any] | None = None,
+    before: tuple[zarr.Array[Any], Earlier] | None = None,
+) -> Evaluated:
+    """Read one block and compute it; nothing is written.
+
+    Parameters
+    ----------
+    work, index, turn
+        As :func:`compute` has them.
+    before : tuple, optional
+        The output's variable, and the block as it was when the source was shorter.
+    """
+    laid = work.layout
     region = laid.region(index)
     stored = _read(work, index)
     read_checksum = checksum(stored)
     transform = _seamless if laid.seamless else _separate
     with turn or contextlib.nullcontext():
         values = np.full([s.stop - s.start for s in region], np.nan, work.dtype)
-        held = restore(work, array, index, earlier, values) if earlier is not None else ()
+        there = restore(work, before[0], index, before[1], values) if before else ()
+        held = there or ()
         engine_seconds, bad = transform(work, index, stored.transpose(laid.order), values, held)
         # The memory that a plan states counts on what one turn leaves to the next: the thread that
         # has it next may be another one, with buffers of its own.
         del stored
         if turn is not None:
             SCRATCH.clear()
-    before_writing()
-    written_checksum, written = write_region(array, region, values)
     untouched, cut = laid.units_of(index)
-    spans = (*untouched, *cut)
-    return Receipt(
-        index,
-        seconds=time.perf_counter() - begun,
-        engine_seconds=engine_seconds,
-        bytes_written=written,
-        samples=laid.samples(index),
-        units=math.prod(b - a for a, b in spans) - n_held(held, spans),
-        checksum=written_checksum,
-        source_checksum=read_checksum,
-        failure=_summary(bad),
-    )
+    units = math.prod(b - a for a, b in (*untouched, *cut)) - n_held(held, (*untouched, *cut))
+    return Evaluated(values, read_checksum, engine_seconds, units, _summary(bad), there is None)
 
 
 def source_checksum(work: Work, index: int) -> int:

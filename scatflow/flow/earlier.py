@@ -83,7 +83,7 @@ def partial_blocks(work: Work, ledger: Ledger) -> dict[int, Earlier]:
 
 def restore(
     work: Work, array: zarr.Array[Any], index: int, earlier: Earlier, values: NDArray[Any]
-) -> tuple[int, ...]:
+) -> tuple[int, ...] | None:
     """Read back the units of a block that still hold.
 
     Parameters
@@ -101,9 +101,9 @@ def restore(
 
     Returns
     -------
-    tuple of int
-        Units that hold, the first ones along each axis: see :func:`settled`. None at all where the
-        store no longer has what was written then.
+    tuple of int or None
+        Units that hold, the first ones along each axis: see :func:`settled`. Empty if none does,
+        None if the store no longer has what was written then.
     """
     old, new = earlier.layout, work.layout
     box = [
@@ -116,9 +116,9 @@ def restore(
     try:
         found = np.asarray(array[whole])
     except DAMAGE:  # Computed anew, as if nothing were there.
-        return ()
+        return None
     if checksum(found) != earlier.checksum:
-        return ()
+        return None
     values[_inside(new.region_of(box), new.region(index))] = found[
         _inside(new.region_of(box), whole)
     ]

@@ -92,7 +92,9 @@ class Ledger:
             try:
                 values[where] = array[where]
             except DAMAGE as problem:
-                self.damaged.append(f"{array.path}/c/{chunk} ({type(problem).__name__}: {problem})")
+                self.damaged.append(
+                    f"ledger/{name}/c/{chunk} ({type(problem).__name__}: {problem})"
+                )
                 self._dirty.add(chunk)
         return values
 

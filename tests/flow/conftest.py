@@ -127,13 +127,12 @@ def small_blocks(monkeypatch):
 class Inline:
     """A cluster that computes each block in this thread, at once: a future that has ended."""
 
-    held = slots = 1
-    workers = processors = {}
-    dashboard, lasting = "nowhere", False
-    status = "finished"
-
     def __init__(self, result=None):
         self._result = result
+        self.held = self.slots = 1
+        self.workers, self.processors = {}, {}
+        self.dashboard, self.lasting = "nowhere", False
+        self.status = "finished"
 
     client = property(lambda self: self)
 
@@ -159,7 +158,7 @@ class Inline:
 @pytest.fixture
 def inline(monkeypatch):
     """Compute without a cluster's threads, which take a second to start."""
-    monkeypatch.setattr(run_module, "connect", lambda job: contextlib.nullcontext(Inline()))
+    monkeypatch.setattr(run_module, "connect", lambda _: contextlib.nullcontext(Inline()))
 
 
 @pytest.fixture

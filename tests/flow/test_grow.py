@@ -22,7 +22,9 @@ from scatflow.flow.plan import prepare
 from scatflow.flow.status import status
 
 SEAMLESS = 'kind = "scattering1d"\ndims = ["time"]\nJ = 3\nQ = 1\nboundary = "seamless"\n'
-FRAMES = 'kind = "scattering1d"\ndims = ["time"]\nJ = 3\nboundary = "frames"\nframe = 64\nhop = 48\n'
+FRAMES = (
+    'kind = "scattering1d"\ndims = ["time"]\nJ = 3\nboundary = "frames"\nframe = 64\nhop = 48\n'
+)
 IMAGES = (
     'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 2\nL = 2\n'
     'boundary = "frames"\nframe = [16, 16]\nhop = [8, 16]\n'
@@ -55,7 +57,7 @@ def tiny(monkeypatch, inline):
 
     assert callable(canonical)
     monkeypatch.setattr(layout_module, "_canonical", small)
-    monkeypatch.setattr(layout_module, "share", lambda shape, most: (*[1] * (len(shape) - 1), 4))
+    monkeypatch.setattr(layout_module, "share", lambda shape, _: (*[1] * (len(shape) - 1), 4))
 
 
 def computed_units(monkeypatch):
@@ -115,9 +117,7 @@ def dying_after(writes):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_a_source_that_grows_again_and_again_ends_in_the_bytes_of_one_run(
-    place, tiny, kind, data
-):
+def test_a_source_that_grows_again_and_again_ends_in_the_bytes_of_one_run(place, tiny, kind, data):
     """Whenever the process dies, whatever the chunks, whichever dimension has grown."""
     transform, dims = KINDS[kind]
     sizes = data.draw(st.lists(SIZES[kind], min_size=2, max_size=4), "sizes")
@@ -183,17 +183,20 @@ def test_only_units_that_see_new_samples_are_computed(place, tiny, monkeypatch, 
     assert place.bytes() == from_scratch(place, transform=transform)
 
 
-def test_a_shard_that_was_changed_meanwhile_is_computed_as_a_whole(place, tiny, monkeypatch):
+@pytest.mark.parametrize("damage", [None, "other", "torn"])
+def test_units_of_a_shard_are_kept_if_it_is_as_it_was_written(place, tiny, monkeypatch, damage):
+    """Unit 4 of the block that has units 4 to 6 of the longer record does not see its end."""
     x = np.random.default_rng(0).standard_normal((1, 1200)).astype(np.float32)
-    place.archive(x[:, :900])
+    place.archive(x[:, :1100])
     assert place.run(transform=SEAMLESS)[0] == 0
-    (place.path / "out.zarr/scattering/c/0/0/1").write_bytes(
-        (place.path / "out.zarr/scattering/c/0/0/0").read_bytes()
-    )
+    shards = place.path / "out.zarr/scattering/c/0/0"
+    if damage is not None:
+        other = (shards / "0").read_bytes()
+        (shards / "1").write_bytes(other if damage == "other" else other[:99])
     units = computed_units(monkeypatch)
     place.archive(x)
     assert place.run(transform=SEAMLESS)[0] == 0
-    assert sum(units) == 4  # Units 3 to 6; unit 3 shares a block with settled ones.
+    assert sum(units) == (2 if damage is None else 3)
     assert place.bytes() == from_scratch(place, transform=SEAMLESS)
 
 
@@ -265,13 +268,13 @@ def test_a_reader_sees_from_where_on_the_end_is_provisional(place, tiny):
 
 def test_reasons_of_many_failures_are_bounded_and_their_blocks_named(place, tiny, monkeypatch):
     monkeypatch.setattr("scatflow.flow.ledger.REASONS_KEPT", 2)
-    x = np.full((5, 128), np.nan, np.float32)
-    place.archive(x)
+    monkeypatch.setattr(layout_module, "share", lambda *_: (1,))
+    place.archive(np.full((5, 128), np.nan, np.float32))
     code, said = place.run(transform=WHOLE)
     assert code == 1
     assert [line for line in said.split("\n") if line.startswith("  block")] == [
-        f"  block {b}: station YA.UV{b + 5:02d}: 128 of 128 samples are not finite, the first at time "
-        "sample 0 (2010-09-01T00:00:00.000000000)"
+        f"  block {b}: station YA.UV{b + 5:02d}: 128 of 128 samples are not finite, the first at "
+        "time sample 0 (2010-09-01T00:00:00.000000000)"
         if b < 2
         else f"  block {b}: its reason was not kept; it is told when it fails again"
         for b in range(5)
