@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED, MISSING, PARTIAL, Template, differing, extend, finish
 from scatflow.errors import OutputError
-from scatflow.flow.earlier import settled_blocks
+from scatflow.flow.earlier import settled_blocks, shorter
 from scatflow.flow.labels import template
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import ARRAYS, Ledger
@@ -62,6 +62,21 @@ def grow(store: str, ledger: Ledger, old: Layout, work: Work, described: Templat
             "Make room or restore access, then give the same command: it goes on from there."
         ) from problem
     return words(grown, ledger.pending().size, ledger.state.size)
+
+
+def foreseen(ledger: Ledger | None, work: Work) -> list[str]:
+    """Say what a run would find: by how much the source has grown since the last one."""
+    if ledger is None or ledger.growing or ledger.fingerprint == work.fingerprint:
+        return []
+    grown = growth(ledger.settings, work.settings)
+    if grown is None:
+        return []
+    shape = tuple(ledger.settings["source"]["shape"])
+    old = shorter(work, shape)
+    if ledger.state.size != old.cuts.n_blocks:
+        return []
+    state = carried(ledger, old, work.layout, shape)[0]["state"]
+    return [words(grown, int(np.sum(state != DONE)), state.size)]
 
 
 def go_on(store: str, ledger: Ledger, base: str, work: Work, described: Template) -> None:

@@ -202,7 +202,7 @@ def test_entries_of_the_ledger_that_were_altered_are_found(done, name):
     ],
 )
 def test_damaged_metadata_are_an_error_with_a_remedy(done, file, words):
-    (done.path / "out.zarr" / file).write_text('{"node_type": "group"}')
+    (done.path / "out.zarr" / file).write_text("[]" if file == "zarr.json" else "{}")
     with pytest.raises(OutputError, match=words):
         look_over(done)
 
