@@ -34,7 +34,13 @@ def write_region(
         The coefficients, C-ordered, of the array's dtype.
     """
     contiguous = np.ascontiguousarray(values)
-    array[region] = contiguous
+    try:
+        array[region] = contiguous
+    except (ValueError, RuntimeError):
+        # Zarr reads a shard at the array's end before it writes what lies inside. What cannot be
+        # read there is an earlier attempt's, as after a loss of power.
+        erase_region(array, region)
+        array[region] = contiguous
     return checksum(contiguous), contiguous.nbytes
 
 

@@ -288,3 +288,15 @@ def test_there_has_to_be_something_to_verify(place):
     place.archive(np.zeros((1, 600), np.float32))
     with pytest.raises(OutputError, match="Give scatflow run first"):
         look_over(place)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+def test_a_torn_shard_of_a_block_that_is_not_done_is_no_obstacle(done, damage):
+    before = done.bytes()
+    for shard in (SHARD, OTHER):
+        damage(done.path / "out.zarr" / shard)
+    ledger = Ledger.open(str(done.path / "out.zarr"), "r+")
+    ledger.forget(np.array([1, 5]))
+    ledger.flush(None)
+    assert done.run(transform=FRAMES)[0] == 0
+    assert done.bytes() == before
