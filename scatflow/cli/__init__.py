@@ -21,8 +21,9 @@ USAGE, OVER_BUDGET, INTERNAL, INTERRUPTED = 2, 3, 70, 130
 app = typer.Typer(
     name="scatflow",
     help="Wavelet scattering for archives: distributed, out of core, labelled.",
-    epilog="Exit codes: 0 complete; 1 finished with failed blocks; 2 usage, job, source or output "
-    "error; 3 the memory budget is too small; 70 internal error; 130 interrupted, resumable.",
+    epilog="Exit codes: 0 complete; 1 finished with failed blocks, or verify found a fault; "
+    "2 usage, job, source or output error; 3 the memory budget is too small; 70 internal error; "
+    "130 interrupted, resumable.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -119,6 +120,33 @@ def status(job: JobPath, as_json: AsJson = False) -> None:
 
     told = read(_job(job))
     typer.echo(as_text(told) if as_json else "\n".join(status_lines(told)))
+
+
+@app.command()
+def verify(
+    job: JobPath,
+    sample: Annotated[
+        int, typer.Option("--sample", min=0, help="Blocks to compute again on another backend.")
+    ] = 4,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Choose the same blocks as another time.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Compute wrong blocks again, write wrong labels anew.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check what a job has written: every byte, all labels, and some blocks computed again."""
+    from contextlib import nullcontext, redirect_stdout
+
+    from scatflow.cli.texts import as_text, verify_lines
+    from scatflow.flow.plan import prepare
+    from scatflow.flow.verify import verify as check
+
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # Progress, too.
+        told = check(prepare(_job(job)), sample=sample, seed=seed, repair=repair, say=typer.echo)
+    typer.echo(as_text(told.to_dict()) if as_json else "\n".join(verify_lines(told)))
+    raise typer.Exit(0 if told.sound else 1)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +24,9 @@ from rich.progress import (
 
 from scatflow.backends import choose
 from scatflow.errors import BackendError
+
+if TYPE_CHECKING:
+    from scatflow.flow.verify import Report
 
 EXTRAS = {
     "torch": ("torch",),
@@ -124,7 +127,26 @@ def status_lines(told: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  process {run['pid']} on {run['host']} died; the same scatflow run goes on from here"
         )
+    for dim, first in told["provisional_from"].items():
+        lines.append(
+            f"  {dim}: provisional from window {first['index']} ({first['coordinate']}) on, where "
+            "coefficients see the end of the record"
+        )
     return [*lines, *(f"  block {block}: {why}" for block, why in told["failures"].items())]
+
+
+def verify_lines(told: Report) -> list[str]:
+    """Say what was checked and what is wrong."""
+    lines = [f"repaired: {problem}" for problem in told.repaired]
+    lines += [str(problem) for problem in told.problems]
+    again = f"{len(told.sample)} computed again with backend {told.backend}"
+    if told.sample:
+        again += f", at most {told.worst:.1e} of a path's maximum apart"
+    checked = f"{told.output}: {told.done} of {told.blocks} blocks done and read; {again}."
+    if told.sound:
+        return [*lines, checked, "Nothing is wrong."]
+    remedy = "" if told.repaired else " scatflow verify --repair makes good what can be."
+    return [*lines, checked, f"{len(told.problems)} problem(s).{remedy}"]
 
 
 def doctor_lines() -> list[str]:

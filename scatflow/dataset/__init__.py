@@ -7,14 +7,33 @@ from scatflow.dataset.coordinates import (
     path_coordinates,
     row_coordinates,
 )
-from scatflow.dataset.states import DONE, FAILED, MISSING, count, counts_in
-from scatflow.dataset.template import Template, create, finish, inner_chunks
-from scatflow.dataset.write import checksum, open_coefficients, write_region
+from scatflow.dataset.states import DONE, FAILED, MISSING, PARTIAL, count, counts_in
+from scatflow.dataset.template import (
+    DAMAGE,
+    Template,
+    create,
+    differing,
+    extend,
+    finish,
+    inner_chunks,
+    rewrite,
+)
+from scatflow.dataset.write import (
+    WRITTEN,
+    checksum,
+    erase_region,
+    open_coefficients,
+    shard_key,
+    write_region,
+)
 
 __all__ = [
+    "DAMAGE",
     "DONE",
     "FAILED",
     "MISSING",
+    "PARTIAL",
+    "WRITTEN",
     "Coordinate",
     "Ruler",
     "Template",
@@ -22,11 +41,16 @@ __all__ = [
     "count",
     "counts_in",
     "create",
+    "differing",
+    "erase_region",
+    "extend",
     "finish",
     "frequency_units",
     "inner_chunks",
     "open_coefficients",
     "path_coordinates",
+    "rewrite",
     "row_coordinates",
+    "shard_key",
     "write_region",
 ]

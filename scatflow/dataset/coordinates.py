@@ -56,12 +56,12 @@ class Coordinate:
             dict(attrs or {}),
         )
 
-    def pieces(self) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield slices of the first axis and the values there, a bounded number at a time."""
+    def pieces(self, begin: int = 0) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield slices of the first axis from `begin` on, a bounded number long, and the values."""
         if not self.shape:
             yield slice(None), self.values(0, 1)
             return
-        for a in range(0, self.shape[0], PIECE):
+        for a in range(begin, self.shape[0], PIECE):
             b = min(a + PIECE, self.shape[0])
             yield slice(a, b), self.values(a, b)
 

@@ -8,8 +8,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-MISSING, DONE, FAILED = 0, 1, 2
-"""State of a block: not computed, computed, or with units that could not be (they hold NaN)."""
+MISSING, DONE, FAILED, PARTIAL = 0, 1, 2, 3
+"""State of a block: not computed, computed, or with units that could not be (they hold NaN).
+
+From PARTIAL on: missing since the source grew, with units that may still hold; `state - PARTIAL` is
+the number of the extents that it was computed for.
+"""
 
 
 def count(state: NDArray[np.uint8]) -> dict[str, int]:
@@ -20,11 +24,13 @@ def count(state: NDArray[np.uint8]) -> dict[str, int]:
     >>> count(np.array([1, 1, 0, 2], np.uint8))
     {'done': 2, 'missing': 1, 'failed': 1}
     """
-    found = np.bincount(state, minlength=3)
-    return {"done": int(found[DONE]), "missing": int(found[MISSING]), "failed": int(found[FAILED])}
+    done, failed = int(np.sum(state == DONE)), int(np.sum(state == FAILED))
+    return {"done": done, "missing": state.size - done - failed, "failed": failed}
 
 
 def counts_in(store: Any) -> dict[str, int] | None:
     """Return how many blocks of an output are done, missing and failed; None without a ledger."""
-    state = zarr.open_group(store, mode="r").get("ledger/state")
+    # Consolidated metadata are those of the dataset, without its ledger.
+    group = zarr.open_group(store, mode="r", use_consolidated=False)
+    state = group.get("ledger/state")
     return count(np.asarray(state[...])) if isinstance(state, zarr.Array) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from zarr.errors import ZarrUserWarning
 
 from scatflow.blocks import divisor, even_part
 from scatflow.dataset.coordinates import PIECE, Coordinate
+from scatflow.dataset.write import WRITTEN
 
 PATHS_PER_CHUNK = 64
 """A reader of one order or octave then decodes little else."""
@@ -23,8 +24,11 @@ PATHS_PER_CHUNK = 64
 CHUNK_BYTES = 2**19
 """Inner chunks of about half a megabyte: small enough to look into, large enough to compress."""
 
-GROWING_CHUNK = 2**14
-"""Values of a coordinate in a chunk along an axis that may grow."""
+GROWING_BITS = 14
+"""Binary logarithm of the values of a coordinate in a chunk along the axes that may grow."""
+
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError)
+"""What Zarr raises on objects that are damaged or gone."""
 
 LEVEL = 1
 """Zstandard's: moduli are smooth noise, of which higher levels gain 1 % for twice the time."""
@@ -47,6 +51,11 @@ class Template:
     """Attributes of the variable."""
     dataset_attrs: Mapping[str, Any]
     """Attributes of the dataset."""
+
+    @property
+    def growing(self) -> set[str]:
+        """Dimensions that may grow."""
+        return {dim for dim, cut in zip(self.dims, self.cut, strict=True) if cut}
 
 
 def inner_chunks(
@@ -136,31 +145,126 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
         dimension_names=template.dims,
         attributes={**template.attrs, "coordinates": " ".join(names)},
     )
-    grow = {dim for dim, cut in zip(template.dims, template.cut, strict=True) if cut}
     for coordinate in template.coordinates:
-        _write_coordinate(group, coordinate, grow)
+        _write_coordinate(group, coordinate, template.growing)
     return group
 
 
 def finish(group: zarr.Group, attrs: Mapping[str, Any]) -> None:
-    """Consolidate the metadata and set the dataset's attributes: the template is complete."""
+    """Consolidate the metadata and set the dataset's attributes: the template is complete.
+
+    The ledger is left out of the consolidated metadata: its attributes change while a run lasts.
+    """
     with warnings.catch_warnings():
         # Consolidated metadata are not in the Zarr v3 specification yet; xarray looks for them
         # all the same and warns where there are none.
         warnings.simplefilter("ignore", ZarrUserWarning)
         consolidated = zarr.consolidate_metadata(group.store, path=group.path)
+    assert consolidated.metadata.consolidated_metadata is not None
+    consolidated.metadata.consolidated_metadata.metadata.pop("ledger", None)
     consolidated.attrs.put(dict(attrs))
 
 
-def _write_coordinate(group: zarr.Group, coordinate: Coordinate, grow: set[str]) -> None:
+def extend(group: zarr.Group, template: Template, *, again: bool) -> None:
+    """Bring the arrays of a dataset that has become too short to the template's shape.
+
+    Readers of the consolidated metadata see the old shape until :func:`finish` is called.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The dataset, opened without consolidated metadata.
+    template : Template
+        Of the longer dataset; old labels are those of the dataset (see :func:`differing`).
+    again : bool
+        Whether an earlier attempt may have left arrays of the right shape without their values.
+    """
+    for coordinate in template.coordinates:
+        array = _array(group, coordinate.name)
+        old = array.shape
+        if old == coordinate.shape and not again:
+            continue
+        array.resize(coordinate.shape)
+        # Whole chunks are written, from the one on that held the last old value.
+        only_first = not again and old[1:] == coordinate.shape[1:]
+        begin = old[0] // array.chunks[0] * array.chunks[0] if only_first else 0
+        for where, values in coordinate.pieces(begin):
+            array[where if coordinate.shape else ()] = _encode(values)
+    for name in WRITTEN:
+        _array(group, name).resize(template.shape)
+
+
+def differing(group: zarr.Group, template: Template) -> dict[str, str]:
+    """Say which coordinates are not the template's, as far as both reach, and why.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The dataset, opened without consolidated metadata.
+    template : Template
+        What it should hold.
+    """
+    found = {}
+    for coordinate in template.coordinates:
+        try:
+            why = _difference(_array(group, coordinate.name), coordinate)
+        except DAMAGE as problem:
+            why = f"cannot be read ({type(problem).__name__}: {problem})"
+        if why is not None:
+            found[coordinate.name] = why
+    return found
+
+
+def rewrite(group: zarr.Group, template: Template, names: Collection[str]) -> None:
+    """Write some coordinates of a dataset anew."""
+    for coordinate in template.coordinates:
+        if coordinate.name in names:
+            _write_coordinate(group, coordinate, template.growing, overwrite=True)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is no array")
+    return array
+
+
+def _difference(array: zarr.Array[Any], coordinate: Coordinate) -> str | None:
+    """Say how the stored values of a coordinate differ, as far as both reach."""
+    dtype = _stored(coordinate)[0]
+    kind = "T" if dtype is str else np.dtype(dtype).kind
+    if array.dtype.kind != kind or array.ndim != len(coordinate.shape):
+        return f"has {array.ndim} dimensions of {array.dtype}"
+    reach = [min(n, m) for n, m in zip(array.shape, coordinate.shape, strict=True)]
+    for where, values in coordinate.pieces():
+        first = where.start if reach else 0
+        common = tuple(slice(0, n - (first if k == 0 else 0)) for k, n in enumerate(reach))
+        expected = _encode(values)[tuple(slice(0, max(s.stop, 0)) for s in common)]
+        here = tuple(
+            slice(first, first + n) if k == 0 else slice(0, n) for k, n in enumerate(expected.shape)
+        )
+        stored = np.asarray(array[here])
+        same = (stored == expected) | ((stored != stored) & (expected != expected))  # NaN, too
+        if not same.all():
+            at = tuple(int(i) for i in np.unravel_index(int(np.argmin(same)), same.shape))
+            index = [i + (first if k == 0 else 0) for k, i in enumerate(at)]
+            return f"holds {stored[at]} at {index}, where {expected[at]} belongs"
+    return None
+
+
+def _write_coordinate(
+    group: zarr.Group, coordinate: Coordinate, growing: set[str], overwrite: bool = False
+) -> None:
     """Write a coordinate; chunks along axes that may grow do not depend on their length."""
     dtype, attrs = _stored(coordinate)
+    side = 2 ** (GROWING_BITS // max(len(growing.intersection(coordinate.dims)), 1))
     chunks = tuple(
-        GROWING_CHUNK if dim in grow else max(min(n, PIECE), 1)
+        side if dim in growing else max(min(n, PIECE), 1)
         for dim, n in zip(coordinate.dims, coordinate.shape, strict=True)
     )
     array = group.create_array(
         coordinate.name,
+        overwrite=overwrite,
         shape=coordinate.shape,
         dtype=dtype,
         chunks=chunks,

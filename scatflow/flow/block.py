@@ -14,7 +14,7 @@ import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from scatflow.backends.scratch import SCRATCH
 from scatflow.blocks import mirror, pieces
-from scatflow.dataset import checksum, open_coefficients, write_region
+from scatflow.dataset import checksum, erase_region, open_coefficients, write_region
 from scatflow.errors import OutputError, ScatflowError, SourceError
+from scatflow.flow.earlier import Earlier, holds, n_held, partial_blocks, restore
 from scatflow.flow.ledger import Ledger, check_unreplaced
 from scatflow.flow.output import check_reachable
 from scatflow.flow.work import Work, from_settings
@@ -48,6 +49,8 @@ class Receipt:
     engine_seconds: float = 0.0
     bytes_written: int = 0
     samples: int = 0
+    units: int = 0
+    """Units that were computed: all but those that a shorter source has left."""
     checksum: int = 0
     source_checksum: int = 0
     failure: str | None = None
@@ -79,6 +82,8 @@ class Opened(NamedTuple):
     """The output's variable."""
     turn: threading.Semaphore
     """Whose blocks are computed now; those that wait for it have been read."""
+    earlier: Mapping[int, Earlier]
+    """Blocks of which a shorter source has left some units."""
 
 
 class OpenWork:
@@ -112,7 +117,8 @@ def _open(key: Key) -> Opened:
         )
     work = from_settings(ledger.settings, key.base).on(key.threads)
     slots = key.slots or max(1, processors() // key.threads)
-    return Opened(work, open_coefficients(key.output), _turn(slots))
+    earlier = partial_blocks(work, ledger)
+    return Opened(work, open_coefficients(key.output), _turn(slots), earlier)
 
 
 @functools.lru_cache
@@ -166,9 +172,9 @@ def process(key: Key, index: int) -> Receipt:
     with ACTIVE_LOCK:
         ACTIVE[key.token] += 1
     try:
-        work, array, turn = OPEN.get(key)
+        work, array, turn, earlier = OPEN.get(key)
         mine = functools.partial(check_unreplaced, key.output, "ledger", key.fingerprint)
-        return compute(work, array, index, mine, turn)
+        return compute(work, array, index, mine, turn, earlier.get(index))
     except OutputError:
         raise
     except Exception as problem:  # As a receipt: one bad block must not end the run.
@@ -187,6 +193,7 @@ def compute(
     index: int,
     before_writing: Callable[[], None] = lambda: None,
     turn: AbstractContextManager[Any] | None = None,
+    earlier: Earlier | None = None,
 ) -> Receipt:
     """Read one block, compute it and write its region.
 
@@ -205,8 +212,58 @@ def compute(
         Raises where the output must not be written any more.
     turn : context manager, optional
         Held while the engine is at work, so that other threads read and write meanwhile.
+    earlier : Earlier, optional
+        The block as it was when the source was shorter: units that still hold are taken from it.
     """
     begun = time.perf_counter()
+    laid = work.layout
+    before = (array, earlier) if earlier is not None else None
+    made = evaluate(work, index, turn, before)
+    before_writing()
+    if made.damaged:  # Zarr reads a shard at the array's end before it writes what lies inside.
+        erase_region(array, laid.region(index))
+    written_checksum, written = write_region(array, laid.region(index), made.values)
+    return Receipt(
+        index,
+        seconds=time.perf_counter() - begun,
+        engine_seconds=made.engine_seconds,
+        bytes_written=written,
+        samples=laid.samples(index),
+        units=made.units,
+        checksum=written_checksum,
+        source_checksum=made.source_checksum,
+        failure=made.failure,
+    )
+
+
+class Evaluated(NamedTuple):
+    """A block's coefficients, not written yet."""
+
+    values: NDArray[Any]
+    source_checksum: int
+    engine_seconds: float
+    units: int
+    """Units that were computed."""
+    failure: str | None
+    damaged: bool
+    """Whether the store has something else there than was written."""
+
+
+def evaluate(
+    work: Work,
+    index: int,
+    turn: AbstractContextManager[Any] | None = None,
+    before: tuple[zarr.Array[Any], Earlier] | None = None,
+) -> Evaluated:
+    """Read one block and compute it; nothing is written.
+
+    Parameters
+    ----------
+    work, index, turn
+        As :func:`compute` has them.
+    before : tuple, optional
+        The output's variable, and the block as it was when the source was shorter.
+    """
     laid = work.layout
     region = laid.region(index)
     stored = _read(work, index)
@@ -214,24 +271,17 @@ def compute(
     transform = _seamless if laid.seamless else _separate
     with turn or contextlib.nullcontext():
         values = np.full([s.stop - s.start for s in region], np.nan, work.dtype)
-        engine_seconds, bad = transform(work, index, stored.transpose(laid.order), values)
+        there = restore(work, before[0], index, before[1], values) if before else ()
+        held = there or ()
+        engine_seconds, bad = transform(work, index, stored.transpose(laid.order), values, held)
         # The memory that a plan states counts on what one turn leaves to the next: the thread that
         # has it next may be another one, with buffers of its own.
         del stored
         if turn is not None:
             SCRATCH.clear()
-    before_writing()
-    written_checksum, written = write_region(array, region, values)
-    return Receipt(
-        index,
-        seconds=time.perf_counter() - begun,
-        engine_seconds=engine_seconds,
-        bytes_written=written,
-        samples=laid.samples(index),
-        checksum=written_checksum,
-        source_checksum=read_checksum,
-        failure=_summary(bad),
-    )
+    untouched, cut = laid.units_of(index)
+    units = math.prod(b - a for a, b in (*untouched, *cut)) - n_held(held, (*untouched, *cut))
+    return Evaluated(values, read_checksum, engine_seconds, units, _summary(bad), there is None)
 
 
 def source_checksum(work: Work, index: int) -> int:
@@ -267,13 +317,13 @@ def _apply(work: Work, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
 
 
 def _separate(
-    work: Work, index: int, data: NDArray[Any], values: NDArray[Any]
+    work: Work, index: int, data: NDArray[Any], values: NDArray[Any], held: tuple[int, ...]
 ) -> tuple[float, list[str]]:
-    """Transform units that know nothing of each other, some at a time."""
+    """Transform units that know nothing of each other, some at a time; those held are there."""
     laid, engine_seconds = work.layout, 0.0
     bad: list[str] = []
     out = values.reshape(-1, *laid.plan.labelled_shape)
-    units = enumerate(_units(work, index, data))
+    units = (u for u in enumerate(_units(work, index, data)) if not holds(held, u[1][0]))
     while some := list(itertools.islice(units, laid.batch)):
         batch = np.stack([x for _, (_, x) in some])
         ok = np.isfinite(batch).reshape(len(some), -1).all(axis=1)
@@ -312,7 +362,7 @@ def _units(
 
 
 def _seamless(
-    work: Work, index: int, data: NDArray[Any], values: NDArray[Any]
+    work: Work, index: int, data: NDArray[Any], values: NDArray[Any], held: tuple[int, ...]
 ) -> tuple[float, list[str]]:
     """Transform canonical slabs, one at a time: what a slab gives has no companions."""
     laid, engine_seconds = work.layout, 0.0
@@ -323,6 +373,8 @@ def _seamless(
     for here in np.ndindex(*(b - a for a, b in untouched)):
         cell = tuple(a + i for (a, _), i in zip(untouched, here, strict=True))
         for k in range(first, last):
+            if holds(held, (*cell, k)):
+                continue
             x = _slab(data[here], k * laid.step[0], low, laid)
             out = values[here][..., (k - first) * width : (k - first + 1) * width]
             if not np.isfinite(x).all():

@@ -61,8 +61,29 @@ def template(work: Work) -> Template:
             "history": _history(work),
             "scatflow_spec": json.dumps(work.engine.to_dict()),
             "scatflow_version": scatflow.__version__,
+            **_provisional(work),
         },
     )
+
+
+def _provisional(work: Work) -> dict[str, str]:
+    """Say from which window on coefficients see the reflection at the end of the record, as JSON.
+
+    They are what a record of this length has, and others when it has grown.
+    """
+    laid = work.layout
+    if not laid.seamless:
+        return {}
+    sizes = dict(zip(laid.dims, laid.shape, strict=True))
+    found = {}
+    for k, dim in enumerate(laid.transform.dims):
+        if dim not in sizes:  # Integrals over the whole record have no windows.
+            continue
+        first = laid.settled[k] * laid.unit[k] // laid.plan.windows[k][1]
+        value = _windows(work, k, dim, sizes[dim]).values(first, first + 1)[0]
+        place = str(value) if value.dtype.kind == "M" else value.item()
+        found[dim] = {"index": first, "coordinate": place}
+    return {"provisional_from": json.dumps(found)}
 
 
 def left_out(work: Work) -> list[str]:

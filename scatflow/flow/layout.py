@@ -135,9 +135,27 @@ class Layout:
             spans.append(bounds(first, last, n) if self.seamless else (first, last))
         return (*untouched, *spans)
 
+    @property
+    def settled(self) -> tuple[int, ...]:
+        """How many units along each transformed dimension a longer source would leave as they are.
+
+        Seamless units whose slab reaches beyond the end of the record see its reflection.
+        """
+        if not self.seamless:
+            return self.units
+        return tuple(
+            min(count, max(0, (n - unit - self.halo) // step + 1))
+            for count, n, unit, step in zip(
+                self.units, self.lengths, self.unit, self.step, strict=True
+            )
+        )
+
     def region(self, index: int) -> tuple[slice, ...]:
         """Return where a block's coefficients lie in the output."""
-        cells = self.cuts.cells(index)
+        return self.region_of(self.cuts.cells(index))
+
+    def region_of(self, cells: Sequence[Span]) -> tuple[slice, ...]:
+        """Return where the coefficients of a box of the work grid's cells lie in the output."""
         if not self.seamless:
             tail = self.shape[len(cells) :]
             return (*(slice(*c) for c in cells), *(slice(0, n) for n in tail))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.sync import sync
 
-from scatflow.dataset import DONE, FAILED, MISSING, count
+from scatflow.dataset import DAMAGE, DONE, FAILED, MISSING, PARTIAL, count
 from scatflow.errors import OutputError
 
 ARRAYS = {"checksum": np.uint32, "source": np.uint32, "state": np.uint8}
@@ -19,6 +21,12 @@ ARRAYS = {"checksum": np.uint32, "source": np.uint32, "state": np.uint8}
 
 CHUNK = 2**16
 """Blocks per chunk of the ledger's arrays: a flush rewrites only those that changed."""
+
+GROWN = "grown"
+"""Group in the ledger that holds its arrays while the output is made longer."""
+
+REASONS_KEPT = 1000
+"""Failed blocks, the first ones, whose reasons are kept; `state` names the others."""
 
 FLUSH_SECONDS = 1.0
 """What an interrupted run may have to compute again, at most."""
@@ -33,15 +41,25 @@ DECIDERS = ("numpy", "scipy")
 """Libraries whose other versions may give other last bits."""
 
 
+class DamagedLedgerError(ValueError):
+    """An array of a ledger of ours cannot be read; the message names the object."""
+
+
 class Ledger:
     """State and checksums of every block, in memory and in the group ``ledger`` of the output.
 
     `checksum` is that of a block's coefficients, `source` that of the samples they come from.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Where it is kept.
+    mend : bool
+        Take blocks whose entries cannot be read as missing, and name the objects in `damaged`.
     """
 
-    def __init__(self, group: zarr.Group) -> None:
+    def __init__(self, group: zarr.Group, *, mend: bool = False) -> None:
         self._group = group
-        self._arrays = {name: _array(group, name) for name in ARRAYS}
         attrs = dict(group.attrs)
         self.fingerprint: str = str(attrs.get("fingerprint", ""))
         self.settings: Mapping[str, Any] = _mapping(attrs.get("settings"))
@@ -49,11 +67,36 @@ class Ledger:
         failures = _mapping(attrs.get("failures"))
         self.failures: dict[int, str] = {int(k): str(v) for k, v in failures.items()}
         self.run: Mapping[str, Any] | None = _mapping(attrs.get("run")) or None
-        self.state: NDArray[np.uint8] = np.asarray(self._arrays["state"][...])
-        self.checksum: NDArray[np.uint32] = np.asarray(self._arrays["checksum"][...])
-        self.source: NDArray[np.uint32] = np.asarray(self._arrays["source"][...])
+        self.growing = bool(attrs.get("growing"))
+        """Whether a run that made the output longer has not come to the end of that."""
+        self.earlier = [tuple(shape) for shape in _sequence(attrs.get("earlier"))]
+        """Shapes of the source that partial blocks were computed for, by `state - PARTIAL`."""
+        self.damaged: list[str] = []
         self._dirty: set[int] = set()
         self._flushed, self._cost = time.monotonic(), 0.0
+        place = group[GROWN] if self.growing else group
+        self._arrays = {name: _array(place, name) for name in ARRAYS}
+        self.checksum: NDArray[np.uint32] = self._load("checksum")
+        self.source: NDArray[np.uint32] = self._load("source")
+        self.state: NDArray[np.uint8] = self._load("state")
+        if self.damaged and not mend:
+            raise DamagedLedgerError(f"{self.damaged[0]} cannot be read")
+        for chunk in self._dirty:
+            self.state[chunk * CHUNK : (chunk + 1) * CHUNK] = MISSING
+
+    def _load(self, name: str) -> NDArray[Any]:
+        array = self._arrays[name]
+        values = np.zeros(array.shape, array.dtype)
+        for chunk in range(-(-values.size // CHUNK)):
+            where = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+            try:
+                values[where] = array[where]
+            except DAMAGE as problem:
+                self.damaged.append(
+                    f"ledger/{name}/c/{chunk} ({type(problem).__name__}: {problem})"
+                )
+                self._dirty.add(chunk)
+        return values
 
     @classmethod
     def create(cls, root: zarr.Group, settings: Mapping[str, Any], mark: str, n: int) -> Ledger:
@@ -67,23 +110,22 @@ class Ledger:
                 "failures": {},
             },
         )
-        for name, dtype in ARRAYS.items():
-            group.create_array(
-                name, shape=(n,), chunks=(min(n, CHUNK),), dtype=dtype, dimension_names=["block"]
-            )
+        _make_arrays(group, n)
         return cls(group)
 
     @classmethod
-    def open(cls, store: str, mode: str = "r") -> Ledger:
+    def open(cls, store: str, mode: str = "r", *, mend: bool = False) -> Ledger:
         """Open the ledger of an output (mode ``"r"``, or ``"r+"`` to write).
 
         Raises
         ------
         FileNotFoundError
             If there is none.
+        DamagedLedgerError
+            One of its arrays cannot be read, and it is not to be mended.
         """
         how: Any = mode
-        return cls(zarr.open_group(store, path="ledger", mode=how))
+        return cls(zarr.open_group(store, path="ledger", mode=how), mend=mend)
 
     def counts(self) -> dict[str, int]:
         """Return how many blocks are done, missing and failed."""
@@ -101,6 +143,8 @@ class Ledger:
         self.failures.pop(block, None)
         if failure:
             self.failures[block] = failure
+            if len(self.failures) > REASONS_KEPT:
+                del self.failures[max(self.failures)]
         self._dirty.add(block // CHUNK)
 
     def forget(self, blocks: NDArray[Any]) -> None:
@@ -108,7 +152,55 @@ class Ledger:
         self.state[blocks] = MISSING
         self.checksum[blocks] = 0
         self.source[blocks] = 0
+        for block in blocks.tolist() if self.failures else ():
+            self.failures.pop(block, None)
         self._dirty.update(np.unique(blocks // CHUNK).tolist())
+
+    def reason(self, block: int) -> str:
+        """Say why a block failed."""
+        return self.failures.get(block, "its reason was not kept; it is told when it fails again")
+
+    def begin_growth(
+        self,
+        settings: Mapping[str, Any],
+        mark: str,
+        arrays: Mapping[str, NDArray[Any]],
+        failures: Mapping[int, str],
+        earlier: Sequence[tuple[int, ...]],
+    ) -> None:
+        """Write the ledger of a longer output beside the old one, then say that it counts.
+
+        That is one write of the group's attributes: a process that dies before it changes nothing,
+        and after one that dies later, what is left to do is known.
+        """
+        self.tidy()
+        grown = self._group.create_group(GROWN)
+        _make_arrays(grown, arrays["state"].size)
+        for name in ARRAYS:
+            _array(grown, name)[...] = arrays[name]
+        self.settings, self.fingerprint = settings, mark
+        self.state, self.checksum = arrays["state"], arrays["checksum"]
+        self.source = arrays["source"]
+        self.failures, self.earlier = dict(failures), list(earlier)
+        self._dirty.clear()
+        self.growing = True
+        self._put(None)
+
+    def end_growth(self) -> None:
+        """Bring the ledger's own arrays to the new length and values: the output has grown."""
+        self._arrays = {name: _array(self._group, name) for name in ARRAYS}
+        for name, array in self._arrays.items():
+            array.resize((self.state.size,))
+            array[...] = getattr(self, name)
+        self.growing = False
+        self._put(None)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a process left that died while it made the output longer."""
+        if not self.growing:
+            place = self._group.store_path / GROWN
+            sync(place.store.delete_dir(place.path))
 
     def due(self) -> bool:
         """Tell whether it is time to flush: often enough to be taken for alive, at any cost."""
@@ -154,12 +246,19 @@ class Ledger:
                 where = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, values.size))
                 self._arrays[name][where] = values[where]
         self._dirty.clear()
+        self._put(run)
+
+    def _put(self, run: Mapping[str, Any] | None) -> None:
         attrs: dict[str, Any] = {
             "fingerprint": self.fingerprint,
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "failures": {str(k): self.failures[k] for k in sorted(self.failures)},
         }
+        if self.growing:
+            attrs["growing"] = True
+        if (self.state >= PARTIAL).any():
+            attrs["earlier"] = [list(shape) for shape in self.earlier]
         if run is not None:
             attrs["run"] = dict(run)
         self._group.attrs.put(attrs)
@@ -190,7 +289,20 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in DECIDERS}
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+def _make_arrays(group: zarr.Group, n: int) -> None:
+    """Make the ledger's arrays of `n` blocks; but for their shape they do not depend on `n`."""
+    for name, dtype in ARRAYS.items():
+        group.create_array(
+            name,
+            shape=(n,),
+            chunks=(CHUNK,),
+            dtype=dtype,
+            compressors=[ZstdCodec(), Crc32cCodec()],
+            dimension_names=["block"],
+        )
+
+
+def _array(group: Any, name: str) -> zarr.Array[Any]:
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{group.store_path}/{name} should be an array.")
@@ -199,3 +311,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()

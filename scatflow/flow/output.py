@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,18 +17,18 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, StorePath
 
 from scatflow.archive.stores import BAD_METADATA, EXTRAS
-from scatflow.dataset import DONE, Template, create, finish
+from scatflow.dataset import DONE, WRITTEN, Template, create, finish
 from scatflow.errors import MissingExtraError, OutputError
 from scatflow.flow.layout import Layout
-from scatflow.flow.ledger import Ledger
-from scatflow.flow.settings import differences
+from scatflow.flow.ledger import DamagedLedgerError, Ledger
+from scatflow.flow.settings import differences, growth
 from scatflow.flow.work import Work, local_path
 
 MARKER = "scatflow_unfinished_template"
 PARTIAL = ".partial"
 """Zarr writes local objects under such a name and renames them when they are whole."""
 
-Kind = Literal["absent", "half-made", "ours", "foreign"]
+Kind = Literal["absent", "half-made", "ours", "damaged", "foreign"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Found:
     kind: Kind
     ledger: Ledger | None = None
     why: str = "scatflow did not write it"
-    """What is wrong with a foreign one."""
+    """What is wrong with a foreign or damaged one."""
 
 
 def look(store: str) -> Found:
@@ -65,6 +66,8 @@ def look(store: str) -> Found:
         ledger = Ledger.open(store, "r+")
     except FileNotFoundError:
         return Found("foreign")
+    except DamagedLedgerError as problem:
+        return Found("damaged", why=f"its ledger is damaged: {problem}")
     except BAD_METADATA as problem:
         why = f"its ledger is damaged or of another version of scatflow ({problem})"
         return Found("foreign", why=why)
@@ -88,6 +91,8 @@ def check_reachable(store: str) -> None:
 def check(store: str, found: Found, work: Work, fresh: bool) -> Ledger | None:
     """Return the ledger to go on with, or None where the output has to be made.
 
+    The ledger may be that of a shorter source: see :mod:`scatflow.flow.grow`.
+
     Raises
     ------
     OutputError
@@ -98,15 +103,17 @@ def check(store: str, found: Found, work: Work, fresh: bool) -> Ledger | None:
             f"{store} exists, but {found.why}: nothing was touched. "
             "Name another place in [output] store, or move it away yourself."
         )
+    if found.kind == "damaged" and not fresh:
+        raise OutputError(
+            f"{store} exists, but {found.why}. Which of its blocks are done is not known. "
+            "scatflow verify --repair computes those that this object tells of again, and "
+            "scatflow run --fresh all."
+        )
     if found.ledger is None or fresh:
         return None
     if found.ledger.fingerprint != work.fingerprint:
-        changed = differences(found.ledger.settings, work.settings)
-        raise OutputError(
-            f"{store} was written with other settings, so its blocks do not belong to this job: "
-            f"{'; '.join(changed)} (there -> here). Restore the settings, name another [output] "
-            "store, or start over with --fresh, which deletes what is there."
-        )
+        _refuse_unless_grown(store, found.ledger, work)
+        return found.ledger
     n = work.layout.cuts.n_blocks
     if found.ledger.state.size != n:
         raise OutputError(
@@ -114,6 +121,30 @@ def check(store: str, found: Found, work: Work, fresh: bool) -> Ledger | None:
             f"{n}. Start over with --fresh, which deletes what is there."
         )
     return found.ledger
+
+
+def _refuse_unless_grown(store: str, ledger: Ledger, work: Work) -> None:
+    """Refuse an output of other settings, unless only the source has become longer since.
+
+    Raises
+    ------
+    OutputError
+        Something else differs.
+    """
+    if growth(ledger.settings, work.settings) is not None:
+        return
+    changed = differences(ledger.settings, work.settings)
+    whole = ""
+    if work.layout.transform.boundary == "whole" and any("block.samples" in c for c in changed):
+        whole = (
+            'With boundary = "whole" every coefficient depends on the length of its record; '
+            "seamless and frames let one grow. "
+        )
+    raise OutputError(
+        f"{store} was written with other settings, so its blocks do not belong to this job: "
+        f"{'; '.join(changed)} (there -> here). {whole}Restore the settings, name another "
+        "[output] store, or start over with --fresh, which deletes what is there."
+    )
 
 
 def make(store: str, work: Work, template: Template) -> Ledger:
@@ -137,7 +168,7 @@ def make(store: str, work: Work, template: Template) -> Ledger:
 
 def clear(store: str) -> None:
     """Delete a store that is ours, its root metadata last: it stays recognisable until then."""
-    if look(store).kind == "ours":
+    if look(store).kind in ("ours", "damaged"):
         zarr.open_group(store, mode="r+").attrs.put({MARKER: True})
     path = local_path(store)
     if path is None:
@@ -156,6 +187,12 @@ def clear(store: str) -> None:
     Path(path, "zarr.json").unlink(missing_ok=True)
 
 
+def provisional(store: str) -> dict[str, Any]:
+    """Return from where on an output of ours will change when its source grows."""
+    found = zarr.open_group(store, mode="r").attrs.get("provisional_from")
+    return dict(json.loads(found)) if isinstance(found, str) else {}
+
+
 def lost(store: str, ledger: Ledger, layout: Layout) -> NDArray[np.int64]:
     """Return the blocks that are said to be done but whose shard is not in the store.
 
@@ -168,28 +205,31 @@ def lost(store: str, ledger: Ledger, layout: Layout) -> NDArray[np.int64]:
     layout : Layout
         Which block writes which shard.
     """
-    there = np.zeros(layout.cuts.n_blocks, bool)
-    for key in _shards(store):
-        numbers = key.split("/")
-        if all(n.isdecimal() for n in numbers):
-            block = layout.block_of(tuple(map(int, numbers)))
-            if block is not None:
-                there[block] = True
-    return np.flatnonzero((ledger.state == DONE) & ~there)
+    everywhere = np.ones(layout.cuts.n_blocks, bool)
+    for name in WRITTEN:
+        there = np.zeros(layout.cuts.n_blocks, bool)
+        for key in _shards(store, name):
+            numbers = key.split("/")
+            if all(n.isdecimal() for n in numbers):
+                block = layout.block_of(tuple(map(int, numbers)))
+                if block is not None:
+                    there[block] = True
+        everywhere &= there
+    return np.flatnonzero((ledger.state == DONE) & ~everywhere)
 
 
-def _shards(store: str) -> Iterator[str]:
+def _shards(store: str, name: str) -> Iterator[str]:
     """Yield the keys of all shards, such as ``0/0/3``; empty files on this machine are none."""
     path = local_path(store)
     if path is None:
-        yield from sync(_list_remote(_store_path(store)))
+        yield from sync(_list_remote(_store_path(store), name))
         return
-    top = os.path.join(path, "scattering", "c")
+    top = os.path.join(path, name, "c")
     for folder, _, files in os.walk(top):
         prefix = os.path.relpath(folder, top).replace(os.sep, "/")
-        for name in files:
-            if name.isdecimal() and os.path.getsize(os.path.join(folder, name)):
-                yield name if prefix == "." else f"{prefix}/{name}"
+        for file in files:
+            if file.isdecimal() and os.path.getsize(os.path.join(folder, file)):
+                yield file if prefix == "." else f"{prefix}/{file}"
 
 
 def sweep(store: str) -> None:
@@ -233,8 +273,8 @@ def _store_path(store: str) -> StorePath:
         ) from problem
 
 
-async def _list_remote(target: StorePath) -> list[str]:
-    prefix = f"{target.path}/scattering/c/".lstrip("/")
+async def _list_remote(target: StorePath, name: str) -> list[str]:
+    prefix = f"{target.path}/{name}/c/".lstrip("/")
     return [key[len(prefix) :] async for key in target.store.list_prefix(prefix)]
 
 

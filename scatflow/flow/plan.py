@@ -16,6 +16,7 @@ from dask.system import CPU_COUNT
 from scatflow.blocks import Span, ceil_div, halved
 from scatflow.dataset import Template
 from scatflow.errors import BudgetError, JobError
+from scatflow.flow.grow import foreseen
 from scatflow.flow.job import Job, suggest_memory
 from scatflow.flow.labels import left_out, template
 from scatflow.flow.layout import dropped
@@ -449,7 +450,7 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
         "workers": job.workers,
         "threads": job.run.threads,
         "estimated_seconds": seconds,
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *foreseen(look(plan.output).ledger, work)],
         "fingerprint": work.fingerprint,
     }
 

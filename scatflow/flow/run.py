@@ -8,16 +8,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from distributed import Future, performance_report
+from numpy.typing import NDArray
 
-from scatflow.dataset import DONE
+from scatflow.dataset import DONE, FAILED
 from scatflow.errors import ClusterError, OutputError
 from scatflow.flow.block import Key, Receipt, active, place, process, source_checksum, warm_up
 from scatflow.flow.cluster import Cluster, connect
+from scatflow.flow.earlier import settled_cells, shorter
+from scatflow.flow.grow import go_on, grow
+from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
 from scatflow.flow.lock import locked, me, refuse_if_alive
 from scatflow.flow.output import check, look, lost, make, sweep
@@ -29,7 +33,7 @@ from scatflow.flow.plan import (
     crowded_machines,
 )
 from scatflow.flow.progress import Reporter, clock
-from scatflow.flow.work import local_path
+from scatflow.flow.work import Work, local_path
 
 QUEUED_PER_SLOT = 2
 """Blocks behind those that workers hold, so that none ever waits for the client."""
@@ -127,7 +131,7 @@ def _resume(
 
 def _look_over(plan: RunPlan, ledger: Ledger, say: Callable[[str], None]) -> bool:
     """Check what earlier runs left, and tell whether there is anything to do."""
-    _check_source(plan, ledger)
+    _catch_up(plan, ledger, say)
     if ledger.versions != versions():
         say(
             f"note: blocks were computed with {_listed(ledger.versions)}, and this is "
@@ -158,8 +162,43 @@ def _listed(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in found.items()) or "other libraries"
 
 
-def _check_source(plan: RunPlan, ledger: Ledger) -> None:
+def _catch_up(plan: RunPlan, ledger: Ledger, say: Callable[[str], None]) -> None:
+    """Check that the source is still what it was, and make the output longer if it has grown."""
+    work = plan.work
+    go_on(plan.output, ledger, plan.base, work, plan.template)
+    if ledger.fingerprint == work.fingerprint:
+        _check_source(plan.output, work, ledger)
+        return
+    old = replace(work, layout=shorter(work, ledger.settings["source"]["shape"]))
+    _check_source(plan.output, old, ledger, _at_the_end(old.layout, work.layout))
+    say(grow(plan.output, ledger, old.layout, work, plan.template))
+
+
+def _at_the_end(old: Layout, new: Layout) -> NDArray[np.int64]:
+    """Return the blocks of a shorter source beside which new ones come to lie."""
+    last = np.zeros(old.cuts.counts, bool)
+    pairs = zip(old.cuts.counts, settled_cells(old, new), new.cuts.shape, strict=True)
+    for axis, (count, settled, now) in enumerate(pairs):
+        if settled != now:
+            last[(slice(None),) * axis + (count - 1,)] = True
+    return np.flatnonzero(last)
+
+
+def _check_source(
+    output: str, work: Work, ledger: Ledger, first: NDArray[np.int64] | tuple[()] = ()
+) -> None:
     """Read some finished blocks again: the first, the last, and a few between.
+
+    Parameters
+    ----------
+    output : str
+        Where the results are.
+    work : Work
+        What was done.
+    ledger : Ledger
+        Its ledger.
+    first : array of int, optional
+        Blocks of which half of the checked ones are taken.
 
     Raises
     ------
@@ -167,17 +206,25 @@ def _check_source(plan: RunPlan, ledger: Ledger) -> None:
         The source holds other samples than those the blocks were computed from.
     """
     done = np.flatnonzero(ledger.state == DONE)
-    picked = np.unique(np.linspace(0, done.size - 1, CHECKED_BLOCKS).round().astype(int))
+    some = _some(np.intersect1d(first, done).astype(int), CHECKED_BLOCKS // 2)
     left = CHECKED_BYTES
-    for block in done[picked].tolist() if done.size else []:
-        left -= block_bytes(plan.work, block)
-        if left >= 0 and source_checksum(plan.work, block) != ledger.source[block]:
+    for block in [*some, *(b for b in _some(done, CHECKED_BLOCKS - len(some)) if b not in some)]:
+        left -= block_bytes(work, block)
+        if left >= 0 and source_checksum(work, block) != ledger.source[block]:
             raise OutputError(
-                f"The source changed: block {block} ({place(plan.work, block)}) differs from what "
-                f"was read for {plan.output}, so old and new results would be mixed. Restore the "
+                f"The source changed: block {block} ({place(work, block)}) differs from what "
+                f"was read for {output}, so old and new results would be mixed. Restore the "
                 "source, name another [output] store, or start over with --fresh, which deletes "
                 "what is there."
             )
+
+
+def _some(blocks: NDArray[np.int64], most: int) -> list[int]:
+    """Return so many of some blocks, evenly spread, the first and the last among them."""
+    if not blocks.size:
+        return []
+    picked = np.unique(np.linspace(0, blocks.size - 1, most).round().astype(int))
+    return [int(block) for block in blocks[picked]]
 
 
 def _compute(
@@ -325,8 +372,8 @@ def _conclude(ledger: Ledger, say: Callable[[str], None]) -> int:
         say(f"Complete: {counts['done']} blocks.")
         return COMPLETE
     say(f"{counts['failed']} of {ledger.state.size} blocks failed and hold NaN where they did:")
-    for block in sorted(ledger.failures):
-        say(f"  block {block}: {ledger.failures[block]}")
+    for block in np.flatnonzero(ledger.state == FAILED).tolist():
+        say(f"  block {block}: {ledger.reason(block)}")
     say("The same command tries them again.")
     return INCOMPLETE
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
+
 from scatflow.dataset import FAILED
 from scatflow.errors import OutputError
 from scatflow.flow.job import Job
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import alive, held
-from scatflow.flow.output import look
+from scatflow.flow.output import look, provisional
 from scatflow.flow.work import absolute, local_path
 
 
@@ -28,7 +30,9 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
     -------
     dict
         `output`, `state` ("not started", "running", "interrupted", "incomplete", "failed",
-        "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`.
+        "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`,
+        `provisional_from` {dim: {"index", "coordinate"}}: the first windows, along dimensions that
+        are transformed seamlessly, which see the reflection at the end of the record.
 
     Raises
     ------
@@ -41,6 +45,11 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
         raise OutputError(
             f"{output} exists, but {found.why}. Name the store that the job writes in [output]."
         )
+    if found.kind == "damaged":
+        raise OutputError(
+            f"{output} exists, but {found.why}. What is done of the job is not known: "
+            "scatflow verify --repair finds out."
+        )
     counts = {"done": 0, "missing": 0, "failed": 0}
     if found.ledger is None:
         return {
@@ -50,6 +59,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
             **counts,
             "failures": {},
             "run": None,
+            "provisional_from": {},
         }
     ledger = found.ledger
     counts = ledger.counts()
@@ -59,11 +69,11 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
         "blocks": int(ledger.state.size),
         **counts,
         "failures": {
-            str(block): reason
-            for block, reason in sorted(ledger.failures.items())
-            if ledger.state[block] == FAILED
+            str(block): ledger.reason(block)
+            for block in np.flatnonzero(ledger.state == FAILED).tolist()
         },
         "run": dict(ledger.run) if ledger.run is not None else None,
+        "provisional_from": provisional(output),
     }
 
 

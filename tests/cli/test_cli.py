@@ -78,6 +78,26 @@ def test_a_job_from_plan_to_status(folder):
     assert (told["state"], told["done"], told["failed"]) == ("complete", 1, 0)
 
 
+def test_verify_tells_sound_from_damaged_and_repairs(folder):
+    assert scatflow(folder, "verify", "job.toml").returncode == 2
+    assert scatflow(folder, "run", "job.toml").returncode == 0
+    sound = scatflow(folder, "verify", "job.toml", "--seed", "1")
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert "1 of 1 blocks done and read; 1 computed again with backend plain" in sound.stdout
+    shard = folder / "out.zarr/scattering/c/0/0/0"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    damaged = scatflow(folder, "verify", "job.toml", "--json")
+    assert damaged.returncode == 1
+    told = json.loads(damaged.stdout)
+    assert not told["sound"]
+    assert told["problems"][0]["object"] == "scattering/c/0/0/0"
+    repaired = scatflow(folder, "verify", "job.toml", "--repair", "--json")
+    assert repaired.returncode == 0, repaired.stderr
+    assert json.loads(repaired.stdout)["repaired"] == told["problems"]
+    assert shard.read_bytes() == whole
+
+
 def test_failed_blocks_end_in_1(folder):
     array = zarr.open_array(str(folder / "archive.zarr"), path="waveform", mode="r+")
     array[1, 5] = np.nan

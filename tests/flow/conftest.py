@@ -1,5 +1,6 @@
 """Small archives and jobs on them, run without or with a cluster."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import zarr
 
 from scatflow.dataset import open_coefficients
 from scatflow.flow import layout
+from scatflow.flow import run as run_module
 from scatflow.flow.block import compute
 from scatflow.flow.job import parse
 from scatflow.flow.output import make
@@ -16,7 +18,7 @@ from scatflow.flow.plan import prepare
 from scatflow.flow.run import run
 
 TIME = {"time": {"start": "2010-09-01T00:00:00.000000000", "step": [10_000_000, 1], "units": "ns"}}
-STATIONS = ["YA.UV05", "YA.UV06", "YA.UV07", "YA.UV08"]
+STATIONS = [f"YA.UV{i:02d}" for i in range(5, 15)]
 
 JOB = """
 name = "test"
@@ -120,6 +122,43 @@ def shared_place(tmp_path_factory):
 def small_blocks(monkeypatch):
     """Cut small archives into many blocks."""
     monkeypatch.setattr(layout, "TARGET_SAMPLES", 2**17)
+
+
+class Inline:
+    """A cluster that computes each block in this thread, at once: a future that has ended."""
+
+    def __init__(self, result=None):
+        self._result = result
+        self.held = self.slots = 1
+        self.workers, self.processors = {}, {}
+        self.dashboard, self.lasting = "nowhere", False
+        self.status = "finished"
+
+    client = property(lambda self: self)
+
+    def run(self, function, *words, **_):
+        function(*words)
+
+    def submit(self, function, *words, **_):
+        return Inline(function(*words))
+
+    def add_done_callback(self, call):
+        call(self)
+
+    def result(self):
+        return self._result
+
+    def release(self):
+        pass
+
+    def cancel(self, futures):
+        pass
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Compute without a cluster's threads, which take a second to start."""
+    monkeypatch.setattr(run_module, "connect", lambda _: contextlib.nullcontext(Inline()))
 
 
 @pytest.fixture

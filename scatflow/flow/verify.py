@@ -1,0 +1,403 @@
+"""Check what a run has written: every stored byte, its labels, and some blocks computed again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import zarr
+from dask.system import CPU_COUNT
+from numpy.typing import NDArray
+from zarr.core.sync import sync
+
+from scatflow.dataset import (
+    DAMAGE,
+    DONE,
+    WRITTEN,
+    checksum,
+    differing,
+    erase_region,
+    finish,
+    open_coefficients,
+    rewrite,
+    shard_key,
+)
+from scatflow.errors import OutputError
+from scatflow.flow.block import evaluate, place
+from scatflow.flow.labels import template
+from scatflow.flow.layout import layout
+from scatflow.flow.ledger import Ledger
+from scatflow.flow.lock import locked, refuse_if_alive
+from scatflow.flow.output import check, look, lost
+from scatflow.flow.plan import RunPlan
+from scatflow.flow.progress import Reporter
+from scatflow.flow.run import run
+from scatflow.flow.settings import fingerprint
+from scatflow.flow.work import Work, from_settings, local_path
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+"""What two backends may differ by, relative to the largest coefficient of the path in the block."""
+
+SAMPLE = 4
+"""Blocks that are computed again unless told otherwise."""
+
+OF_THE_VERSION = ("scatflow_version", "history")
+"""Attributes that name the version of scatflow which wrote them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in an output that is not what it should be."""
+
+    kind: str
+    """ledger, metadata, coordinate, coefficients, values, source or unfinished."""
+    object: str
+    """Key in the store."""
+    what: str
+    block: int | None = None
+    place: str = ""
+    """Which records and samples the block reads."""
+
+    def __str__(self) -> str:
+        where = "" if self.block is None else f"block {self.block} ({self.place}), "
+        return f"{where}{self.object}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was looked at, and what is wrong."""
+
+    output: str
+    blocks: int
+    done: int
+    sample: list[int]
+    """Blocks that were computed again."""
+    backend: str
+    """What computed them."""
+    worst: float
+    """Largest difference that was found, relative to the path's maximum in the block."""
+    problems: list[Problem]
+    repaired: list[Problem] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong (any more)."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-able values."""
+        told = dataclasses.asdict(self)
+        return {**told, "sound": self.sound}
+
+
+def verify(
+    plan: RunPlan,
+    *,
+    sample: int = SAMPLE,
+    seed: int | None = None,
+    repair: bool = False,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Compare an output with its ledger, its labels with the source, and some blocks with both.
+
+    Nothing is written without `repair`.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        The prepared job.
+    sample : int
+        Blocks to compute again from the source, on another backend.
+    seed : int, optional
+        Of the choice of these blocks; by default another one each time.
+    repair : bool
+        Write wrong labels anew, compute wrong blocks again, and look at those once more.
+    say : callable
+        Prints one line.
+
+    Raises
+    ------
+    OutputError
+        There is no output of this job, or its metadata are damaged beyond repair.
+    OutputBusyError
+        It is to be repaired while a run goes on.
+    """
+    plan, ledger = _opened(plan, say)
+    array = _variable(plan)
+    problems = [
+        *_ledger(ledger),
+        *_labels(plan),
+        *_unfinished(ledger),
+        *_stored(plan, ledger, array, np.flatnonzero(ledger.state == DONE)),
+    ]
+    bad = {p.block for p in problems}
+    sound = [b for b in np.flatnonzero(ledger.state == DONE).tolist() if b not in bad]
+    chosen = np.random.default_rng(seed).choice(sound, min(sample, len(sound)), replace=False)
+    picked = sorted(int(b) for b in chosen)
+    other = on_another_backend(plan.work)
+    worst = 0.0
+    for block in picked:
+        difference, problem = _compared(plan, other, ledger, array, block)
+        worst = max(worst, difference)
+        problems += [problem] if problem is not None else []
+    report = Report(
+        plan.output,
+        int(ledger.state.size),
+        ledger.counts()["done"],
+        picked,
+        str(other.engine.backend),
+        worst,
+        problems,
+    )
+    return _repaired(plan, report, say) if repair and problems else report
+
+
+# --- what is there -------------------------------------------------------------------------------
+
+
+def _opened(plan: RunPlan, say: Callable[[str], None]) -> tuple[RunPlan, Ledger]:
+    """Return the ledger, and the plan for the source as long as it was for the last run."""
+    found = look(plan.output)
+    if found.kind in ("absent", "half-made"):
+        raise OutputError(f"There is nothing at {plan.output} to verify. Give scatflow run first.")
+    if found.kind == "damaged":
+        found = replace(found, kind="ours", ledger=Ledger.open(plan.output, mend=True))
+    ledger = check(plan.output, found, plan.work, fresh=False)
+    assert ledger is not None
+    if ledger.growing:
+        raise OutputError(
+            f"A run that made {plan.output} longer was interrupted. Give scatflow run first: it "
+            "goes on from there."
+        )
+    if fingerprint(ledger.settings) != ledger.fingerprint:
+        raise OutputError(
+            f"The settings in {plan.output}/ledger/zarr.json were changed: their hash is not the "
+            "one beside them. Restore that file, or start over with scatflow run --fresh."
+        )
+    if ledger.fingerprint != plan.work.fingerprint:
+        say("The source has grown since the last run; what that wrote is verified.")
+        work = from_settings(ledger.settings, plan.base).on(plan.job.run.threads)
+        plan = replace(plan, work=work, template=template(work))
+    return plan, ledger
+
+
+def _variable(plan: RunPlan) -> zarr.Array[Any]:
+    """Open the coefficients.
+
+    Raises
+    ------
+    OutputError
+        Their metadata are not what a run writes.
+    """
+    expected = plan.template
+    found: Any
+    try:
+        array = open_coefficients(plan.output, "r")
+        found = (array.shape, array.dtype, array.metadata.to_dict()["dimension_names"])
+    except (*DAMAGE, FileNotFoundError) as problem:
+        found = problem
+    if found != (expected.shape, expected.dtype, expected.dims):
+        raise OutputError(
+            f"{plan.output}/scattering/zarr.json is damaged: found {found}, expected "
+            f"{(expected.shape, expected.dtype, expected.dims)}. No coefficient can be read "
+            "without it. Restore that file, or start over with scatflow run --fresh."
+        )
+    return array
+
+
+def _ledger(ledger: Ledger) -> Iterator[Problem]:
+    for told in ledger.damaged:
+        key, _, why = told.partition(" ")
+        yield Problem("ledger", key, f"cannot be read {why}: its blocks count as missing")
+
+
+def _unfinished(ledger: Ledger) -> Iterator[Problem]:
+    counts = ledger.counts()
+    left = counts["missing"] + counts["failed"]
+    if left:
+        what = (
+            f"{counts['missing']} of {ledger.state.size} blocks are missing and "
+            f"{counts['failed']} failed: scatflow run computes them"
+        )
+        yield Problem("unfinished", "ledger/state", what)
+
+
+def _labels(plan: RunPlan) -> Iterator[Problem]:
+    """Compare coordinates and the dataset's metadata with what a run would write."""
+    group = zarr.open_group(plan.output, mode="r", use_consolidated=False)
+    wrong = differing(group, plan.template)
+    for coordinate in plan.template.coordinates:
+        name = coordinate.name
+        if name not in wrong and group[name].shape != coordinate.shape:  # type: ignore[union-attr]
+            wrong[name] = f"has the shape {group[name].shape}"  # type: ignore[union-attr]
+    for name, why in wrong.items():
+        yield Problem("coordinate", name, why)
+    attrs = dict(group.attrs)
+    for name, value in plan.template.dataset_attrs.items():
+        if name not in OF_THE_VERSION and attrs.get(name) != value:
+            what = f"the attribute {name} is {attrs.get(name)!r}, where {value!r} belongs"
+            yield Problem("metadata", "zarr.json", what)
+    told = (_metadata(group, "").get("consolidated_metadata") or {}).get("metadata", {})
+    for name in (*WRITTEN, *(c.name for c in plan.template.coordinates)):
+        if name not in wrong and told.get(name) != _metadata(group, name):
+            yield Problem("metadata", "zarr.json", f"the consolidated metadata of {name} differ")
+
+
+def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
+    """Return the metadata of a group or one of its arrays as they are stored."""
+    stored = sync((group.store_path / name / "zarr.json").get())
+    return {} if stored is None else dict(json.loads(stored.to_bytes()))
+
+
+# --- what is in it -------------------------------------------------------------------------------
+
+
+def _stored(
+    plan: RunPlan, ledger: Ledger, array: zarr.Array[Any], blocks: NDArray[np.int64]
+) -> Iterator[Problem]:
+    """Read every byte of some blocks and compare their checksums with the ledger's."""
+    laid = plan.work.layout
+    gone = set(lost(plan.output, ledger, laid).tolist())
+
+    def one(block: int) -> tuple[int, str | None]:
+        if block in gone:
+            return block, "is not in the store, or empty"
+        try:
+            found = checksum(np.ascontiguousarray(array[laid.region(block)]))
+        except DAMAGE as problem:
+            return block, f"cannot be read ({type(problem).__name__}: {problem})"
+        if found == ledger.checksum[block]:
+            return block, None
+        return block, f"has the checksum {found:08x}, the ledger {ledger.checksum[block]:08x}"
+
+    with Reporter(blocks.size, 0) as reporter:
+        for block, why in in_threads(one, blocks.tolist(), _threads(plan)):
+            reporter.advance(laid.samples(block), why is not None)
+            reporter.tick()
+            if why is not None:
+                yield _of_block("coefficients", plan, array, block, why)
+
+
+def in_threads(
+    call: Callable[[int], tuple[int, str | None]], items: Iterable[int], threads: int
+) -> Iterator[tuple[int, str | None]]:
+    """Yield what `call` returns for each item, in order, a few items in flight."""
+    with ThreadPoolExecutor(threads) as pool:
+        flying: deque[Future[tuple[int, str | None]]] = deque()
+        for item in items:
+            flying.append(pool.submit(call, item))
+            if len(flying) > 2 * threads:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+
+
+def _threads(plan: RunPlan) -> int:
+    """Return how many blocks are read at a time: as many as the job would compute here."""
+    here = plan.job.run.cluster in ("local", "threads")
+    return max(1, min(plan.job.workers * plan.job.run.threads, CPU_COUNT)) if here else CPU_COUNT
+
+
+def _of_block(kind: str, plan: RunPlan, array: zarr.Array[Any], block: int, what: str) -> Problem:
+    key = f"{array.path}/{shard_key(array, plan.work.layout.region(block))}"
+    return Problem(kind, key, what, block, place(plan.work, block))
+
+
+def on_another_backend(work: Work) -> Work:
+    """Return the same work for the reference backend, or for NumPy's if it is the reference's."""
+    name = "numpy" if work.engine.backend == "plain" else "plain"
+    engine: Any = dataclasses.replace(work.engine, backend=name)  # type: ignore[type-var]
+    laid, source = work.layout, work.source
+    per_block = laid.cuts.per_block
+    new = layout(engine, laid.transform, source.dims, source.shape, work.dtype, per_block)
+    return replace(work, engine=engine, layout=new)
+
+
+def _compared(
+    plan: RunPlan, other: Work, ledger: Ledger, array: zarr.Array[Any], block: int
+) -> tuple[float, Problem | None]:
+    """Compute a block again and return its largest difference, and what is wrong with it."""
+    made = evaluate(other, block)
+    if made.source_checksum != ledger.source[block]:
+        return 0.0, _of_block(
+            "source", plan, array, block, "the source is not what was transformed"
+        )
+    stored = np.asarray(array[other.layout.region(block)])
+    difference = apart(stored, made.values, other.layout.path_axis)
+    worst = float(difference.max())
+    if worst <= TOLERANCE[str(other.dtype)]:
+        return worst, None
+    path = int(difference.argmax())
+    what = (
+        f"path {path} is {worst:.1e} of its maximum away from what backend "
+        f"{other.engine.backend} computes, and {TOLERANCE[str(other.dtype)]:.0e} is allowed"
+    )
+    return worst, _of_block("values", plan, array, block, what)
+
+
+def apart(found: NDArray[Any], expected: NDArray[Any], path_axis: int) -> NDArray[np.float64]:
+    """Return how far coefficients are from others, relative to the largest one of their path.
+
+    Infinite where only one of them is missing (NaN).
+
+    Examples
+    --------
+    >>> apart(np.array([[1.0, 2.0], [0.0, 0.1]]), np.array([[1.0, 2.1], [0.0, 0.1]]), 0).round(3)
+    array([0.048, 0.   ])
+    """
+    a, b = (np.moveaxis(v, path_axis, 0).reshape(v.shape[path_axis], -1) for v in (found, expected))
+    missing = np.isnan(b)
+    distance = np.where(missing, 0.0, np.abs(a.astype(np.float64) - b))
+    distance[np.isnan(a) != missing] = np.inf
+    most = np.where(missing, 0.0, np.abs(b)).max(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = distance.max(axis=1) / most
+    return np.asarray(np.where(distance.max(axis=1) == 0, 0.0, ratio), np.float64)
+
+
+# --- making it right -----------------------------------------------------------------------------
+
+
+def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Report:
+    """Write wrong labels anew, compute wrong blocks again, and look at both once more."""
+    changed = [p for p in report.problems if p.kind == "source"]
+    if changed:
+        raise OutputError(
+            f"The source changed: {changed[0]}. A repair would mix old and new results. Restore "
+            "the source, or start over with scatflow run --fresh."
+        )
+    for problem in report.problems:
+        say(str(problem))
+    bad = sorted({p.block for p in report.problems if p.block is not None})
+    with contextlib.ExitStack() as stack:
+        if local_path(plan.output) is not None:
+            stack.enter_context(locked(plan.output))
+        ledger = Ledger.open(plan.output, "r+", mend=True)
+        refuse_if_alive(plan.output, ledger.run if local_path(plan.output) is None else None)
+        group = zarr.open_group(plan.output, mode="r+", use_consolidated=False)
+        rewrite(group, plan.template, {p.object for p in report.problems if p.kind == "coordinate"})
+        finish(group, plan.template.dataset_attrs)
+        for problem in report.problems:
+            if problem.kind == "ledger":
+                sync((group.store_path / problem.object).delete())
+        ledger.forget(np.array(bad, np.int64))
+        ledger.flush(None)
+        array = open_coefficients(plan.output)
+        for block in bad:  # Zarr reads a shard at the array's end before it writes inside of it.
+            erase_region(array, plan.work.layout.region(block))
+    run(plan, say=say)
+    ledger = Ledger.open(plan.output)
+    again = [
+        *_labels(plan),
+        *_unfinished(ledger),
+        *_stored(plan, ledger, _variable(plan), np.array(bad, np.int64)),
+    ]
+    fixed = [p for p in report.problems if p not in again]
+    return replace(report, problems=again, repaired=fixed, done=ledger.counts()["done"])
