@@ -187,6 +187,11 @@ def process(key: Key, index: int) -> Receipt:
             ACTIVE[key.token] -= 1
 
 
+def process_all(key: Key, blocks: list[int]) -> list[Receipt]:
+    """Compute some blocks, one after the other; see :func:`process`."""
+    return [process(key, block) for block in blocks]
+
+
 def compute(
     work: Work,
     array: zarr.Array[Any],

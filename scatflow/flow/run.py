@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED
 from scatflow.errors import ClusterError, OutputError
-from scatflow.flow.block import Key, Receipt, active, place, process, source_checksum, warm_up
+from scatflow.flow.block import Key, Receipt, active, place, process_all, source_checksum, warm_up
 from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.earlier import settled_cells, shorter
+from scatflow.flow.groups import Groups
 from scatflow.flow.grow import go_on, grow
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
@@ -281,35 +282,38 @@ def _work_through(
 ) -> Totals:
     """Keep a window of futures full, record each receipt, and let each future go at once."""
     started, totals = time.time(), Totals()
-    ended: queue.SimpleQueue[Future[Receipt]] = queue.SimpleQueue()
-    todo: Iterator[int] = iter(pending.tolist())
-    flying: dict[Future[Receipt], int] = {}
+    ended: queue.SimpleQueue[Future[list[Receipt]]] = queue.SimpleQueue()
+    groups = Groups(pending)
+    flying: dict[Future[list[Receipt]], list[int]] = {}
     attempts: dict[int, int] = {}
     window = cluster.held + QUEUED_PER_SLOT * cluster.slots
 
-    def submit(block: int) -> None:
-        future = cluster.client.submit(process, key, block, pure=False)
-        flying[future] = block
-        future.add_done_callback(ended.put)
-
     try:
         while True:
-            while len(flying) < window and (block := next(todo, None)) is not None:
-                submit(block)
+            while len(flying) < window and (blocks := groups.take()):
+                future = cluster.client.submit(process_all, key, blocks, pure=False)
+                flying[future] = blocks
+                future.add_done_callback(ended.put)
             if not flying:
                 return totals
             for future in _ended(ended):
-                block = flying.pop(future)
-                receipt = _receipt(future, block)
+                blocks = flying.pop(future)
+                receipts = _receipts(future, blocks)
                 future.release()
-                if receipt.retry and attempts.get(block, 1) < ATTEMPTS:
-                    attempts[block] = attempts.get(block, 1) + 1
-                    submit(block)
+                if receipts is None:
+                    groups.again(blocks)
                     continue
-                attempts.pop(block, None)
-                totals.add(receipt)
-                ledger.record(block, receipt.checksum, receipt.source_checksum, receipt.failure)
-                reporter.advance(receipt.samples, receipt.failure is not None)
+                for receipt in receipts:
+                    block = receipt.block
+                    if receipt.retry and attempts.get(block, 1) < ATTEMPTS:
+                        attempts[block] = attempts.get(block, 1) + 1
+                        groups.again([block])
+                        continue
+                    attempts.pop(block, None)
+                    totals.add(receipt)
+                    groups.learn(receipt.seconds)
+                    ledger.record(block, receipt.checksum, receipt.source_checksum, receipt.failure)
+                    reporter.advance(receipt.samples, receipt.failure is not None)
             reporter.tick()
             if ledger.due():
                 ledger.flush(_words(reporter.rate, started))
@@ -330,7 +334,9 @@ def _wait_for_last_tasks(cluster: Cluster, key: Key) -> None:
         time.sleep(TICK_SECONDS / 5)
 
 
-def _ended(ended: queue.SimpleQueue[Future[Receipt]]) -> Iterator[Future[Receipt]]:
+def _ended(
+    ended: queue.SimpleQueue[Future[list[Receipt]]],
+) -> Iterator[Future[list[Receipt]]]:
     """Yield the futures that have ended, after a short wait for the first."""
     try:
         yield ended.get(timeout=TICK_SECONDS)
@@ -340,11 +346,15 @@ def _ended(ended: queue.SimpleQueue[Future[Receipt]]) -> Iterator[Future[Receipt
         return
 
 
-def _receipt(future: Future[Receipt], block: int) -> Receipt:
-    """Return a future's receipt, or one that says why there is none."""
+def _receipts(future: Future[list[Receipt]], blocks: list[int]) -> list[Receipt] | None:
+    """Return a future's receipts, or one that says why there is none.
+
+    None where a task of several blocks was lost: which of them is to blame shows when each is
+    computed alone.
+    """
     if future.status == "finished":
-        receipt: Receipt = future.result()
-        return receipt
+        receipts: list[Receipt] = future.result()
+        return receipts
     if future.status != "error":
         raise ClusterError(
             "The scheduler went away and took its tasks along. What was finished is kept: "
@@ -353,11 +363,13 @@ def _receipt(future: Future[Receipt], block: int) -> Receipt:
     problem = future.exception()
     if isinstance(problem, OutputError):
         raise problem
+    if len(blocks) > 1:
+        return None
     reason = f"{type(problem).__name__}: {problem}"
     if type(problem).__name__ == "KilledWorker":
         reason = "every worker that computed it died, as when memory runs out"
     # Dask has tried a task whose worker died on other workers already.
-    return Receipt(block, failure=reason, retry=False)
+    return [Receipt(blocks[0], failure=reason, retry=False)]
 
 
 def _words(rate: float, started: float) -> dict[str, Any]:
