@@ -32,7 +32,7 @@ EXTRAS = {
     "torch": ("torch",),
     "cuda12": ("cupy", "dask_cuda"),
     "hpc": ("dask_jobqueue",),
-    "s3": ("s3fs", "obstore"),
+    "s3": ("s3fs",),
     "ingest": ("pymseed", "soundfile", "nibabel", "PIL"),
     "plot": ("matplotlib",),
     "sklearn": ("sklearn",),

@@ -15,9 +15,10 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import zarr
@@ -32,6 +33,11 @@ from scatflow.flow.earlier import Earlier, holds, n_held, partial_blocks, restor
 from scatflow.flow.ledger import Ledger, check_unreplaced
 from scatflow.flow.output import check_reachable
 from scatflow.flow.work import Work, from_settings
+
+PATIENCE_SECONDS, SLOWEST = 180.0, 50_000
+"""Seconds, and bytes per second, that a store may take for a block's samples or coefficients."""
+
+Done = TypeVar("Done")
 
 REASON = 2000
 """Characters of the reason why a block failed, at most."""
@@ -225,9 +231,10 @@ def compute(
     before = (array, earlier) if earlier is not None else None
     made = evaluate(work, index, turn, before)
     before_writing()
-    if made.damaged:  # Zarr reads a shard at the array's end before it writes what lies inside.
-        erase_region(array, laid.region(index))
-    written_checksum, written = write_region(array, laid.region(index), made.values)
+    writing = f"writing block {index}"
+    written_checksum, written = within(
+        made.values.nbytes, writing, lambda: _write(array, laid.region(index), made)
+    )
     return Receipt(
         index,
         seconds=time.perf_counter() - begun,
@@ -239,6 +246,12 @@ def compute(
         source_checksum=made.source_checksum,
         failure=made.failure,
     )
+
+
+def _write(array: zarr.Array[Any], region: tuple[slice, ...], made: Evaluated) -> tuple[int, int]:
+    if made.damaged:  # Zarr reads a shard at the array's end before it writes what lies inside.
+        erase_region(array, region)
+    return write_region(array, region, made.values)
 
 
 class Evaluated(NamedTuple):
@@ -300,8 +313,13 @@ def _read(work: Work, index: int) -> NDArray[Any]:
     slices = [slice(0)] * len(order)
     for axis, span in zip(order, work.layout.slab(index), strict=True):
         slices[axis] = slice(*span)
-    try:
+
+    def read() -> NDArray[Any]:
         return np.ascontiguousarray(work.source.read(tuple(slices), dtype=work.dtype))
+
+    size = math.prod(s.stop - s.start for s in slices) * work.source.dtype.itemsize
+    try:
+        return within(size, "reading", read)
     except Exception as problem:
         where = ", ".join(
             f"{d} {s.start}:{s.stop}" for d, s in zip(work.source.dims, slices, strict=True)
@@ -309,6 +327,42 @@ def _read(work: Work, index: int) -> NDArray[Any]:
         raise SourceError(
             f"{type(problem).__name__}: {problem} (while reading {work.source.variable} at {where})"
         ) from problem
+
+
+def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
+    """Return what a call to a store returns, but do not wait for it without end.
+
+    A file system or a server that no longer answers would keep a worker for ever. The thread that
+    waits for it is left alone: what it may write at last is what is to be written anyway.
+
+    Parameters
+    ----------
+    size : int
+        Bytes that are moved.
+    doing : str
+        What the call does.
+    call : callable
+        Reads or writes.
+
+    Raises
+    ------
+    TimeoutError
+        It takes longer than the slowest store that is worth waiting for.
+    """
+    ended: Future[Done] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(call())
+        except BaseException as problem:
+            ended.set_exception(problem)
+
+    seconds = PATIENCE_SECONDS + size / SLOWEST
+    threading.Thread(target=run, name=f"scatflow {doing}", daemon=True).start()
+    wait([ended], seconds)
+    if not ended.done():
+        raise TimeoutError(f"{doing} {size} bytes has not ended after {seconds:.0f} s")
+    return ended.result()
 
 
 def _apply(work: Work, x: NDArray[Any]) -> tuple[NDArray[Any], float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,10 @@ CONFIG = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.comm.timeouts.connect": "10s",
-    "distributed.scheduler.allowed-failures": 2,
+    # Which of a dead worker's blocks it died of is for the window to find out.
+    "distributed.scheduler.allowed-failures": 0,
+    # A worker that is stopped, or whose machine is gone without a word, counts as dead then.
+    "distributed.scheduler.worker-ttl": "60s",
 }
 
 
@@ -180,10 +184,24 @@ def _local(job: Job) -> LocalCluster:
         memory_limit=int(job.memory * HEADROOM) if processes else 0,
         protocol="tcp://",  # In-process addresses name an outer interface of the machine.
         host=LOOPBACK,
-        dashboard_address=f"{LOOPBACK}:{DASHBOARD_PORT}",
+        dashboard_address=f"{LOOPBACK}:{_dashboard_port()}",
         worker_dashboard_address=f"{LOOPBACK}:0",
         silence_logs=logging.CRITICAL,
     )
+
+
+def _dashboard_port() -> int:
+    """Return the usual port of a dashboard, or 0, any, where it is taken.
+
+    Dask finds out by itself, but leaves a socket open then.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, DASHBOARD_PORT))
+        except OSError:
+            return 0
+    return DASHBOARD_PORT
 
 
 def _remote(address: str) -> Client:

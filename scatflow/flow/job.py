@@ -14,11 +14,12 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from scatflow.backends.choose import BACKENDS, HOST, SERVED_BY
 from scatflow.engines import ENGINES, Engine, engine_from_dict
@@ -93,7 +94,18 @@ def _cron_number(word: str, least: int, names: tuple[str, ...]) -> int:
     return least + names.index(word) if word in names else -1
 
 
+def _address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme and (parts.username or parts.password):
+        raise PydanticCustomError(SECRET, "a name or a password in a URL")
+    return text
+
+
+SECRET = "secret"
+"""Kind of the error whose input must not be shown."""
+
 Text = Annotated[str, Field(min_length=1)]
+Store = Annotated[str, Field(min_length=1), AfterValidator(_address)]
 Count = Annotated[int, Field(ge=1)]
 Lengths = Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]]
 Hops = Count | list[Annotated[int, Field(ge=0)]]
@@ -108,7 +120,7 @@ class Table(BaseModel):
 class SourceTable(Table):
     """What to read."""
 
-    store: Text = Field(description="a path or URL of a Zarr store (string)")
+    store: Store = Field(description="a path or URL of a Zarr store (string)")
     variable: Text | None = Field(
         default=None, description="the name of an array in the store (string)"
     )
@@ -147,7 +159,7 @@ class TransformTable(Table):
 class OutputTable(Table):
     """Where to write."""
 
-    store: Text = Field(description="a path or URL of the Zarr store to write (string)")
+    store: Store = Field(description="a path or URL of the Zarr store to write (string)")
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description='one of "float32", "float64"'
     )
@@ -361,6 +373,12 @@ def _describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> 
     if error["type"] == "missing":
         where = f"[{key}]" if description == f"a table [{key}]" else where
         return f"{where} is missing. It takes {description}."
+    if error["type"] == SECRET:
+        return (
+            f"{where} holds a name or a password, which would be written into the results and "
+            "their ledger. Take it out: credentials come from the environment, profile files or "
+            "the machine's role, as the store's own tools have it."
+        )
     found = error["input"]
     options = [w.strip('",') for w in (description or "").split() if w.startswith('"')]
     near = _near(found, options) if isinstance(found, str) else ""

@@ -1,4 +1,4 @@
-"""One run at a time on an output."""
+"""One run at a time on an output: a lock of the kernel's, or an object that only one can create."""
 
 from __future__ import annotations
 
@@ -6,31 +6,52 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from scatflow.errors import OutputBusyError, OutputError
 from scatflow.flow.ledger import STALE_SECONDS
+from scatflow.flow.work import local_path
 
 GLANCES, GLANCE_SECONDS = 5, 0.05
 """How often a lock is tried again: :func:`held` holds it for an instant."""
 
+BEAT_SECONDS = 10.0
+"""How often a run writes its lock object anew."""
+
+SILENT_SECONDS = 35.0
+"""An object that stays the same for so long is a dead run's: of three beats, none has come."""
+
+LOOK_SECONDS = 1.0
+
 
 @contextlib.contextmanager
 def locked(output: str) -> Iterator[None]:
-    """Hold the lock of a local output: an flock on ``<output>.lock`` beside the store.
-
-    The kernel drops it with the process, however that ends, so a dead run is no obstacle.
+    """Hold the lock of an output.
 
     Raises
     ------
     OutputBusyError
         Another run holds it; the message names its process.
     OutputError
-        The lock file cannot be made.
+        The lock cannot be made.
+    """
+    with _locked_file(output) if local_path(output) is not None else _locked_object(output):
+        yield
+
+
+@contextlib.contextmanager
+def _locked_file(output: str) -> Iterator[None]:
+    """Hold the lock of a local output: an flock on ``<output>.lock`` beside the store.
+
+    The kernel drops it with the process, however that ends, so a dead run is no obstacle.
     """
     path = _beside(output)
     try:
@@ -115,16 +136,109 @@ def me() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-def refuse_if_alive(output: str, run: Mapping[str, Any] | None) -> None:
-    """Refuse a remote output whose ledger shows a run with a fresh heartbeat.
+# --- stores without a kernel ---------------------------------------------------------------------
 
-    Raises
-    ------
-    OutputBusyError
-        Another run wrote to the ledger less than a minute ago.
+
+@contextlib.contextmanager
+def _locked_object(output: str) -> Iterator[None]:
+    """Hold the lock of a remote output: an object beside it that only one run can create.
+
+    It is written anew all the while. A run that finds it waits until it has changed, and is
+    refused, or has not for longer than its holder would be silent, and takes it over: no clocks
+    are compared. Where a store has no conditional writes, two runs that begin at the same instant
+    both pass; they write the same bytes.
     """
-    if run is not None and time.time() - float(run.get("updated", 0)) < STALE_SECONDS:
-        raise _busy(output, run)
+    try:
+        files, path = fsspec.core.url_to_fs(output)
+        lock = f"{path.rstrip('/')}.lock"
+        if "/" not in path.strip("/"):
+            raise OutputError(
+                f"The output {output} is all of a bucket, so there is no place for a lock beside "
+                "it. Name a place in it, such as results.zarr, in [output] store."
+            )
+        token = secrets.token_hex(8)
+        _take(files, lock, output, token)
+    except OSError as problem:
+        if isinstance(problem, OutputError):
+            raise
+        raise OutputError(
+            f"The output {output} cannot be written: {problem}. Check that the store can be "
+            "reached and that its credentials allow writing."
+        ) from problem
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(files, lock, token, stop), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        with contextlib.suppress(FileNotFoundError):
+            files.rm_file(lock)
+
+
+def _take(files: Any, lock: str, output: str, token: str) -> None:
+    """Create the lock, after the one of a dead run has been removed."""
+    while True:
+        try:
+            files.pipe_file(lock, _holding(token, 0), mode="create")
+            return
+        except FileExistsError:
+            found = _read_object(files, lock)
+        if found is None:
+            continue  # It has been given up this instant.
+        holder = _parsed(found.decode(errors="replace"))
+        if not _is_dead_here(holder) and not _is_silent(files, lock, found):
+            raise _busy(output.rsplit("/", 1)[-1], holder)
+        if _read_object(files, lock) == found:
+            with contextlib.suppress(FileNotFoundError):
+                files.rm_file(lock)
+
+
+def _is_silent(files: Any, lock: str, found: bytes) -> bool:
+    """Watch the lock until it changes (False) or its holder would have written long ago."""
+    until = time.monotonic() + SILENT_SECONDS
+    while time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+        if _read_object(files, lock) != found:
+            return False
+    return True
+
+
+def _is_dead_here(holder: Mapping[str, Any]) -> bool:
+    """Tell whether the holder was a process of this machine that is no more."""
+    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _beat(files: Any, lock: str, token: str, stop: threading.Event) -> None:
+    """Write the lock anew now and then; a store that fails meanwhile is asked again."""
+    number = 0
+    while not stop.wait(BEAT_SECONDS):
+        number += 1
+        with contextlib.suppress(OSError):
+            found = _read_object(files, lock)
+            if found is not None and _parsed(found.decode(errors="replace")).get("token") != token:
+                return  # Taken over, after this process had been silent: it was taken for dead.
+            files.pipe_file(lock, _holding(token, number))
+
+
+def _holding(token: str, beat: int) -> bytes:
+    return json.dumps({**me(), "token": token, "beat": beat}).encode()
+
+
+def _read_object(files: Any, lock: str) -> bytes | None:
+    try:
+        return bytes(files.cat_file(lock))
+    except FileNotFoundError:
+        return None
 
 
 def alive(run: Mapping[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import signal
 import threading
 import time
@@ -12,19 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from distributed import Future, performance_report
+from distributed import performance_report
 from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED
-from scatflow.errors import ClusterError, OutputError
-from scatflow.flow.block import Key, Receipt, active, place, process_all, source_checksum, warm_up
+from scatflow.errors import OutputError
+from scatflow.flow.block import Key, Receipt, active, place, source_checksum, warm_up
 from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.earlier import settled_cells, shorter
-from scatflow.flow.groups import Groups
 from scatflow.flow.grow import go_on, grow
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
-from scatflow.flow.lock import locked, me, refuse_if_alive
+from scatflow.flow.lock import locked, me
 from scatflow.flow.output import check, look, lost, make, sweep
 from scatflow.flow.plan import (
     RunPlan,
@@ -34,13 +32,8 @@ from scatflow.flow.plan import (
     crowded_machines,
 )
 from scatflow.flow.progress import Reporter, clock
-from scatflow.flow.work import Work, local_path
-
-QUEUED_PER_SLOT = 2
-"""Blocks behind those that workers hold, so that none ever waits for the client."""
-
-TICK_SECONDS = 0.25
-ATTEMPTS = 2
+from scatflow.flow.window import TICK_SECONDS, Window
+from scatflow.flow.work import Work
 
 LAST_TASKS_SECONDS = 10.0
 """How long a run that stops early waits for the blocks that are being computed at that moment."""
@@ -106,15 +99,10 @@ def run(
     """
     check_budget(plan)
     with _interruptible(), contextlib.ExitStack() as stack:
-        local = local_path(plan.output) is not None
-        found = look(plan.output)
-        check(plan.output, found, plan.work, fresh)  # Before the lock: nothing is written.
+        check(plan.output, look(plan.output), plan.work, fresh)  # Before anything is written.
         try:
-            if local:
-                stack.enter_context(locked(plan.output))
-                found = look(plan.output)
-            elif found.ledger is not None:
-                refuse_if_alive(plan.output, found.ledger.run)
+            stack.enter_context(locked(plan.output))
+            found = look(plan.output)
             return _resume(plan, check(plan.output, found, plan.work, fresh), report, say)
         except KeyboardInterrupt:
             say(f"Interrupted. The same command resumes: scatflow run {plan.job.path}")
@@ -282,46 +270,24 @@ def _work_through(
 ) -> Totals:
     """Keep a window of futures full, record each receipt, and let each future go at once."""
     started, totals = time.time(), Totals()
-    ended: queue.SimpleQueue[Future[list[Receipt]]] = queue.SimpleQueue()
-    groups = Groups(pending)
-    flying: dict[Future[list[Receipt]], list[int]] = {}
-    attempts: dict[int, int] = {}
-    window = cluster.held + QUEUED_PER_SLOT * cluster.slots
-
+    window = Window(cluster, key, pending)
     try:
-        while True:
-            while len(flying) < window and (blocks := groups.take()):
-                future = cluster.client.submit(process_all, key, blocks, pure=False)
-                flying[future] = blocks
-                future.add_done_callback(ended.put)
-            if not flying:
-                return totals
-            for future in _ended(ended):
-                blocks = flying.pop(future)
-                receipts = _receipts(future, blocks)
-                future.release()
-                if receipts is None:
-                    groups.again(blocks)
-                    continue
-                for receipt in receipts:
-                    block = receipt.block
-                    if receipt.retry and attempts.get(block, 1) < ATTEMPTS:
-                        attempts[block] = attempts.get(block, 1) + 1
-                        groups.again([block])
-                        continue
-                    attempts.pop(block, None)
-                    totals.add(receipt)
-                    groups.learn(receipt.seconds)
-                    ledger.record(block, receipt.checksum, receipt.source_checksum, receipt.failure)
-                    reporter.advance(receipt.samples, receipt.failure is not None)
+        while window.fill():
+            for receipt in window.ended():
+                totals.add(receipt)
+                ledger.record(
+                    receipt.block, receipt.checksum, receipt.source_checksum, receipt.failure
+                )
+                reporter.advance(receipt.samples, receipt.failure is not None)
             reporter.tick()
             if ledger.due():
                 ledger.flush(_words(reporter.rate, started))
+        return totals
     finally:
-        if flying:
+        if window:
             with contextlib.suppress(OSError):  # The scheduler may be gone.
                 with _uninterrupted():
-                    cluster.client.cancel(list(flying))
+                    window.cancel()
                 _wait_for_last_tasks(cluster, key)
 
 
@@ -332,44 +298,6 @@ def _wait_for_last_tasks(cluster: Cluster, key: Key) -> None:
         if not any(cluster.client.run(active, key).values()):
             return
         time.sleep(TICK_SECONDS / 5)
-
-
-def _ended(
-    ended: queue.SimpleQueue[Future[list[Receipt]]],
-) -> Iterator[Future[list[Receipt]]]:
-    """Yield the futures that have ended, after a short wait for the first."""
-    try:
-        yield ended.get(timeout=TICK_SECONDS)
-        while True:
-            yield ended.get_nowait()
-    except queue.Empty:
-        return
-
-
-def _receipts(future: Future[list[Receipt]], blocks: list[int]) -> list[Receipt] | None:
-    """Return a future's receipts, or one that says why there is none.
-
-    None where a task of several blocks was lost: which of them is to blame shows when each is
-    computed alone.
-    """
-    if future.status == "finished":
-        receipts: list[Receipt] = future.result()
-        return receipts
-    if future.status != "error":
-        raise ClusterError(
-            "The scheduler went away and took its tasks along. What was finished is kept: "
-            "start a scheduler and give the same command."
-        )
-    problem = future.exception()
-    if isinstance(problem, OutputError):
-        raise problem
-    if len(blocks) > 1:
-        return None
-    reason = f"{type(problem).__name__}: {problem}"
-    if type(problem).__name__ == "KilledWorker":
-        reason = "every worker that computed it died, as when memory runs out"
-    # Dask has tried a task whose worker died on other workers already.
-    return [Receipt(blocks[0], failure=reason, retry=False)]
 
 
 def _words(rate: float, started: float) -> dict[str, Any]:

@@ -34,13 +34,13 @@ from scatflow.flow.block import evaluate, place
 from scatflow.flow.labels import template
 from scatflow.flow.layout import layout
 from scatflow.flow.ledger import Ledger
-from scatflow.flow.lock import locked, refuse_if_alive
+from scatflow.flow.lock import locked
 from scatflow.flow.output import check, look, lost
 from scatflow.flow.plan import RunPlan
 from scatflow.flow.progress import Reporter
 from scatflow.flow.run import run
 from scatflow.flow.settings import fingerprint
-from scatflow.flow.work import Work, from_settings, local_path
+from scatflow.flow.work import Work, from_settings
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 """What two backends may differ by, relative to the largest coefficient of the path in the block."""
@@ -377,10 +377,8 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
         say(str(problem))
     bad = sorted({p.block for p in report.problems if p.block is not None})
     with contextlib.ExitStack() as stack:
-        if local_path(plan.output) is not None:
-            stack.enter_context(locked(plan.output))
+        stack.enter_context(locked(plan.output))
         ledger = Ledger.open(plan.output, "r+", mend=True)
-        refuse_if_alive(plan.output, ledger.run if local_path(plan.output) is None else None)
         group = zarr.open_group(plan.output, mode="r+", use_consolidated=False)
         rewrite(group, plan.template, {p.object for p in report.problems if p.kind == "coordinate"})
         finish(group, plan.template.dataset_attrs)

@@ -1,0 +1,182 @@
+"""Runs from and to an object store: the same bytes, whatever the store goes through."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import s3fs
+import xarray as xr
+
+from scatflow.errors import JobError, OutputBusyError, OutputError, SourceError
+from scatflow.flow import layout, lock
+from scatflow.flow.job import parse
+from scatflow.flow.plan import prepare
+from scatflow.flow.run import run
+from scatflow.flow.status import status
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture
+def remote(s3, place, records, monkeypatch):
+    """Return a place whose archive is in the bucket; and the bytes of a local run."""
+    monkeypatch.setattr(layout, "TARGET_SAMPLES", 2**17)
+    place.archive(records, chunks=(1, 100_000))
+    assert place.run()[0] == 0
+    place.expected = contents(place.bytes())
+    s3.files.put(str(place.path / "archive.zarr"), "bucket/archive.zarr", recursive=True)
+    s3.counts.clear()
+    return place
+
+
+def contents(found):
+    """Leave out what names the source's store, and the ledger's last words."""
+    return {k: v for k, v in found.items() if "/c/" in k}
+
+
+def text(place, **changes):
+    written = place.text(output="s3://bucket/out.zarr", **changes)
+    return written.replace('"archive.zarr"', '"s3://bucket/archive.zarr"')
+
+
+def go(place, fresh=False, **changes):
+    said = []
+    job = parse(text(place, **changes), place.path / "job.toml")
+    code = run(prepare(job, str(place.path), fresh=fresh), fresh=fresh, say=said.append)
+    return code, "\n".join(said)
+
+
+def there(s3):
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    found = files.find("bucket/out.zarr")
+    return contents({k.removeprefix("bucket/out.zarr/"): files.cat_file(k) for k in found})
+
+
+def test_the_bytes_are_those_of_a_local_run_and_no_secret_is_written(s3, remote, capfd):
+    code, said = go(remote)
+    assert (code, there(s3)) == (0, remote.expected)
+    assert "nothing to do" in go(remote)[1]
+    told = json.dumps(status(parse(text(remote), remote.path / "job.toml"), str(remote.path)))
+    assert '"state": "complete"' in told
+    everything = b"".join(s3.files.cat_file(k) for k in s3.files.find("bucket"))
+    out, err = capfd.readouterr()
+    for word in s3.words:
+        assert word not in said + told + out + err
+        assert word.encode() not in everything
+    assert not s3.files.exists("bucket/out.zarr.lock")
+    with xr.open_zarr("s3://bucket/out.zarr") as ds:
+        assert np.isfinite(ds.scattering.isel(time=slice(0, 9)).values).all()
+
+
+def test_a_block_costs_few_requests(s3, remote):
+    """Two chunks of the source or three, a look at the ledger, and one object to write."""
+    go(remote)
+    blocks = remote.plan().n_blocks
+    data = [p for m, p in s3.paths if m == "GET" and "archive.zarr/waveform/c/" in p]
+    written = [p for m, p in s3.paths if m == "PUT" and "out.zarr/scattering/c/" in p]
+    looks = [p for m, p in s3.paths if m == "GET" and p.endswith("out.zarr/ledger/zarr.json")]
+    assert len(written) == blocks
+    assert len(data) <= 4 * blocks
+    assert len(looks) <= blocks + 20
+
+
+def test_a_store_that_refuses_some_requests_is_asked_again(s3, remote):
+    rng = np.random.default_rng(0)
+    s3.fault = lambda _method, path: 503 if "/c/" in path and rng.random() < 0.15 else None
+    assert go(remote)[0] == 0
+    s3.fault = lambda *_: None
+    assert there(s3) == remote.expected
+
+
+def test_a_slow_store_gives_the_same_bytes(s3, remote):
+    s3.fault = lambda _method, path: 0.05 if "/c/" in path else None
+    assert go(remote)[0] == 0
+    assert there(s3) == remote.expected
+
+
+def test_a_chunk_that_is_refused_for_good_fails_its_blocks_and_no_others(s3, remote, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    bad = "archive.zarr/waveform/c/1/2"
+    s3.fault = lambda _method, path: 403 if path.endswith(bad) else None
+    code, said = go(remote)
+    assert code == 1
+    assert "while reading waveform" in said
+    failed = status(parse(text(remote), remote.path / "job.toml"), str(remote.path))["failures"]
+    assert failed
+    s3.fault = lambda *_: None
+    assert go(remote)[0] == 0
+    assert there(s3) == remote.expected
+
+
+def test_a_store_that_does_not_answer_is_an_error_of_ours(s3, remote, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    s3.fault = lambda *_: 503
+    with pytest.raises((SourceError, OutputError, FileNotFoundError)):
+        go(remote)
+
+
+def test_a_second_run_is_refused_and_a_dead_one_is_no_obstacle(s3, remote, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
+    with lock.locked("s3://bucket/out.zarr"), pytest.raises(OutputBusyError, match="process"):
+        go(remote)
+    s3.files.pipe_file("bucket/out.zarr.lock", b'{"host": "elsewhere", "pid": 7, "token": "x"}')
+    assert go(remote)[0] == 0
+    assert not s3.files.exists("bucket/out.zarr.lock")
+
+
+def test_a_lock_of_a_dead_process_of_this_machine_is_taken_at_once(s3, remote):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    holder = {**lock.me(), "pid": int(gone.stdout), "token": "x"}
+    s3.files.pipe_file("bucket/out.zarr.lock", json.dumps(holder).encode())
+    begun = time.monotonic()
+    with lock.locked("s3://bucket/out.zarr"):
+        assert time.monotonic() - begun < lock.SILENT_SECONDS / 2
+
+
+def test_clocks_that_jump_do_not_free_a_lock(s3, remote, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
+    for jump in (1e9, -1e9):
+        with lock.locked("s3://bucket/out.zarr"):
+            monkeypatch.setattr(time, "time", lambda now=time.time, jump=jump: now() + jump)
+            with (
+                pytest.raises(OutputBusyError),
+                lock.locked("s3://bucket/out.zarr"),
+            ):
+                pass
+            monkeypatch.undo()
+            os.environ["AWS_ENDPOINT_URL"] = s3.url
+
+
+def test_starting_over_clears_what_is_there_and_nothing_else(s3, remote):
+    assert go(remote)[0] == 0
+    s3.files.pipe_file("bucket/out.zarr-of-mine", b"kept")
+    assert go(remote, fresh=True)[0] == 0
+    assert there(s3) == remote.expected
+    assert s3.files.cat_file("bucket/out.zarr-of-mine") == b"kept"
+
+
+@pytest.mark.parametrize("key", ["source", "output"])
+def test_a_password_in_a_url_is_refused_without_being_shown(place, key):
+    written = place.text(output="s3://me:hush@bucket/out.zarr")
+    if key == "source":
+        written = place.text().replace('"archive.zarr"', '"s3://me:hush@bucket/archive.zarr"')
+    with pytest.raises(JobError, match="password") as caught:
+        parse(written, place.path / "job.toml")
+    assert "hush" not in str(caught.value)
+
+
+def test_a_whole_bucket_is_no_output(s3, remote):
+    job = text(remote).replace("s3://bucket/out.zarr", "s3://other")
+    s3.files.mkdir("other")
+    with pytest.raises(OutputError, match="all of a bucket"):
+        run(prepare(parse(job, remote.path / "job.toml"), str(remote.path)), say=lambda _: None)
