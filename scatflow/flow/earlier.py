@@ -43,9 +43,17 @@ def settled(old: Layout, new: Layout) -> tuple[int, ...]:
 
 
 def settled_cells(old: Layout, new: Layout) -> tuple[int, ...]:
-    """Return the same along the axes of the work grid."""
+    """Return the same along the axes of the work grid.
+
+    None at all where a dimension has grown that is not cut: all coefficients depend on it then.
+    """
     found, n = settled(old, new), new.n_untouched
-    cut = [True] * (len(found) - n) if new.seamless else new.framed
+    if new.seamless and len(new.cuts.shape) == len(found):
+        return found
+    cut = (False,) * len(new.lengths) if new.seamless else new.framed
+    lengths = zip(old.lengths, new.lengths, cut, strict=True)
+    if any(before != now for before, now, here in lengths if not here):
+        return (0,) * len(new.cuts.shape)
     return (*found[:n], *(units for units, here in zip(found[n:], cut, strict=True) if here))
 
 

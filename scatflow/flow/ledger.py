@@ -179,8 +179,8 @@ class Ledger:
         for name in ARRAYS:
             _array(grown, name)[...] = arrays[name]
         self.settings, self.fingerprint = settings, mark
-        self.state, self.checksum = arrays["state"], arrays["checksum"]
-        self.source = arrays["source"]
+        for name in ARRAYS:
+            setattr(self, name, arrays[name])
         self.failures, self.earlier = dict(failures), list(earlier)
         self._dirty.clear()
         self.growing = True
