@@ -83,7 +83,10 @@ CASES = {
     "whole64": Case(WHOLE, **RECORDS, result="float64"),
     "images": Case(IMAGES, **PICTURES),
     "volumes": Case(VOLUMES, **CUBES),
-    "volume-maps": Case(VOLUMES + 'averaging = "local"\n', **CUBES),
+    "volume-maps": Case(
+        VOLUMES + 'method = "standard"\n',
+        **{**CUBES, "shape": (3, 64, 64, 64)},
+    ),
     "joint": Case(JOINT, shape=(1, 2**21)),
 }
 
