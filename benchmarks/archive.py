@@ -2,11 +2,10 @@
 
     python benchmarks/archive.py [--gib 0.1 1 10 40] [--workers 2] [--threads 1] [--memory "1 GiB"]
 
-For each size, makes an archive of noise, float32, 100 Hz, runs `scatflow run` on it, samples the
-resident memory of every worker process ten times a second, and prints the highest beside what
-`scatflow plan` announced. An archive has some chunks of noise that are linked over and over, so
-that it takes no more room on disk than those, whatever its size. Archive and result are deleted
-afterwards.
+For each size, makes an archive of noise, float32, 100 Hz, runs `scatflow run` on it, and prints the
+most memory that any worker process ever had resident (VmHWM) beside what `scatflow plan` announced.
+An archive has some chunks of noise that are linked over and over, so that it takes no more room on
+disk than those, whatever its size. Archive and result are deleted afterwards.
 """
 
 from __future__ import annotations
@@ -84,16 +83,25 @@ def scatflow(*words: str) -> list[str]:
     return [sys.executable, "-m", "scatflow.cli", *words]
 
 
+def high_water(pid: int) -> int:
+    """Return the most memory that a process has ever had resident, bytes; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def watch(process: subprocess.Popen) -> dict[str, int]:
-    """Sample until the run ends: the peak of any worker, and of the client with its scheduler."""
+    """Look until the run ends: the peak of any worker, and of the client with its scheduler."""
     peak = {"worker": 0, "client": 0}
     client = psutil.Process(process.pid)
     while process.poll() is None:
+        peak["client"] = max(peak["client"], high_water(process.pid))
         try:
-            peak["client"] = max(peak["client"], client.memory_info().rss)
             for child in client.children(recursive=True):
                 if "spawn_main" in " ".join(child.cmdline()):
-                    peak["worker"] = max(peak["worker"], child.memory_info().rss)
+                    peak["worker"] = max(peak["worker"], high_water(child.pid))
         except psutil.NoSuchProcess:
             pass  # it ended between two looks
         time.sleep(0.1)

@@ -92,7 +92,8 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
         f"reads      {size(told['bytes_read'])} ({overhead:.1%} more than the source has)",
         f"writes     {size(told['bytes_written'])} before compression",
         f"memory     {size(told['peak_bytes_per_worker'])} at most in each worker, "
-        f"budget {size(told['budget_bytes_per_worker'])}",
+        f"budget {size(told['budget_bytes_per_worker'])}:",
+        f"           {_items(told['memory_per_worker'])}",
         f"runs on    {told['cluster']}, {told['workers']} worker(s) with {told['threads']} "
         "thread(s) each",
     ]
@@ -100,6 +101,10 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
     if seconds is not None:
         lines.append(f"time       about {clock(seconds)}, from one unit timed here")
     return [*lines, *(f"note       {note}" for note in told["notes"])]
+
+
+def _items(memory: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {size(n)}" for name, n in memory.items() if n)
 
 
 def _coordinate(name: str, told: Mapping[str, Any]) -> str:

@@ -262,7 +262,12 @@ def block_bytes(work: Work, index: int) -> int:
 
 
 def peak_bytes(work: Work, slots: int, held: int) -> int:
-    """Return the most memory that one worker will need, bytes.
+    """Return the most memory that one worker will need, bytes: the sum of :func:`memory`."""
+    return sum(memory(work, slots, held).values())
+
+
+def memory(work: Work, slots: int, held: int) -> dict[str, int]:
+    """Return what one worker needs memory for when it needs most, bytes.
 
     Parameters
     ----------
@@ -271,22 +276,53 @@ def peak_bytes(work: Work, slots: int, held: int) -> int:
     slots, held : int
         Blocks that the worker computes at a time, and those that it holds: the others are being
         read or written, or wait.
+
+    Returns
+    -------
+    dict
+        `libraries`, `filters`, and either `making the plan` or what the blocks in flight take:
+        `block`, `halo`, `chunks being decoded`, `buffers`, `output` and `encoding`.
     """
+    reading, computing, writing = _states(work)
+    # A block's samples are let go before its coefficients are written.
+    moving = max(reading, writing, key=_total)
+    own = max(computing, moving, key=_total)
+    in_flight = {
+        item: slots * own.get(item, 0) + (held - slots) * moving.get(item, 0)
+        for item in {**own, **moving}
+    }
+    plan = work.layout.plan
+    # Blocks wait for the plan, so that its making and their computing do not add up.
+    if _total(in_flight) < plan.build_bytes:
+        in_flight = {"making the plan": plan.build_bytes}
+    return {"libraries": BASELINE_BYTES, "filters": plan.held_bytes, **in_flight}
+
+
+def _total(items: Mapping[str, int]) -> int:
+    return sum(items.values())
+
+
+def _states(work: Work) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Return what one block takes while it is read, computed and written."""
     laid, item = work.layout, work.dtype.itemsize
     slab = math.prod(_widest(work))
-    block = math.prod(laid.shards) * item
-    unit = math.prod(laid.plan.shape)
+    halo = max(slab - laid.samples(0), 0)
+    samples = {"block": (slab - halo) * item, "halo": halo * item}
+    coefficients = math.prod(laid.shards) * item
     batch = min(laid.batch, math.prod(laid.cuts.per_block))
-    reading = slab * work.source.dtype.itemsize + _chunk_bytes(work)
-    out = batch * math.prod(laid.plan.output_shape) * item
     # A batch is stacked before it is padded, and an edge slab is gathered from its pieces.
-    computing = 2 * batch * unit * item + laid.plan.peak_bytes(batch) + out
-    # A block's samples are let go before its coefficients are written.
-    moving = max(slab * item + reading, (1 + ENCODING_COPIES) * block)
-    own = max(slab * item + block + computing, moving)
-    in_flight = slots * own + (held - slots) * moving
-    # Blocks wait for the plan, so that its making and their computing do not add up.
-    return BASELINE_BYTES + laid.plan.held_bytes + max(laid.plan.build_bytes, in_flight)
+    stacked = 2 * batch * math.prod(laid.plan.shape) * item
+    out = batch * math.prod(laid.plan.output_shape) * item
+    decoding = slab * work.source.dtype.itemsize + _chunk_bytes(work)
+    return (
+        {**samples, "chunks being decoded": decoding},
+        {
+            **samples,
+            "buffers": stacked + laid.plan.peak_bytes(batch),
+            "output": coefficients + out,
+        },
+        {"output": coefficients, "encoding": ENCODING_COPIES * coefficients},
+    )
 
 
 def _chunk_bytes(work: Work) -> int:
@@ -445,6 +481,7 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
         "bytes_read": plan.bytes_read,
         "bytes_written": plan.bytes_written,
         "peak_bytes_per_worker": plan.peak_bytes,
+        "memory_per_worker": memory(work, job.slots, job.held),
         "budget_bytes_per_worker": job.memory,
         "cluster": job.run.cluster,
         "workers": job.workers,

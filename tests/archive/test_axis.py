@@ -29,6 +29,30 @@ def test_a_time_is_exact_to_half_a_nanosecond_after_ten_years(rate, seconds, fir
     assert part.at([k - min(first, k)])[0] == axis.at([k])[0]
 
 
+ODD_RATES = st.one_of(
+    st.sampled_from([Fraction(1_000_000_001, 10**7), Fraction(3), Fraction(1, 3), Fraction(100)]),
+    st.builds(lambda n: 100 + Fraction(n, 10**9), st.integers(-(10**9), 10**9)),
+)
+
+
+@given(
+    rate=ODD_RATES,
+    start=st.integers(0, 10**18),
+    seconds=st.integers(0, TEN_YEARS),
+    stride=st.sampled_from([1, 3, 2**7, 2**10]),
+)
+def test_centres_of_windows_do_not_drift_from_exact_fractions_in_ten_years(
+    rate, start, seconds, stride
+):
+    axis = time_axis(start, rate)
+    near = (int(rate * seconds) // stride + np.arange(4)) * stride
+    exact = [start + int(k) * Fraction(10**9) / rate for k in near]
+    # To the nearest nanosecond, halves upwards.
+    assert axis.at(near).astype(np.int64).tolist() == [
+        (2 * t.numerator + t.denominator) // (2 * t.denominator) for t in exact
+    ]
+
+
 def test_ten_years_at_100_hz_end_on_the_very_nanosecond():
     axis = time_axis(START, Fraction(100))
     assert axis.at([TEN_YEARS * 100])[0] == np.datetime64("2010-09-01", "ns") + np.timedelta64(
