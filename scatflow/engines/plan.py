@@ -42,8 +42,9 @@ ONE_PASS = (0.5, 1.0, 2.0)
 class CanonicalGrid:
     """How an endless record is cut so that the cut cannot be seen: fixed blocks from sample 0.
 
-    All lengths in samples. Block b gives the windows centred on ``[b block, (b + 1) block)`` and
-    is computed periodically from ``[b block - halo, (b + 1) block + halo)``.
+    All lengths in samples, the same along each axis of an image or a volume. Along one axis, block
+    b gives the windows centred on ``[b block, (b + 1) block)`` and is computed periodically from
+    ``[b block - halo, (b + 1) block + halo)``.
     """
 
     block: int
@@ -51,6 +52,11 @@ class CanonicalGrid:
     stride: int
     tolerance: float
     """Height of the filters' joint envelope at the edge of the halo, relative to its peak."""
+    reach: float
+    """Where the joint envelope of the filters, measured in space, has fallen to the tolerance."""
+    seen: float = 0.0
+    """Height, relative to its peak, at which a filter is cut off at the Nyquist frequency. The cut
+    rings on beyond any halo, for what a record holds of that frequency."""
 
     @property
     def length(self) -> int:
