@@ -35,7 +35,7 @@ engine, shape = CASE
 x = np.zeros(shape, sys.argv[1])
 imported = time.process_time()
 from scatflow.backends.choose import backend
-backend(None)
+backend("numpy")
 from numba.core import event
 loaded = time.process_time()
 with event.install_recorder("numba:compile") as recorder:
