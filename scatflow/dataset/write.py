@@ -34,6 +34,6 @@ def write_region(
     return checksum(contiguous), contiguous.nbytes
 
 
-def checksum(values: NDArray[Any]) -> int:
-    """Return the CRC-32 of the bytes of a C-ordered array."""
-    return zlib.crc32(values.reshape(-1).view(np.uint8).data)
+def checksum(values: NDArray[Any], before: int = 0) -> int:
+    """Return the CRC-32 of the bytes of a C-ordered array, and of those that had `before`."""
+    return zlib.crc32(values.reshape(-1).view(np.uint8).data, before)

@@ -57,6 +57,16 @@ class Engine(ABC):
         """Return the paths and their labels."""
 
     @abstractmethod
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too small for the scales.
+
+        Raises
+        ------
+        ValueError
+            They would see little but padding.
+        """
+
+    @abstractmethod
     def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
         """Return the fixed blocks on which a record of any length is transformed seamlessly.
 

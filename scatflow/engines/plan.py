@@ -115,6 +115,27 @@ class Plan:
         """Return the plan for calls that keep so many threads busy."""
         return self if threads == self.threads else replace(self, threads=threads)
 
+    def summing(self, crop: tuple[slice, ...]) -> Plan:
+        """Return the plan that sums powers over a part of each volume only."""
+        return self._keeping(lambda kept: replace(kept, crop=crop))
+
+    def at(self, points: NDArray[np.intp]) -> Plan:
+        """Return the plan that gives values at other points, ``(points, 3)``."""
+        shape = (*self.labelled_shape[:-1], len(points))
+        other = replace(self, output_shape=(*self.output_shape[:-1], len(points)))
+        other = replace(other, labelled_shape=shape)
+        return other._keeping(lambda kept: replace(kept, where=points))
+
+    def _keeping(self, change: Callable[[Any], Any]) -> Plan:
+        """Return the plan with the same filters that keeps something else of each modulus."""
+
+        def changed(layer: Layer) -> Layer:
+            children = tuple(changed(child) for child in layer.children)
+            return replace(layer, average=change(layer.average), children=children)
+
+        layers = tuple(changed(layer) for layer in self.tree.layers)
+        return replace(self, tree=replace(self.tree, layers=layers))
+
     @property
     def signals_at_once(self) -> int:
         """Signals that are taken through the cascade together."""
@@ -376,7 +397,9 @@ class Plan:
         half = 2 * (nx // 2 + 1) / nx
         own: int = self.threads * math.ceil(voxels * self.dtype.itemsize * most)
         kept = self.tree.layers[0].average
-        averaging = 3 if isinstance(kept, Samples) else 0 if kept == PowerSums(ONE_PASS) else 2
+        averaging = 3 if isinstance(kept, Samples) else 2
+        if isinstance(kept, PowerSums) and kept.powers == ONE_PASS:
+            averaging = 1 if kept.crop else 0
         return math.ceil((3 + averaging) * volume * half) + own
 
 

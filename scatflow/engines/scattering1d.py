@@ -142,7 +142,7 @@ class Scattering1D(Engine):
         )
         self._set(stride=self._strided(), oversampling=0)
         if self.shape is not None:
-            self._check_length(self.shape[0])
+            self.check_size(self.shape)
         if self.T == 0 and self.out_type == "array":
             raise ParameterError(
                 "Cannot convert to out_type='array' with T=0. Please set out_type to 'dict' or "
@@ -184,8 +184,9 @@ class Scattering1D(Engine):
             return int(2 ** max(math.floor(math.log2(self.window)) - oversampling, 0))
         return checked_stride("stride", self.stride, "T", self.T, self.window)
 
-    def _check_length(self, N: int) -> None:
-        check_length(self, self.J, self.T, N)
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too short for the scales."""
+        check_length(self, self.J, self.T, shape[0])
 
     def scales(self) -> tuple[tuple[Scale, ...], tuple[Scale, ...]]:
         """Return the wavelets of the first and the second layer."""
@@ -242,7 +243,7 @@ class Scattering1D(Engine):
         self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend
     ) -> Plan:
         (N,) = shape
-        self._check_length(N)
+        self.check_size(shape)
         return _plan(self, shape, *self.extent(N, dtype, boundary), dtype, backend)
 
     def extent(self, N: int, dtype: np.dtype[Any], boundary: Boundary) -> tuple[int, int]:
@@ -325,8 +326,8 @@ class Scattering1D(Engine):
         layers = [min(layer, key=lambda scale: scale.sigma) for layer in self.scales()]
         bands = [morlet_1d(N, scale.xi, scale.sigma) for scale in layers[: self.max_order]]
         bands.append(lowpass_1d(N, SIGMA0 / self.window))
-        envelopes = [envelope_1d(band, step) for band in bands]
-        return step * joint_reach(envelopes, HALO_TOLERANCE[dtype.name])
+        reach = joint_reach([envelope_1d(band, step) for band in bands], HALO_TOLERANCE[dtype.name])
+        return float(step * reach)
 
 
 def _canonical_length(halo: int, unit: int, itemsize: int) -> int:

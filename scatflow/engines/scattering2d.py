@@ -128,9 +128,10 @@ class Scattering2D(Engine):
             pyramid=one_of("pyramid", self.pyramid, ("scatnet", "fold")),
         )
         if self.shape is not None:
-            self._check_size(self.shape)
+            self.check_size(self.shape)
 
-    def _check_size(self, shape: tuple[int, ...]) -> None:
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too small for the scales."""
         if min(shape) < 2**self.J:
             raise ParameterError(
                 f"The smallest dimension should be larger than 2^J. J={self.J} averages over "
@@ -250,7 +251,7 @@ class Scattering2D(Engine):
     ) -> Plan:
         unit = 2**self.J
         before: tuple[int, ...]
-        self._check_size(shape)
+        self.check_size(shape)
         if boundary == "periodic" or self.pre_pad:
             wrong = [n for n in shape if n % unit or (self.pre_pad and n < 3 * unit)]
             if wrong:

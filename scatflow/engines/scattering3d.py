@@ -49,8 +49,11 @@ MEASURED_SIDE = 96
 SMALLEST_SIDE = 72
 """Side of a tile at least: smaller volumes have filters with the rounding of the published ones."""
 
-LARGEST_SIDE = 192
-"""Side of a tile at most, where halos allow: it takes about 250 MiB in float32."""
+DEAR_SIDE = 200
+"""Side of a tile, in voxels, that takes about 270 MiB in float32."""
+
+LARGEST_SIDE = 256
+"""Side of a tile at most, where halos allow: 550 MiB in float32."""
 
 ELEMENTS = 2**17
 """Voxels of moduli in flight: volumes beyond a cache are faster one by one (measured)."""
@@ -145,9 +148,10 @@ class HarmonicScattering3D(Engine):
                 "Leave them out or change the method."
             )
         if self.shape is not None:
-            self._check_size(self.shape)
+            self.check_size(self.shape)
 
-    def _check_size(self, shape: tuple[int, ...]) -> None:
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too small for the scales."""
         largest = self.sigma_0 * 2**self.J
         if largest > max(shape):
             raise ParameterError(
@@ -272,7 +276,7 @@ class HarmonicScattering3D(Engine):
         boundary: Boundary,  # noqa: ARG002 - volumes are periodic in any case
         backend: Backend,
     ) -> Plan:
-        self._check_size(shape)
+        self.check_size(shape)
         return _plan(self, (shape[0], shape[1], shape[2]), dtype, backend)
 
 
@@ -345,14 +349,19 @@ def at_nyquist(l: int, s: float) -> float:
 def _canonical_length(halo: int, unit: int) -> int:
     """Return the side of a tile, a multiple of `unit`, that costs least a voxel.
 
-    A voxel costs about the same at any size, so that tiles would be as large as memory allows:
-    they end at :data:`LARGEST_SIDE`, or at four halos. Sides are ``m * 2^k`` with a small odd `m`.
+    A voxel takes about as long at any size, so that tiles would be as large as memory allows: at
+    :data:`DEAR_SIDE` what they hold counts as much as the time they take. They end at
+    :data:`LARGEST_SIDE`, or at four halos. Sides are ``m * 2^k`` with a small odd `m`.
     """
     most = max(LARGEST_SIDE, 4 * halo)
     least = max(3 * halo, SMALLEST_SIDE)
     sides = {unit * (m << k) for m in (1, 3, 5, 9) for k in range(most.bit_length() + 3)}
+
+    def cost(n: int) -> float:
+        return (n / (n - 2 * halo)) ** 3 * (1 + (n / DEAR_SIDE) ** 3)
+
     fitting = [n for n in sorted(sides) if least <= n <= most]
-    return max(fitting) if fitting else min(n for n in sides if n >= least)
+    return min(fitting or [min(n for n in sides if n >= least)], key=cost)
 
 
 @lru_cache(maxsize=64)

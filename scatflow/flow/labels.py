@@ -145,7 +145,7 @@ def _tail(work: Work) -> Iterator[Coordinate]:
 def _windows(work: Work, k: int, dim: str, size: int) -> Coordinate:
     """Return where the centres of the averaging windows lie along a transformed dimension."""
     laid, axis = work.layout, work.source.axes.get(dim)
-    start, step = (0, laid.plan.windows[0][1]) if laid.seamless else laid.plan.windows[k]
+    start, step = (0, laid.tiles[k].stride) if laid.seamless else laid.plan.windows[k]
     attrs = {"long_name": "centre of the averaging window"}
     if not laid.framed[k]:
         at = _positions(axis, start, step)
