@@ -70,9 +70,9 @@ def computed_units(monkeypatch):
     units = []
     real = block_module._apply
 
-    def apply(work, x):
-        units.append(x.size // np.prod(work.layout.plan.shape))
-        return real(work, x)
+    def apply(plan, x):
+        units.append(x.size // np.prod(plan.shape))
+        return real(plan, x)
 
     monkeypatch.setattr(block_module, "_apply", apply)
     return units
