@@ -156,7 +156,7 @@ def left_over(n: int, frame: int, hop: int) -> int:
     return n if count == 0 else n - ((count - 1) * hop + frame)
 
 
-# --- records extended by reflection ------------------------------------------------------------
+# --- records extended beyond their ends --------------------------------------------------------
 
 
 def mirror(i: int, n: int) -> int:
@@ -213,7 +213,102 @@ def pieces(start: int, stop: int, n: int) -> Iterator[Piece]:
         i += count
 
 
+def repeated(start: int, stop: int, n: int) -> Iterator[Piece]:
+    """Yield the runs of which samples ``[start, stop)`` of a periodic record of `n` consist.
+
+    Examples
+    --------
+    >>> [(p.first, p.count, p.step) for p in repeated(-2, 5, 4)]
+    [(2, 2, 1), (0, 4, 1), (0, 1, 1)]
+    """
+    i = start
+    while i < stop:
+        first = i % n
+        count = min(n - first, stop - i)
+        yield Piece(i - start, first, count, 1)
+        i += count
+
+
 def bounds(start: int, stop: int, n: int) -> Span:
     """Return the samples of the record that ``[start, stop)`` of its reflection needs."""
     spans = [piece.span for piece in pieces(start, stop, n)]
     return min(a for a, _ in spans), max(b for _, b in spans)
+
+
+def arc(start: int, stop: int, n: int) -> Span:
+    """Return the samples of a periodic record that ``[start, stop)`` needs, each once.
+
+    They begin inside the record; those beyond its end are its first ones.
+
+    Examples
+    --------
+    >>> arc(-2, 3, 10), arc(12, 15, 10), arc(-2, 9, 10)
+    ((8, 13), (2, 5), (0, 10))
+    """
+    if stop - start >= n:
+        return 0, n
+    return start % n, start % n + stop - start
+
+
+# --- records cut into canonical tiles ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One axis of a record, cut into tiles from sample 0 on: what each reads and what it gives.
+
+    Tile k gives the windows centred on ``[k block, (k + 1) block)``, one every `stride` samples,
+    and sees `halo` samples to each side. Beyond its ends a record is reflected or repeated.
+    """
+
+    n: int
+    """Samples of the record."""
+    block: int
+    halo: int
+    stride: int
+    periodic: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return ceil_div(self.n, self.block)
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        return ceil_div(self.n, self.stride)
+
+    @property
+    def width(self) -> int:
+        """Windows of one tile."""
+        return self.block // self.stride
+
+    @property
+    def keep(self) -> slice:
+        """Which windows of a tile's transform are its own; the others are its halos'."""
+        return slice(self.halo // self.stride, (self.halo + self.block) // self.stride)
+
+    @property
+    def settled(self) -> int:
+        """How many tiles, the first ones, see the same samples in any longer record."""
+        whole = (self.n - self.block - self.halo) // self.block + 1
+        return 0 if self.periodic else min(max(whole, 0), self.count)
+
+    def inside(self, k: int) -> slice:
+        """Return which samples of tile `k`, its halo included, are its own and in the record."""
+        return slice(self.halo, self.halo + min(self.block, self.n - k * self.block))
+
+    def read(self, first: int, last: int) -> Span:
+        """Return the samples that tiles ``[first, last)`` see, those of a period as :func:`arc`."""
+        start, stop = first * self.block - self.halo, last * self.block + self.halo
+        return (arc if self.periodic else bounds)(start, stop, self.n)
+
+    def runs(self, k: int) -> Iterator[Piece]:
+        """Yield the runs of samples of which tile `k` consists, its halo included."""
+        start, stop = k * self.block - self.halo, (k + 1) * self.block + self.halo
+        return (repeated if self.periodic else pieces)(start, stop, self.n)
+
+    def source(self, k: int, at: int) -> int:
+        """Return which sample of the record is sample `at` of tile `k`."""
+        i = k * self.block - self.halo + at
+        return i % self.n if self.periodic else mirror(i, self.n)

@@ -306,7 +306,8 @@ class Cupy:
                 return mean.astype(u.dtype).reshape(*u.shape[:2], *(1,) * len(crop))
             case Lowpass():
                 return self._lowpass(u, how, u_hat)
-            case PowerSums(powers):
+            case PowerSums(powers, crop):
+                u = cupy.ascontiguousarray(u[(..., *crop)])
                 return self._sums(u, powers).astype(u.dtype)
             case Samples():
                 return self._samples(u, how, u_hat)

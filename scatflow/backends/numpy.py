@@ -154,10 +154,10 @@ def joint_modulus(rows: Sequence[Array], stage: Any, how: Kept) -> Array:
 
 def average(u: Array, how: Kept, u_hat: Array | None = None) -> Array:
     """Reduce ``(batch, paths, *grid)`` as `how` says."""
-    if isinstance(how, PowerSums) and how.powers == USUAL_POWERS:
-        return _sums_of_usual_powers(u)
     if isinstance(how, PowerSums):
-        return _power_sums(u, how.powers)
+        some: Any = (Ellipsis, *how.crop)
+        usual = how.powers == USUAL_POWERS
+        return _sums_of_usual_powers(u[some]) if usual else _power_sums(u[some], how.powers)
     if isinstance(how, Samples):
         return _samples(u, u_hat, how)
     if not isinstance(how, Lowpass):

@@ -147,7 +147,8 @@ class Plain:
                 for axis, (factor, n) in enumerate(zip(factors, target, strict=True), -len(target)):
                     u = self._lowpass(u, factor, n, axis)
                 return u[(..., *crop)]
-            case PowerSums(powers):
+            case PowerSums(powers, crop):
+                u = u[(..., *crop)]
                 return self.xp.stack([self._sum_of_powers(u, power) for power in powers], axis=-1)
             case Samples(factors, where):
                 return self._samples(u, u_hat, factors, where)

@@ -135,9 +135,13 @@ class Mean:
 
 @dataclass(frozen=True)
 class PowerSums:
-    """Sum of each power over the grid: the integral of ``|u|^p`` in units of one voxel."""
+    """Sum of each power over the grid: the integral of ``|u|^p`` in units of one voxel.
+
+    With a `crop`, over a part of it.
+    """
 
     powers: tuple[float, ...]
+    crop: tuple[slice, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

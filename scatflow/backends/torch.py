@@ -184,7 +184,8 @@ class Torch:
                 kept = _cropped(u, crop).mean(dim=tuple(range(-len(crop), 0)), keepdim=True)
             case Lowpass():
                 kept = self._lowpass(u, how)
-            case PowerSums(powers):
+            case PowerSums(powers, crop):
+                u = _cropped(u, crop)
                 kept = torch.stack([_sum_of_powers(u, power) for power in powers], dim=-1)
             case Samples(factors, where):
                 kept = self._samples(u, u_hat, factors, where)

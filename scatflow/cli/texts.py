@@ -88,7 +88,8 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
         *(_coordinate(name, c) for name, c in output["coordinates"].items()),
         f"blocks     {told['blocks']:,} of up to "
         f"{' x '.join(map(str, told['shard']))} coefficients; {told['units']:,} units of "
-        f"{' x '.join(map(str, told['unit_samples']))} samples, halo {told['halo']:,}",
+        f"{' x '.join(map(str, told['unit_samples']))} samples",
+        *_seamless_lines(told["seamless"]),
         f"reads      {size(told['bytes_read'])} ({overhead:.1%} more than the source has)",
         f"writes     {size(told['bytes_written'])} before compression",
         f"memory     {size(told['peak_bytes_per_worker'])} at most in each worker, "
@@ -105,6 +106,21 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
 
 def _items(memory: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {size(n)}" for name, n in memory.items() if n)
+
+
+def _seamless_lines(told: Mapping[str, Any] | None) -> Iterator[str]:
+    """Say how a seamless transform is cut, and what that costs."""
+    if told is None:
+        return
+    yield (
+        f"seamless   halo of {' x '.join(f'{n:,}' for n in told['halo'])} samples on each side; "
+        f"filters reach {told['filters_reach']:,.0f}, down to {told['tolerance']:.0e} of their peak"
+    )
+    beyond = "reflected" if told["edges"] == "reflect" else "repeated (periodic)"
+    yield (
+        f"           {told['overhead']:.1%} of the samples are computed in vain; beyond its edges "
+        f"the source is {beyond}"
+    )
 
 
 def _coordinate(name: str, told: Mapping[str, Any]) -> str:

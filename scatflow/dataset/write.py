@@ -59,6 +59,6 @@ def erase_region(array: zarr.Array[Any], region: tuple[slice, ...]) -> None:
     sync((array.store_path / shard_key(array, region)).delete())
 
 
-def checksum(values: NDArray[Any]) -> int:
-    """Return the CRC-32 of the bytes of a C-ordered array."""
-    return zlib.crc32(values.reshape(-1).view(np.uint8).data)
+def checksum(values: NDArray[Any], before: int = 0) -> int:
+    """Return the CRC-32 of the bytes of a C-ordered array, and of those that had `before`."""
+    return zlib.crc32(values.reshape(-1).view(np.uint8).data, before)

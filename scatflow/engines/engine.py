@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from scatflow.backends import choose
 from scatflow.backends.protocol import Backend
 from scatflow.engines.paths import PathTable
-from scatflow.engines.plan import PLANS, Boundary, Plan
+from scatflow.engines.plan import PLANS, Boundary, CanonicalGrid, Plan
 from scatflow.errors import (
     InputShapeError,
     InputTypeError,
@@ -55,6 +55,37 @@ class Engine(ABC):
     @abstractmethod
     def paths(self) -> PathTable:
         """Return the paths and their labels."""
+
+    @abstractmethod
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too small for the scales.
+
+        Raises
+        ------
+        ValueError
+            They would see little but padding.
+        """
+
+    @abstractmethod
+    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
+        """Return the fixed blocks on which a record of any length is transformed seamlessly.
+
+        They depend on the engine's parameters and the precision alone.
+
+        Parameters
+        ----------
+        dtype : dtype
+            float32 or float64.
+
+        Returns
+        -------
+        CanonicalGrid
+
+        Raises
+        ------
+        ValueError
+            If the transform is not one that can be cut.
+        """
 
     @abstractmethod
     def meta(self) -> dict[str, Any]:
@@ -244,6 +275,11 @@ class Engine(ABC):
         key = (self, tuple(shape), kind.str, boundary, backend.name)
         plan = PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary, backend).compiled())
         return plan.on(integer("threads", threads, 1))
+
+    def canonical_plan(self, dtype: DTypeLike = np.float32) -> Plan:
+        """Return the plan for one block of :meth:`canonical_grid`, its halos included."""
+        length = self.canonical_grid(dtype).length
+        return self.plan((length,) * self.ndim, dtype, boundary="periodic")
 
     def to(self, device: Any) -> Engine:
         """Make the plan for float32 input on a device now, rather than with the first one.

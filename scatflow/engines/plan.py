@@ -42,8 +42,9 @@ ONE_PASS = (0.5, 1.0, 2.0)
 class CanonicalGrid:
     """How an endless record is cut so that the cut cannot be seen: fixed blocks from sample 0.
 
-    All lengths in samples. Block b gives the windows centred on ``[b block, (b + 1) block)`` and
-    is computed periodically from ``[b block - halo, (b + 1) block + halo)``.
+    All lengths in samples, the same along each axis of an image or a volume. Along one axis, block
+    b gives the windows centred on ``[b block, (b + 1) block)`` and is computed periodically from
+    ``[b block - halo, (b + 1) block + halo)``.
     """
 
     block: int
@@ -51,6 +52,11 @@ class CanonicalGrid:
     stride: int
     tolerance: float
     """Height of the filters' joint envelope at the edge of the halo, relative to its peak."""
+    reach: float
+    """Where the joint envelope of the filters, measured in space, has fallen to the tolerance."""
+    seen: float = 0.0
+    """Height, relative to its peak, at which a filter is cut off at the Nyquist frequency. The cut
+    rings on beyond any halo, for what a record holds of that frequency."""
 
     @property
     def length(self) -> int:
@@ -108,6 +114,27 @@ class Plan:
     def on(self, threads: int) -> Plan:
         """Return the plan for calls that keep so many threads busy."""
         return self if threads == self.threads else replace(self, threads=threads)
+
+    def summing(self, crop: tuple[slice, ...]) -> Plan:
+        """Return the plan that sums powers over a part of each volume only."""
+        return self._keeping(lambda kept: replace(kept, crop=crop))
+
+    def at(self, points: NDArray[np.intp]) -> Plan:
+        """Return the plan that gives values at other points, ``(points, 3)``."""
+        shape = (*self.labelled_shape[:-1], len(points))
+        other = replace(self, output_shape=(*self.output_shape[:-1], len(points)))
+        other = replace(other, labelled_shape=shape)
+        return other._keeping(lambda kept: replace(kept, where=points))
+
+    def _keeping(self, change: Callable[[Any], Any]) -> Plan:
+        """Return the plan with the same filters that keeps something else of each modulus."""
+
+        def changed(layer: Layer) -> Layer:
+            children = tuple(changed(child) for child in layer.children)
+            return replace(layer, average=change(layer.average), children=children)
+
+        layers = tuple(changed(layer) for layer in self.tree.layers)
+        return replace(self, tree=replace(self.tree, layers=layers))
 
     @property
     def signals_at_once(self) -> int:
@@ -370,7 +397,9 @@ class Plan:
         half = 2 * (nx // 2 + 1) / nx
         own: int = self.threads * math.ceil(voxels * self.dtype.itemsize * most)
         kept = self.tree.layers[0].average
-        averaging = 3 if isinstance(kept, Samples) else 0 if kept == PowerSums(ONE_PASS) else 2
+        averaging = 3 if isinstance(kept, Samples) else 2
+        if isinstance(kept, PowerSums) and kept.powers == ONE_PASS:
+            averaging = 1 if kept.crop else 0
         return math.ceil((3 + averaging) * volume * half) + own
 
 

@@ -35,7 +35,15 @@ from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
 from scatflow.wavelets.morlet import lowpass_1d, lowpass_support, morlet_1d
 from scatflow.wavelets.scales import SIGMA0, Scale, scales_1d
-from scatflow.wavelets.support import NEGLIGIBLE, Band, fold_1d, gaussian_reach, trim
+from scatflow.wavelets.support import (
+    NEGLIGIBLE,
+    Band,
+    envelope_1d,
+    fold_1d,
+    gaussian_reach,
+    joint_reach,
+    trim,
+)
 
 OUT_TYPES = ("array", "list", "dict")
 
@@ -47,6 +55,9 @@ CACHE_BYTES = 320 * 2**10
 
 CALL_COST = 2.0**14
 """Cost of a call, in the units of ``n log2 n``: that of about a thousand samples."""
+
+ENVELOPE_POINTS = 2**12
+"""Points at which a filter's envelope is measured."""
 
 HALO_TOLERANCE = {"float32": 1e-7, "float64": 2e-12}
 """Joint envelope of the filters at the edge of a canonical block's halo.
@@ -131,7 +142,7 @@ class Scattering1D(Engine):
         )
         self._set(stride=self._strided(), oversampling=0)
         if self.shape is not None:
-            self._check_length(self.shape[0])
+            self.check_size(self.shape)
         if self.T == 0 and self.out_type == "array":
             raise ParameterError(
                 "Cannot convert to out_type='array' with T=0. Please set out_type to 'dict' or "
@@ -173,8 +184,9 @@ class Scattering1D(Engine):
             return int(2 ** max(math.floor(math.log2(self.window)) - oversampling, 0))
         return checked_stride("stride", self.stride, "T", self.T, self.window)
 
-    def _check_length(self, N: int) -> None:
-        check_length(self, self.J, self.T, N)
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too short for the scales."""
+        check_length(self, self.J, self.T, shape[0])
 
     def scales(self) -> tuple[tuple[Scale, ...], tuple[Scale, ...]]:
         """Return the wavelets of the first and the second layer."""
@@ -231,7 +243,7 @@ class Scattering1D(Engine):
         self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend
     ) -> Plan:
         (N,) = shape
-        self._check_length(N)
+        self.check_size(shape)
         return _plan(self, shape, *self.extent(N, dtype, boundary), dtype, backend)
 
     def extent(self, N: int, dtype: np.dtype[Any], boundary: Boundary) -> tuple[int, int]:
@@ -283,7 +295,8 @@ class Scattering1D(Engine):
         """Return the fixed blocks on which a record of any length is transformed seamlessly.
 
         The halo is where the joint envelope of both layers' widest wavelets and the low-pass has
-        fallen to a stated tolerance. Lengths depend on the parameters and the precision alone.
+        fallen to a stated tolerance, as Gaussians and as it is measured. Lengths depend on the
+        parameters and the precision alone.
 
         Parameters
         ----------
@@ -299,11 +312,22 @@ class Scattering1D(Engine):
                 f"T={self.T!r} has no windows along a record: a seamless transform needs a moving "
                 "average. Leave T out or give it in samples."
             )
-        tolerance = HALO_TOLERANCE[precision(dtype).name]
-        unit = self.coarsest
-        halo = math.ceil(self._reach(precision(dtype)) / unit) * unit
-        length = _canonical_length(halo, unit, precision(dtype).itemsize)
-        return CanonicalGrid(length - 2 * halo, halo, 2**self.log2_stride, tolerance)
+        kind, unit = precision(dtype), self.coarsest
+        measured = self._measured_reach(kind)
+        halo = math.ceil(max(self._reach(kind), measured) / unit) * unit
+        length = _canonical_length(halo, unit, kind.itemsize)
+        tolerance = HALO_TOLERANCE[kind.name]
+        return CanonicalGrid(length - 2 * halo, halo, 2**self.log2_stride, tolerance, measured)
+
+    def _measured_reach(self, dtype: np.dtype[Any]) -> float:
+        """Return :meth:`_reach` as it is measured of the filters in time."""
+        N = 2 ** math.ceil(math.log2(4 * self._reach(dtype)))
+        step = max(N // ENVELOPE_POINTS, 1)
+        layers = [min(layer, key=lambda scale: scale.sigma) for layer in self.scales()]
+        bands = [morlet_1d(N, scale.xi, scale.sigma) for scale in layers[: self.max_order]]
+        bands.append(lowpass_1d(N, SIGMA0 / self.window))
+        reach = joint_reach([envelope_1d(band, step) for band in bands], HALO_TOLERANCE[dtype.name])
+        return float(step * reach)
 
 
 def _canonical_length(halo: int, unit: int, itemsize: int) -> int:

@@ -14,21 +14,39 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Layer, Lowpass, Stage, Tree
-from scatflow.engines.engine import LARGEST_J, Engine, flag, integer, one_of, shape_of
+from scatflow.engines.engine import (
+    LARGEST_J,
+    Engine,
+    flag,
+    integer,
+    one_of,
+    precision,
+    shape_of,
+)
 from scatflow.engines.paths import PathTable, pairs, stack
-from scatflow.engines.plan import Boundary, Plan
+from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
-from scatflow.wavelets.morlet import ideal_lowpass, lowpass_2d, morlet_2d
-from scatflow.wavelets.support import Array, Band, band_of
+from scatflow.wavelets.morlet import REACH, ideal_lowpass, lowpass_2d, morlet_2d
+from scatflow.wavelets.support import Array, Band, band_of, joint_reach, without_rounding
 
 OUT_TYPES = ("array", "list", "dict")
 
 ELEMENTS = 2**19
 """Pixels of moduli in flight: fewer cost Python's time, more fall out of the cache (measured)."""
+
+HALO_TOLERANCE = {"float32": 1e-7, "float64": 2e-12}
+"""Joint envelope of the filters at the edge of a tile's halo."""
+
+MEASURED_WIDTH = 13.0
+"""Standard deviation, in pixels, up to which envelopes are measured; wider ones are these
+dilated."""
+
+SPILL = 3500
+"""Side of a tile, in pixels, at which a pixel costs twice as much (fitted to measurements)."""
 
 EPS = {"float32": 1e-8, "float64": 1e-13}
 """Fraction of its peak below which a filter counts as zero.
@@ -110,9 +128,10 @@ class Scattering2D(Engine):
             pyramid=one_of("pyramid", self.pyramid, ("scatnet", "fold")),
         )
         if self.shape is not None:
-            self._check_size(self.shape)
+            self.check_size(self.shape)
 
-    def _check_size(self, shape: tuple[int, ...]) -> None:
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too small for the scales."""
         if min(shape) < 2**self.J:
             raise ParameterError(
                 f"The smallest dimension should be larger than 2^J. J={self.J} averages over "
@@ -194,12 +213,45 @@ class Scattering2D(Engine):
 
     # --- plans ---
 
+    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
+        """Return the fixed tiles in which an image of any size is transformed seamlessly.
+
+        The halo is where the joint envelope of the two widest wavelets and the low-pass, measured
+        along rows and columns, has fallen to a stated tolerance.
+
+        Parameters
+        ----------
+        dtype : dtype
+            float32 or float64.
+
+        Returns
+        -------
+        CanonicalGrid
+            Tiles are square.
+        """
+        if self.pyramid != "fold":
+            raise ParameterError(
+                f"pyramid={self.pyramid!r} has filters that reach across the whole image, so that "
+                "no tiling of it is seamless. Take pyramid='fold'."
+            )
+        if self.pre_pad:
+            raise ParameterError(
+                "pre_pad=True takes images that were padded as a whole, and tiles have halos of "
+                "their own. Leave it out."
+            )
+        kind, unit = precision(dtype), 2**self.J
+        tolerance = HALO_TOLERANCE[kind.name]
+        reach = measured_reach(self.J, self.L, self.max_order, tolerance)
+        halo = math.ceil(reach / unit) * unit
+        block = _canonical_length(halo, unit) - 2 * halo
+        return CanonicalGrid(block, halo, unit, tolerance, reach)
+
     def _build(
         self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend
     ) -> Plan:
         unit = 2**self.J
         before: tuple[int, ...]
-        self._check_size(shape)
+        self.check_size(shape)
         if boundary == "periodic" or self.pre_pad:
             wrong = [n for n in shape if n % unit or (self.pre_pad and n < 3 * unit)]
             if wrong:
@@ -214,6 +266,55 @@ class Scattering2D(Engine):
         # One window on each side lies in the padding, which is 2^J at least.
         margin = 0 if boundary == "periodic" else 1
         return _plan(self, shape, padded, before, margin, dtype, backend)
+
+
+@lru_cache(maxsize=64)
+def measured_reach(J: int, L: int, max_order: int, tolerance: float) -> float:
+    """Return how far the widest wavelets and the low-pass reach together along an axis, pixels.
+
+    Measured in space, summed over the other axis, which is how much of a straight edge passes.
+    Wavelets of larger scales are the same ones dilated.
+    """
+    slant = 4.0 / L
+    widest = math.floor(math.log2(MEASURED_WIDTH * min(1.0, slant) / width(0)))
+    j = min(J - 1, max(widest, 1))
+    n = 2 * math.ceil(REACH * width(j) * max(1.0, 1.0 / slant)) + 2
+    across = np.arange(1 - n // 2, n // 2)
+    low = np.exp(-(across**2) / (2.0 * width(j) ** 2))
+    scales = (j, j - 1) if max_order == 2 and j > 0 else (j,)
+    reaches = []
+    for theta in range(L):
+        angle = (int(L - L / 2 - 1) - theta) * math.pi / L
+        profiles = [_profiles(n, i, angle, slant) for i in scales]
+        for axis in (0, 1):
+            reaches.append(joint_reach([low, *(p[axis] for p in profiles)], tolerance))
+    return max(reaches) * 2.0 ** (J - 1 - j)
+
+
+def _profiles(n: int, j: int, angle: float, slant: float) -> list[Array]:
+    """Return the modulus of a wavelet in space, summed over columns, and over rows."""
+    psi = morlet_2d((n, n), width(j), angle, wave_number(j), slant)
+    modulus = np.fft.fftshift(np.abs(np.fft.ifft2(psi)))
+    return [without_rounding(modulus.sum(axis=axis)[1:]) for axis in (1, 0)]
+
+
+def _canonical_length(halo: int, unit: int) -> int:
+    """Return the side of a tile, a multiple of `unit`, that costs least a pixel, by a model.
+
+    Larger tiles have less halo to compute in vain, and leave the caches: a pixel of 1024 x 1024
+    takes a quarter longer than one of 256 x 256. Sides are ``9 * 2^k``, ``15 * 2^k`` or
+    ``27 * 2^k``, which the FFTs like. Tiles end at 4096 pixels a side, or at four halos, for the
+    sake of memory.
+    """
+    most = max(4096, 4 * halo)
+    least = 3 * halo
+    sides = {unit * (m << k) for m in (9, 15, 27) for k in range(most.bit_length())}
+
+    def cost(n: int) -> float:
+        return n**2 * (1 + n / SPILL) / (n - 2 * halo) ** 2
+
+    fitting = [n for n in sorted(sides) if least <= n <= most]
+    return min(fitting or [min(n for n in sides if n >= least)], key=cost)
 
 
 @lru_cache(maxsize=64)

@@ -9,22 +9,51 @@ for predictions of molecule properties, J. Chem. Phys. 148 (2018), doi:10.1063/1
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Kept, Layer, PowerSums, Samples, Stage, Tree
-from scatflow.engines.engine import LARGEST_J, Engine, flag, integer, number, one_of, shape_of
+from scatflow.engines.engine import (
+    LARGEST_J,
+    Engine,
+    flag,
+    integer,
+    number,
+    one_of,
+    precision,
+    shape_of,
+)
 from scatflow.engines.paths import PathTable, stack
-from scatflow.engines.plan import Boundary, Plan, Tail
+from scatflow.engines.plan import Boundary, CanonicalGrid, Plan, Tail
 from scatflow.errors import ParameterError
-from scatflow.wavelets.solid_harmonic import SolidHarmonic, gaussian_factors
-from scatflow.wavelets.support import NEGLIGIBLE
+from scatflow.wavelets.solid_harmonic import SolidHarmonic, frequencies, gaussian_factors
+from scatflow.wavelets.support import NEGLIGIBLE, Array, joint_reach, without_rounding
 
 METHODS = ("integral", "local", "standard")
+
+HALO_TOLERANCE = {"float32": 1e-7, "float64": 2e-12}
+"""Joint envelope of the filters at the edge of a tile's halo."""
+
+MEASURED_SCALE = 4
+"""Scale in voxels at which the shape of a filter is measured: the Nyquist frequency cuts nothing
+off."""
+
+MEASURED_SIDE = 96
+"""Side of the volume in which it is measured, at whose borders it has ended."""
+
+SMALLEST_SIDE = 72
+"""Side of a tile at least: smaller volumes have filters with the rounding of the published ones."""
+
+DEAR_SIDE = 200
+"""Side of a tile, in voxels, that takes about 270 MiB in float32."""
+
+LARGEST_SIDE = 256
+"""Side of a tile at most, where halos allow: 550 MiB in float32."""
 
 ELEMENTS = 2**17
 """Voxels of moduli in flight: volumes beyond a cache are faster one by one (measured)."""
@@ -119,9 +148,10 @@ class HarmonicScattering3D(Engine):
                 "Leave them out or change the method."
             )
         if self.shape is not None:
-            self._check_size(self.shape)
+            self.check_size(self.shape)
 
-    def _check_size(self, shape: tuple[int, ...]) -> None:
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too small for the scales."""
         largest = self.sigma_0 * 2**self.J
         if largest > max(shape):
             raise ParameterError(
@@ -188,6 +218,57 @@ class HarmonicScattering3D(Engine):
 
     # --- plans ---
 
+    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
+        """Return the fixed tiles in which a volume of any size is transformed seamlessly.
+
+        The halo is where the joint envelope of the two widest wavelets and of the Gaussian that
+        averages them, as their shape was measured, has fallen to a stated tolerance. Filters of a
+        scale near one voxel are cut off at the Nyquist frequency, and ring for what a volume holds
+        of it: see `seen`.
+
+        Parameters
+        ----------
+        dtype : dtype
+            float32 or float64.
+
+        Returns
+        -------
+        CanonicalGrid
+            Tiles are cubes.
+        """
+        kind, unit = precision(dtype), 2**self.J
+        tolerance = HALO_TOLERANCE[kind.name]
+        reach = max(self._reach(l, tolerance) for l in range(self.L + 1))
+        halo = math.ceil(reach / unit) * unit
+        block = _canonical_length(halo, unit) - 2 * halo
+        stride = unit if self.method == "standard" else 1
+        seen = max(at_nyquist(l, self.scale(0)) for l in range(self.L + 1))
+        return CanonicalGrid(block, halo, stride, tolerance, reach, seen)
+
+    def canonical_plan(self, dtype: DTypeLike = np.float32) -> Plan:
+        """Return the plan for one tile, its halos included.
+
+        Its points are those of a tile, to be given by :meth:`Plan.at`, and sums those of all of
+        it: see :meth:`Plan.summing`.
+        """
+        if self.method != "local":
+            return super().canonical_plan(dtype)
+        anywhere = replace(self, shape=None, points=((0, 0, 0),) * len(self.points))
+        return super(HarmonicScattering3D, anywhere).canonical_plan(dtype)
+
+    def _reach(self, l: int, tolerance: float) -> float:
+        """Return how far the widest filters of one degree reach along an axis, voxels."""
+        profile = measured_profile(l, self.rotation_covariant)
+        envelopes = [profile]
+        if self.max_order == 2 and self.J > 0:  # of half the scale: every other sample
+            centre = profile.size // 2
+            envelopes.append(profile[centre % 2 :: 2])
+        if self.method != "integral":
+            t = np.arange(-(profile.size // 2), profile.size // 2 + 1)
+            ratio = 2.0 if self.method == "local" else 1.0
+            envelopes.append(np.exp(-(t**2) / (2.0 * (ratio * MEASURED_SCALE) ** 2)))
+        return joint_reach(envelopes, tolerance) * self.scale(self.J) / MEASURED_SCALE
+
     def _build(
         self,
         shape: tuple[int, ...],
@@ -195,7 +276,7 @@ class HarmonicScattering3D(Engine):
         boundary: Boundary,  # noqa: ARG002 - volumes are periodic in any case
         backend: Backend,
     ) -> Plan:
-        self._check_size(shape)
+        self.check_size(shape)
         return _plan(self, (shape[0], shape[1], shape[2]), dtype, backend)
 
 
@@ -230,6 +311,57 @@ def _keys(engine: HarmonicScattering3D) -> tuple[tuple[int, ...], ...]:
     if engine.max_order == 2:
         keys += [(j1, j2) for j1 in range(J + 1) for j2 in range(j1 + 1, J + 1)]
     return tuple(keys)
+
+
+@lru_cache(maxsize=64)
+def measured_profile(l: int, rotation_covariant: bool) -> Array:
+    """Return the modulus of the filters of one degree and of scale 4 voxels along an axis.
+
+    Measured in space, the root of the sum over all orders, and summed over the other two axes;
+    filters of other scales are these dilated, but for what the Nyquist frequency cuts off.
+    """
+    n = MEASURED_SIDE
+    filters = SolidHarmonic(l, MEASURED_SCALE, (n, n, n), rotation_covariant, NEGLIGIBLE["float64"])
+    parts = filters.parts()
+    bins = [
+        np.rint(frequencies(b, n) * n / (2 * np.pi)).astype(np.intp) % n
+        for b in filters.half_widths[:2]
+    ]
+    squares = np.zeros((n, n, n))
+    for terms in parts.components:
+        half = np.zeros((n, n, n // 2 + 1))
+        values = sum(parts.columns[a][:, None, None] * plane for a, plane in terms)
+        half[np.ix_(*bins, np.arange(filters.half_widths[2] + 1))] = values
+        squares += np.abs(np.fft.irfftn((-1j) ** l * half, (n, n, n), axes=(0, 1, 2))) ** 2
+    modulus = np.fft.fftshift(np.sqrt(squares))
+    profiles = [modulus.sum(axis=axes)[1:] for axes in ((1, 2), (0, 2), (0, 1))]
+    return without_rounding(np.max(profiles, axis=0))
+
+
+def at_nyquist(l: int, s: float) -> float:
+    """Return the height of a radial profile at the Nyquist frequency, relative to its peak."""
+    peak = l ** (l / 2) * math.exp(-l / 2) if l else 1.0
+    if math.sqrt(l) >= math.pi * s:
+        return 1.0
+    return (math.pi * s) ** l * math.exp(-((math.pi * s) ** 2) / 2) / peak
+
+
+def _canonical_length(halo: int, unit: int) -> int:
+    """Return the side of a tile, a multiple of `unit`, that costs least a voxel.
+
+    A voxel takes about as long at any size, so that tiles would be as large as memory allows: at
+    :data:`DEAR_SIDE` what they hold counts as much as the time they take. They end at
+    :data:`LARGEST_SIDE`, or at four halos. Sides are ``m * 2^k`` with a small odd `m`.
+    """
+    most = max(LARGEST_SIDE, 4 * halo)
+    least = max(3 * halo, SMALLEST_SIDE)
+    sides = {unit * (m << k) for m in (1, 3, 5, 9) for k in range(most.bit_length() + 3)}
+
+    def cost(n: int) -> float:
+        return (n / (n - 2 * halo)) ** 3 * (1 + (n / DEAR_SIDE) ** 3)
+
+    fitting = [n for n in sorted(sides) if least <= n <= most]
+    return min(fitting or [min(n for n in sides if n >= least)], key=cost)
 
 
 @lru_cache(maxsize=64)

@@ -135,7 +135,7 @@ class TimeFrequencyScattering(Engine):
         stride_fr = checked_stride("stride_fr", self.stride_fr, "F", self.F, self.window_fr)
         self._set(stride_fr=stride_fr)
         if self.shape is not None:
-            check_length(self, self.J, self.T, self.shape[0])
+            self.check_size(self.shape)
         self._check_form()
 
     def _check_form(self) -> None:
@@ -268,10 +268,14 @@ class TimeFrequencyScattering(Engine):
         self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend
     ) -> JointPlan:
         (N,) = shape
-        check_length(self, self.J, self.T, N)
+        self.check_size(shape)
         in_time = self.in_time
         frame = Frame(in_time, N, *in_time.extent(N, dtype, boundary), dtype, backend)
         return _plan(self, frame)
+
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Say so if signals of a shape are too short for the scales."""
+        check_length(self, self.J, self.T, shape[0])
 
     def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
         """Return the fixed blocks on which a record of any length is transformed seamlessly.

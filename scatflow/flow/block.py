@@ -14,11 +14,10 @@ import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -26,18 +25,16 @@ from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from scatflow.backends.scratch import SCRATCH
-from scatflow.blocks import mirror, pieces
+from scatflow.blocks import Span, Tiles, repeated
 from scatflow.dataset import checksum, erase_region, open_coefficients, write_region
+from scatflow.engines import Plan
 from scatflow.errors import OutputError, ScatflowError, SourceError
 from scatflow.flow.earlier import Earlier, holds, n_held, partial_blocks, restore
+from scatflow.flow.layout import Layout, Part
 from scatflow.flow.ledger import Ledger, check_unreplaced
 from scatflow.flow.output import check_reachable
+from scatflow.flow.patience import within
 from scatflow.flow.work import Work, from_settings
-
-PATIENCE_SECONDS, SLOWEST = 180.0, 50_000
-"""Seconds, and bytes per second, that a store may take for a block's samples or coefficients."""
-
-Done = TypeVar("Done")
 
 REASON = 2000
 """Characters of the reason why a block failed, at most."""
@@ -284,40 +281,67 @@ def evaluate(
     """
     laid = work.layout
     region = laid.region(index)
-    stored = _read(work, index)
-    read_checksum = checksum(stored)
     transform = _seamless if laid.seamless else _separate
-    with turn or contextlib.nullcontext():
-        values = np.full([s.stop - s.start for s in region], np.nan, work.dtype)
-        there = restore(work, before[0], index, before[1], values) if before else ()
-        held = there or ()
-        engine_seconds, bad = transform(work, index, stored.transpose(laid.order), values, held)
-        # The memory that a plan states counts on what one turn leaves to the next: the thread that
-        # has it next may be another one, with buffers of its own.
-        del stored
-        if turn is not None:
-            SCRATCH.clear()
-    untouched, cut = laid.units_of(index)
-    units = math.prod(b - a for a, b in (*untouched, *cut)) - n_held(held, (*untouched, *cut))
+    values: NDArray[Any] | None = None
+    there: tuple[int, ...] | None = ()
+    read_checksum, engine_seconds, units = 0, 0.0, 0
+    bad: list[str] = []
+    for part in laid.parts(index):
+        stored = _read(work, part)
+        read_checksum = checksum(stored, read_checksum)
+        with turn or contextlib.nullcontext():
+            if values is None:
+                values = _blank(work, region)
+                there = restore(work, before[0], index, before[1], values) if before else ()
+            held = there or ()
+            data = stored.transpose(laid.order)
+            seconds, wrong = transform(work, index, part, data, values, held)
+            # The memory that a plan states counts on what one turn leaves to the next: the thread
+            # that has it next may be another one, with buffers of its own.
+            del stored, data
+            if turn is not None:
+                SCRATCH.clear()
+        engine_seconds += seconds
+        units += math.prod(b - a for a, b in (*part.untouched, *part.units))
+        units -= n_held(held, (*part.untouched, *part.units))
+        bad += wrong
+    assert values is not None  # A block has a part at least.
+    values = _rounded(work, values, bad)
     return Evaluated(values, read_checksum, engine_seconds, units, _summary(bad), there is None)
 
 
 def source_checksum(work: Work, index: int) -> int:
-    """Read a block's slab again and return its checksum, for which its chunks do not matter."""
-    return checksum(_read(work, index))
+    """Read a block's samples again and return their checksum, for which chunks do not matter."""
+    found = 0
+    for part in work.layout.parts(index):
+        found = checksum(_read(work, part), found)
+    return found
 
 
-def _read(work: Work, index: int) -> NDArray[Any]:
-    """Read a block's slab, its axes in the source's order: so it is contiguous."""
+def _read(work: Work, part: Part) -> NDArray[Any]:
+    """Read what a block needs at a time, axes as in the source."""
     order = work.layout.order
-    slices = [slice(0)] * len(order)
-    for axis, span in zip(order, work.layout.slab(index), strict=True):
-        slices[axis] = slice(*span)
+    spans = [(0, 0)] * len(order)
+    for axis, span in zip(order, part.slab, strict=True):
+        spans[axis] = span
+    # What lies beyond the end of a periodic record is its beginning.
+    runs = [list(repeated(*span, n)) for span, n in zip(spans, work.source.shape, strict=True)]
+    if all(len(along) == 1 for along in runs):
+        return _read_box(work, [along[0].span for along in runs])
+    slab = np.empty([b - a for a, b in spans], work.dtype)
+    for box in itertools.product(*runs):
+        where = tuple(slice(run.at, run.at + run.count) for run in box)
+        slab[where] = _read_box(work, [run.span for run in box])
+    return slab
+
+
+def _read_box(work: Work, spans: Sequence[Span]) -> NDArray[Any]:
+    slices = tuple(slice(*span) for span in spans)
 
     def read() -> NDArray[Any]:
-        return np.ascontiguousarray(work.source.read(tuple(slices), dtype=work.dtype))
+        return np.ascontiguousarray(work.source.read(slices, dtype=work.dtype))
 
-    size = math.prod(s.stop - s.start for s in slices) * work.source.dtype.itemsize
+    size = math.prod(b - a for a, b in spans) * work.source.dtype.itemsize
     try:
         return within(size, "reading", read)
     except Exception as problem:
@@ -329,46 +353,30 @@ def _read(work: Work, index: int) -> NDArray[Any]:
         ) from problem
 
 
-def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
-    """Return what a call to a store returns, but do not wait for it without end.
-
-    A file system or a server that no longer answers would keep a worker for ever. The thread that
-    waits for it is left alone: what it may write at last is what is to be written anyway.
-
-    Parameters
-    ----------
-    size : int
-        Bytes that are moved.
-    doing : str
-        What the call does.
-    call : callable
-        Reads or writes.
-
-    Raises
-    ------
-    TimeoutError
-        It takes longer than the slowest store that is worth waiting for.
-    """
-    ended: Future[Done] = Future()
-
-    def run() -> None:
-        try:
-            ended.set_result(call())
-        except BaseException as problem:
-            ended.set_exception(problem)
-
-    seconds = PATIENCE_SECONDS + size / SLOWEST
-    threading.Thread(target=run, name=f"scatflow {doing}", daemon=True).start()
-    wait([ended], seconds)
-    if not ended.done():
-        raise TimeoutError(f"{doing} {size} bytes has not ended after {seconds:.0f} s")
-    return ended.result()
+def _blank(work: Work, region: tuple[slice, ...]) -> NDArray[Any]:
+    """Return a block's coefficients before any is computed; sums begin at zero, in float64."""
+    shape = [s.stop - s.start for s in region]
+    if work.layout.seamless and work.layout.plan.tail == "power":
+        return np.zeros(shape)
+    return np.full(shape, np.nan, work.dtype)
 
 
-def _apply(work: Work, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
+def _rounded(work: Work, values: NDArray[Any], bad: list[str]) -> NDArray[Any]:
+    """Return a block's coefficients in the precision of the output."""
+    if values.dtype == work.dtype:
+        return values
+    with np.errstate(over="ignore"):
+        kept = values.astype(work.dtype, copy=False)
+    if np.isinf(kept).any():
+        kept[np.isinf(kept)] = np.nan
+        bad.append(f"sums overflow {work.dtype}")
+    return kept
+
+
+def _apply(plan: Plan, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
     begun = time.perf_counter()
     with np.errstate(over="ignore", invalid="ignore"):  # Overflow is told by the reason below.
-        y = work.layout.plan.apply(x)
+        y = plan.apply(x)
     return y, time.perf_counter() - begun
 
 
@@ -376,19 +384,24 @@ def _apply(work: Work, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
 
 
 def _separate(
-    work: Work, index: int, data: NDArray[Any], values: NDArray[Any], held: tuple[int, ...]
+    work: Work,
+    index: int,  # noqa: ARG001 - seamless transforms need it
+    part: Part,
+    data: NDArray[Any],
+    values: NDArray[Any],
+    held: tuple[int, ...],
 ) -> tuple[float, list[str]]:
     """Transform units that know nothing of each other, some at a time; those held are there."""
     laid, engine_seconds = work.layout, 0.0
     bad: list[str] = []
     out = values.reshape(-1, *laid.plan.labelled_shape)
-    units = (u for u in enumerate(_units(work, index, data)) if not holds(held, u[1][0]))
+    units = (u for u in enumerate(_units(work, part, data)) if not holds(held, u[1][0]))
     while some := list(itertools.islice(units, laid.batch)):
         batch = np.stack([x for _, (_, x) in some])
         ok = np.isfinite(batch).reshape(len(some), -1).all(axis=1)
         rows = np.array([row for row, _ in some])[ok]
         if rows.size:
-            y, seconds = _apply(work, batch if ok.all() else batch[ok])
+            y, seconds = _apply(laid.plan, batch if ok.all() else batch[ok])
             engine_seconds += seconds
             out[rows] = y.reshape(-1, *laid.plan.labelled_shape)
         for good, (row, (cell, x)) in zip(ok, some, strict=True):
@@ -401,14 +414,14 @@ def _separate(
 
 
 def _units(
-    work: Work, index: int, data: NDArray[Any]
+    work: Work, part: Part, data: NDArray[Any]
 ) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
     """Yield the units of a block in the order of its output, each with its cell."""
     laid = work.layout
-    untouched, spans = laid.units_of(index)
-    ranges = [range(a, b) for a, b in (*untouched, *spans)]
+    spans = (*part.untouched, *part.units)
+    ranges = [range(a, b) for a, b in spans]
     n = laid.n_untouched
-    firsts = [a for a, _ in (*untouched, *spans)]
+    firsts = [a for a, _ in spans]
     for cell in itertools.product(*ranges):
         here = tuple(c - f for c, f in zip(cell, firsts, strict=True))
         where: list[int | slice] = list(here[:n])
@@ -421,51 +434,97 @@ def _units(
 
 
 def _seamless(
-    work: Work, index: int, data: NDArray[Any], values: NDArray[Any], held: tuple[int, ...]
+    work: Work,
+    index: int,
+    part: Part,
+    data: NDArray[Any],
+    values: NDArray[Any],
+    held: tuple[int, ...],
 ) -> tuple[float, list[str]]:
-    """Transform canonical slabs, one at a time: what a slab gives has no companions."""
+    """Transform canonical tiles, one at a time: what a tile gives has no companions."""
     laid, engine_seconds = work.layout, 0.0
     bad: list[str] = []
-    untouched, ((first, last),) = laid.units_of(index)
-    low = laid.slab(index)[-1][0]
-    width = laid.keep.stop - laid.keep.start
-    for here in np.ndindex(*(b - a for a, b in untouched)):
-        cell = tuple(a + i for (a, _), i in zip(untouched, here, strict=True))
-        for k in range(first, last):
-            if holds(held, (*cell, k)):
-                continue
-            x = _slab(data[here], k * laid.step[0], low, laid)
-            out = values[here][..., (k - first) * width : (k - first + 1) * width]
-            if not np.isfinite(x).all():
-                bad.append(_non_finite(work, (*cell, k), x))
-                continue
-            y, seconds = _apply(work, x)
-            engine_seconds += seconds
-            kept = y[..., laid.keep][..., : out.shape[-1]]
-            if not np.isfinite(kept).all():
-                bad.append(f"{_name(work, (*cell, k))}: coefficients overflow {work.dtype}")
-                continue
-            out[...] = kept
+    for cell, x in _tiles(laid, part, data):
+        if holds(held, cell):
+            continue
+        own = _own(laid, index, cell)
+        out = values[own.record]
+        if not np.isfinite(x).all():
+            bad.append(_non_finite(work, cell, x))
+            out[own.where] = np.nan
+            continue
+        y, seconds = _apply(own.plan, x)
+        engine_seconds += seconds
+        kept = y.reshape(own.plan.labelled_shape)[own.keep]
+        if not np.isfinite(kept).all():
+            bad.append(f"{_name(work, cell)}: coefficients overflow {work.dtype}")
+            out[own.where] = np.nan
+        elif own.summed:
+            out[own.where] += kept
+        else:
+            out[own.where] = kept
     return engine_seconds, bad
 
 
-def _slab(record: NDArray[Any], block: int, low: int, laid: Any) -> NDArray[Any]:
-    """Return the samples of the canonical block that starts at `block`, with its halos.
+class Own(NamedTuple):
+    """What a tile gives, and where in a block it goes."""
 
-    Parameters
-    ----------
-    record : ndarray
-        Samples from `low` on.
-    """
-    start, stop, n = block - laid.halo, block + laid.unit[0] + laid.halo, laid.lengths[0]
-    if start >= 0 and stop <= n:
-        return record[start - low : stop - low]
-    slab = np.empty(stop - start, record.dtype)
-    for piece in pieces(start, stop, n):
-        a, b = piece.span
-        run = record[a - low : b - low]
-        slab[piece.at : piece.at + piece.count] = run[::-1] if piece.step < 0 else run
-    return slab
+    plan: Plan
+    keep: tuple[Any, ...]
+    """Which of its coefficients are its own."""
+    record: tuple[int, ...]
+    """Index of the untouched axes in the block."""
+    where: tuple[Any, ...]
+    """Index of the other axes."""
+    summed: bool = False
+    """Whether its coefficients are added to those of other tiles."""
+
+
+def _own(laid: Layout, index: int, cell: tuple[int, ...]) -> Own:
+    """Work out what the tile in a cell gives, and where in block `index` it goes."""
+    n, cells = laid.n_untouched, laid.cuts.cells(index)
+    record = tuple(i - a for i, (a, _) in zip(cell[:n], cells, strict=False))
+    tile = cell[n:]
+    if laid.points is not None:
+        some = laid.points[slice(*cells[-1])]
+        mine = np.flatnonzero((some // laid.unit == tile).all(axis=1))
+        inside = some[mine] - np.multiply(tile, laid.unit) + laid.halo
+        return Own(laid.plan.at(inside), (), record, (..., mine))
+    if laid.plan.tail == "power":
+        crop = tuple(t.inside(k) for t, k in zip(laid.tiles, tile, strict=True))
+        return Own(laid.plan.summing(crop), (), record, (), summed=True)
+    keep: list[Any] = [...]
+    where: list[Any] = [...]
+    for t, k, (first, _) in zip(laid.tiles, tile, cells[n:], strict=True):
+        count = min(t.width, t.windows - k * t.width)
+        keep.append(slice(t.keep.start, t.keep.start + count))
+        where.append(slice((k - first) * t.width, (k - first) * t.width + count))
+    return Own(laid.plan, tuple(keep), record, tuple(where))
+
+
+def _tiles(
+    laid: Layout, part: Part, data: NDArray[Any]
+) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
+    """Yield the canonical tiles of what was read, halos included, each with its cell."""
+    n = laid.n_untouched
+    lows = [a for a, _ in part.slab[n:]]
+    for record in itertools.product(*(range(a, b) for a, b in part.untouched)):
+        here = tuple(i - a for i, (a, _) in zip(record, part.untouched, strict=True))
+        for tile in itertools.product(*(range(a, b) for a, b in part.units)):
+            x = data[here]
+            for axis, (t, k, low) in enumerate(zip(laid.tiles, tile, lows, strict=True)):
+                x = _along(x, axis, t, k, low)
+            yield (*record, *tile), np.ascontiguousarray(x)
+
+
+def _along(x: NDArray[Any], axis: int, tiles: Tiles, k: int, low: int) -> NDArray[Any]:
+    """Return what tile `k` sees along one axis, of samples read from `low` on."""
+    runs = list(tiles.runs(k))
+    if len(runs) == 1:
+        first = (runs[0].first - low) % tiles.n
+        return x[(*[slice(None)] * axis, slice(first, first + runs[0].count))]
+    samples = np.concatenate([run.first + run.step * np.arange(run.count) for run in runs])
+    return np.take(x, (samples - low) % tiles.n, axis=axis)
 
 
 def place(work: Work, index: int) -> str:
@@ -475,7 +534,7 @@ def place(work: Work, index: int) -> str:
     names = (*laid.untouched, *laid.transform.dims)
     for k, (dim, (a, b)) in enumerate(zip(names, laid.slab(index), strict=True)):
         if k >= laid.n_untouched:
-            words.append(f"{dim} samples {a} to {b - 1}")
+            words.append(f"{dim} samples {a} to {(b - 1) % laid.lengths[k - laid.n_untouched]}")
         else:
             first, last = _label(work, dim, a), _label(work, dim, b - 1)
             words.append(f"{dim} {first}" + (f" to {last}" if b - a > 1 else ""))
@@ -508,10 +567,10 @@ def _non_finite(work: Work, cell: tuple[int, ...], x: NDArray[Any]) -> str:
     laid = work.layout
     wrong = ~np.isfinite(x)
     first = np.unravel_index(int(np.argmax(wrong)), x.shape)
-    starts = [k * s - laid.halo for k, s in zip(cell[laid.n_untouched :], laid.step, strict=True)]
     places = []
-    for dim, at, start, n in zip(laid.transform.dims, first, starts, laid.lengths, strict=True):
-        sample = mirror(start + int(at), n)
+    units = zip(cell[laid.n_untouched :], laid.step, strict=True)
+    for i, (dim, at, (k, step)) in enumerate(zip(laid.transform.dims, first, units, strict=True)):
+        sample = laid.tiles[i].source(k, int(at)) if laid.seamless else k * step + int(at)
         axis = work.source.axes.get(dim)
         value = "" if axis is None else f" ({axis.at(np.array([sample]))[0]})"
         places.append(f"{dim} sample {sample}{value}")

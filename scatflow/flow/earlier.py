@@ -45,15 +45,13 @@ def settled(old: Layout, new: Layout) -> tuple[int, ...]:
 def settled_cells(old: Layout, new: Layout) -> tuple[int, ...]:
     """Return the same along the axes of the work grid.
 
-    None at all where a dimension has grown that is not cut: all coefficients depend on it then.
+    None at all where coefficients depend on a dimension as a whole that has grown.
     """
     found, n = settled(old, new), new.n_untouched
-    if new.seamless and len(new.cuts.shape) == len(found):
-        return found
-    cut = (False,) * len(new.lengths) if new.seamless else new.framed
-    lengths = zip(old.lengths, new.lengths, cut, strict=True)
-    if any(before != now for before, now, here in lengths if not here):
-        return (0,) * len(new.cuts.shape)
+    if new.by_tile:  # Sums over whole records, or values at points of them.
+        grown = old.lengths != new.lengths
+        return (0,) * len(new.cuts.shape) if grown else (*found[:n], *new.cuts.shape[n:])
+    cut = (True,) * len(new.tiles) or new.framed
     return (*found[:n], *(units for units, here in zip(found[n:], cut, strict=True) if here))
 
 
@@ -118,7 +116,7 @@ def restore(
         (a, min(b, limit))
         for (a, b), limit in zip(new.cuts.cells(index), settled_cells(old, new), strict=True)
     ]
-    if any(a >= b for a, b in box):
+    if new.by_tile or any(a >= b for a, b in box):
         return ()
     whole = old.region(old.cuts.index(new.cuts.position(index)))
     try:

@@ -150,6 +150,11 @@ class TransformTable(Table):
         default=None,
         description="samples per frame (integer, or a list of one per dim, 0: not cut)",
     )
+    edges: Literal["reflect", "periodic"] | None = Field(
+        default=None,
+        description='what lies beyond the edges of a seamless volume: "periodic" (itself again) '
+        'or "reflect" (its mirror image)',
+    )
     hop: Hops | None = Field(
         default=None,
         description="samples from frame to frame (positive integer, or a list of one per dim)",
@@ -224,6 +229,11 @@ class Job:
     frame: tuple[int, ...]
     """Samples per frame along each transformed dim; 0 where it is not cut."""
     hop: tuple[int, ...]
+
+    @property
+    def edges(self) -> str:
+        """What lies beyond the ends of a seamless record; volumes are periodic by definition."""
+        return self.transform.edges or ("periodic" if len(self.frame) == 3 else "reflect")
 
     @property
     def memory(self) -> int:
@@ -425,7 +435,10 @@ def _engine_parameters(transform: dict[str, Any], run: Any) -> dict[str, Any]:
     own = set(TransformTable.model_fields) - {"kind"}
     given = {key: value for key, value in transform.items() if key not in own}
     backend = run.get("backend") if isinstance(run, dict) else None
-    return {"backend": backend or "numpy", **given}
+    usual = {"backend": backend or "numpy"}
+    if transform.get("kind") == "scattering2d" and transform.get("boundary") == "seamless":
+        usual["pyramid"] = "fold"  # The other one cannot be tiled; the plan says so.
+    return {**usual, **given}
 
 
 def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
@@ -454,6 +467,12 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
         problems.append(
             "[transform] T = 0 gives each path its own sampling, which one labelled array cannot "
             "hold. Give T in samples, or leave it out."
+        )
+    if transform.get("boundary") == "seamless" and given.get("pyramid") == "scatnet":
+        problems.append(
+            '[transform] pyramid = "scatnet" has filters that reach across the whole image, so '
+            'that boundary = "seamless" cannot be kept. Take pyramid = "fold", or boundary = '
+            '"whole" or "frames".'
         )
     backend = given.get("backend")
     if isinstance(backend, str) and backend not in HOST and backend in (*BACKENDS, *SERVED_BY):
@@ -497,6 +516,7 @@ def _length_problems(transform: TransformTable) -> list[str]:
         )
     if len(set(transform.dims)) < n:
         problems.append(f"[transform] dims: a dimension is named twice in {transform.dims}.")
+    problems += _edge_problems(transform, ndim)
     given = {"frame": transform.frame, "hop": transform.hop}
     if transform.boundary != "frames":
         problems += [
@@ -505,12 +525,6 @@ def _length_problems(transform: TransformTable) -> list[str]:
             for key, value in given.items()
             if value is not None
         ]
-        if transform.boundary == "seamless" and ENGINES[transform.kind].ndim > 1:
-            problems.append(
-                f'[transform] boundary = "seamless" is available for scattering1d and '
-                f'timefrequency only in this version, found kind = "{transform.kind}". '
-                'Take "whole" or "frames".'
-            )
         return problems
     if n > 1 and any(isinstance(value, int) for value in given.values()):
         problems.append(
@@ -535,6 +549,24 @@ def _length_problems(transform: TransformTable) -> list[str]:
             "dimension (integer, or a list of one per dim)."
         )
     return problems
+
+
+def _edge_problems(transform: TransformTable, ndim: int) -> list[str]:
+    """Check whether there is a choice of what lies beyond the edges."""
+    if transform.edges is None or (transform.edges == "reflect" and ndim < 3):
+        return []
+    if ndim < 3:
+        return [
+            f'[transform] edges = "{transform.edges}": {transform.kind} extends by reflection '
+            'only. Remove edges, or set it to "reflect".'
+        ]
+    if transform.boundary != "seamless":
+        return [
+            f'[transform] edges goes with boundary = "seamless", found boundary = '
+            f'"{transform.boundary}", which takes each volume as periodic. Remove edges or set '
+            'boundary = "seamless".'
+        ]
+    return []
 
 
 def suggest_memory(needed: int) -> str:

@@ -77,9 +77,9 @@ def _provisional(work: Work) -> dict[str, str]:
     sizes = dict(zip(laid.dims, laid.shape, strict=True))
     found = {}
     for k, dim in enumerate(laid.transform.dims):
-        if dim not in sizes:  # Integrals over the whole record have no windows.
+        if laid.by_tile:  # There are no windows.
             continue
-        first = laid.settled[k] * laid.unit[k] // laid.plan.windows[k][1]
+        first = laid.settled[k] * laid.tiles[k].width
         value = _windows(work, k, dim, sizes[dim]).values(first, first + 1)[0]
         place = str(value) if value.dtype.kind == "M" else value.item()
         found[dim] = {"index": first, "coordinate": place}
@@ -166,7 +166,7 @@ def _tail(work: Work) -> Iterator[Coordinate]:
 def _windows(work: Work, k: int, dim: str, size: int) -> Coordinate:
     """Return where the centres of the averaging windows lie along a transformed dimension."""
     laid, axis = work.layout, work.source.axes.get(dim)
-    start, step = (0, laid.plan.windows[0][1]) if laid.seamless else laid.plan.windows[k]
+    start, step = (0, laid.tiles[k].stride) if laid.seamless else laid.plan.windows[k]
     attrs = {"long_name": "centre of the averaging window"}
     if not laid.framed[k]:
         at = _positions(axis, start, step)

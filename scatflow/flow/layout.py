@@ -1,21 +1,24 @@
 """What a transform of one archive looks like: its units of work, and where each one's output goes.
 
 A *unit* is what the engine is given at a time: a whole signal (image, volume), a frame of it, or
-one slab of the canonical grid. Everything here follows from the transform and the source's shape
-alone, never from its chunks, the workers or their memory: so do the output's bytes.
+one tile of the canonical grid, of which a whole volume has many where it gives sums only.
+Everything here follows from the transform and the source's shape alone, never from its chunks,
+the workers or their memory: so do the output's bytes.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scatflow.blocks import Cuts, Span, bounds, ceil_div, left_over, n_frames, share
-from scatflow.engines import Engine, Plan, Scattering1D, TimeFrequencyScattering
+from scatflow.blocks import Cuts, Span, Tiles, left_over, n_frames, share
+from scatflow.engines import CanonicalGrid, Engine, Plan
 from scatflow.errors import JobError
 
 TARGET_SAMPLES = 2**21
@@ -29,6 +32,13 @@ BATCH_SAMPLES = 2**20
 """Samples of the small units that are handed to the engine together."""
 
 
+POINTS = 16
+"""Points of one block: each may be in a tile of its own, and takes a second or more then."""
+
+EXACT = 2**14
+"""Reads along one axis that are counted one by one; beyond, all count as inner ones."""
+
+
 @dataclass(frozen=True)
 class Transform:
     """The settings of [transform] that are not the engine's."""
@@ -37,16 +47,21 @@ class Transform:
     boundary: str
     frame: tuple[int, ...]
     hop: tuple[int, ...]
+    edges: str = "reflect"
+    """What lies beyond the ends of a seamless record: its reflection, or itself ("periodic")."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""
         framed = self.boundary == "frames"
-        return {
+        settings = {
             "dims": list(self.dims),
             "boundary": self.boundary,
             "frame": list(self.frame) if framed else None,
             "hop": list(self.hop) if framed else None,
         }
+        if self.boundary == "seamless" and len(self.dims) == 3:  # Others have no choice.
+            settings["edges"] = self.edges
+        return settings
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Transform:
@@ -57,7 +72,20 @@ class Transform:
             settings["boundary"],
             tuple(settings["frame"] or none),
             tuple(settings["hop"] or none),
+            settings.get("edges", "reflect"),
         )
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a block reads at a time."""
+
+    untouched: tuple[Span, ...]
+    """Indices of the untouched axes."""
+    units: tuple[Span, ...]
+    """Frames or tiles along each transformed dimension."""
+    slab: tuple[Span, ...]
+    """Samples along the axes in :attr:`Layout.order`; of periodic records as ``blocks.arc``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,34 +97,52 @@ class Layout:
     order: tuple[int, ...]
     """The source's axes: untouched ones first, then the transformed ones as the job names them."""
     untouched: tuple[str, ...]
+    records: tuple[int, ...]
+    """Entries of the source along each untouched dimension."""
     lengths: tuple[int, ...]
     """Samples of the source along each transformed dimension."""
     unit: tuple[int, ...]
     """Samples of one unit without halos."""
     step: tuple[int, ...]
     """Samples from one unit to the next."""
-    halo: int
     units: tuple[int, ...]
     """Units along each transformed dimension (1 where it is not cut)."""
-    keep: slice
-    """Windows of a canonical slab's output that its block keeps (seamless only)."""
     cuts: Cuts
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     shards: tuple[int, ...]
-
-    @property
-    def cut(self) -> tuple[bool, ...]:
-        """Which axes of the output are cut into blocks: their shards lie side by side."""
-        n = len(self.cuts.counts)
-        if self.seamless:  # The grid's last axis is the output's last, behind the path axis.
-            return (*[True] * (n - 1), *[False] * (len(self.shape) - n), True)
-        return (*[True] * n, *[False] * (len(self.shape) - n))
+    behind: tuple[int, ...] = ()
+    """Coefficients of one cell along each axis of the output, its last ones, that is cut behind the
+    path axis (seamless only)."""
+    tiles: tuple[Tiles, ...] = ()
+    """Each transformed dimension (seamless only)."""
+    grid: CanonicalGrid | None = None
+    """Where the tiles come from (seamless only)."""
+    points: NDArray[np.intp] | None = None
+    """Voxels at which values are asked for, ``(points, 3)`` (seamless local transforms only)."""
 
     @property
     def seamless(self) -> bool:
-        """Whether units are slabs of one continuous record."""
+        """Whether units are tiles of one continuous record."""
         return self.transform.boundary == "seamless"
+
+    @property
+    def by_tile(self) -> bool:
+        """Whether a block reads one tile after the other instead of all it needs at once.
+
+        Its output is no part of a map then, but sums over a volume or values at points.
+        """
+        return self.seamless and self.plan.tail != "decimated"
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """Samples beside a unit that it is computed from, along each transformed dimension."""
+        return tuple(t.halo for t in self.tiles) or (0,) * len(self.lengths)
+
+    @property
+    def keep(self) -> tuple[slice, ...]:
+        """Windows of a tile's transform that are its own, along each transformed dimension."""
+        return tuple(t.keep for t in self.tiles)
 
     @property
     def framed(self) -> tuple[bool, ...]:
@@ -115,40 +161,104 @@ class Layout:
 
     @property
     def batch(self) -> int:
-        """Units handed to the engine together; one slab at a time in seamless."""
+        """Units handed to the engine together; one tile at a time in seamless."""
         return 1 if self.seamless else max(1, BATCH_SAMPLES // math.prod(self.plan.shape))
 
-    def units_of(self, index: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-        """Return a block's indices of the untouched axes, and its units along the transformed."""
+    @property
+    def ahead(self) -> int:
+        """How many axes of the work grid are the output's first ones; the rest are its last."""
+        return len(self.cuts.shape) - len(self.behind)
+
+    @property
+    def cut(self) -> tuple[bool, ...]:
+        """Which axes of the output are cut into blocks: their shards lie side by side."""
+        between = len(self.shape) - len(self.cuts.shape)
+        return (*[True] * self.ahead, *[False] * between, *[True] * len(self.behind))
+
+    @property
+    def computed(self) -> int:
+        """Samples that the engine is given in all, halos included."""
+        if self.points is not None:
+            n_blocks = self.cuts.counts[-1]
+            calls = sum(1 for i in range(n_blocks) for _ in self._tiles_of_points(i))
+            return math.prod(self.records) * calls * math.prod(self.plan.shape)
+        return math.prod((*self.records, *self.units)) * math.prod(self.plan.shape)
+
+    # --- what blocks read ---
+
+    def parts(self, index: int) -> Iterator[Part]:
+        """Yield what a block reads, one after the other."""
         cells = list(self.cuts.cells(index))
         untouched = tuple(cells[: self.n_untouched])
-        cut = iter(cells[self.n_untouched :])
-        cuttable = (True,) if self.seamless else self.framed
-        return untouched, tuple(next(cut) if here else (0, 1) for here in cuttable)
+        if not self.by_tile:
+            cut = iter(cells[self.n_untouched :])
+            cuttable = (True,) * len(self.tiles) or self.framed
+            yield self._part(untouched, tuple(next(cut) if c else (0, 1) for c in cuttable))
+            return
+        for record in itertools.product(*(range(a, b) for a, b in untouched)):
+            tiles: Iterator[tuple[int, ...]] = itertools.product(*map(range, self.units))
+            if self.points is not None:
+                tiles = self._tiles_of_points(self.cuts.position(index)[-1])
+            for tile in tiles:
+                yield self._part(_one_each(record), _one_each(tile))
 
     def slab(self, index: int) -> tuple[Span, ...]:
-        """Return the samples that a block reads, along the axes in :attr:`order`."""
-        untouched, units = self.units_of(index)
-        spans = []
-        for (a, b), step, unit, n in zip(units, self.step, self.unit, self.lengths, strict=True):
-            first, last = a * step - self.halo, (b - 1) * step + unit + self.halo
-            spans.append(bounds(first, last, n) if self.seamless else (first, last))
-        return (*untouched, *spans)
+        """Return the samples that a block is computed from, along the axes in :attr:`order`."""
+        if self.by_tile:
+            cells = self.cuts.cells(index)[: self.n_untouched]
+            return (*cells, *((0, n) for n in self.lengths))
+        (part,) = self.parts(index)
+        return part.slab
+
+    def _tiles_of_points(self, position: int) -> Iterator[tuple[int, ...]]:
+        """Yield the tiles in which the points of a block lie, each once."""
+        assert self.points is not None
+        first = position * self.cuts.per_block[-1]
+        some = self.points[first : first + self.cuts.per_block[-1]] // self.unit
+        yield from dict.fromkeys(map(tuple, some.tolist()))
+
+    def _part(self, untouched: tuple[Span, ...], units: tuple[Span, ...]) -> Part:
+        return Part(untouched, units, (*untouched, *map(self._read, range(len(units)), units)))
+
+    def _read(self, k: int, units: Span) -> Span:
+        """Return the samples that units are computed from along transformed dimension k."""
+        a, b = units
+        if self.tiles:
+            return self.tiles[k].read(a, b)
+        return a * self.step[k], (b - 1) * self.step[k] + self.unit[k]
+
+    def reads(self, axis: int) -> tuple[list[Span], int]:
+        """Return what is read of one axis in :attr:`order`, of which all reads are products.
+
+        Returns
+        -------
+        spans : list of Span
+            Of the first reads, at most :data:`EXACT`.
+        count : int
+            How many reads there are in all.
+        """
+        n, k = self.n_untouched, axis - self.n_untouched
+        if axis < n:
+            each = 1 if self.by_tile else self.cuts.per_block[axis]
+            cuts = Cuts((self.records[axis],), (each,))
+        elif self.by_tile:
+            cuts = Cuts((self.units[k],), (1,))
+        else:
+            cut = [i for i, c in enumerate((True,) * len(self.tiles) or self.framed) if c]
+            each = self.cuts.per_block[n + cut.index(k)] if k in cut else 1
+            cuts = Cuts((self.units[k],), (each,))
+        some = (cuts.cells(i)[0] for i in range(min(cuts.n_blocks, EXACT)))
+        return [span if axis < n else self._read(k, span) for span in some], cuts.n_blocks
+
+    # --- what blocks write ---
 
     @property
     def settled(self) -> tuple[int, ...]:
         """How many units along each transformed dimension a longer source would leave as they are.
 
-        Seamless units whose slab reaches beyond the end of the record see its reflection.
+        Seamless units that reach beyond the end of the record see its reflection.
         """
-        if not self.seamless:
-            return self.units
-        return tuple(
-            min(count, max(0, (n - unit - self.halo) // step + 1))
-            for count, n, unit, step in zip(
-                self.units, self.lengths, self.unit, self.step, strict=True
-            )
-        )
+        return tuple(tiles.settled for tiles in self.tiles) if self.seamless else self.units
 
     def region(self, index: int) -> tuple[slice, ...]:
         """Return where a block's coefficients lie in the output."""
@@ -156,14 +266,15 @@ class Layout:
 
     def region_of(self, cells: Sequence[Span]) -> tuple[slice, ...]:
         """Return where the coefficients of a box of the work grid's cells lie in the output."""
-        if not self.seamless:
-            tail = self.shape[len(cells) :]
-            return (*(slice(*c) for c in cells), *(slice(0, n) for n in tail))
-        *untouched, (a, b) = cells
-        width = self.keep.stop - self.keep.start
-        windows = slice(a * width, min(b * width, self.shape[-1]))
-        inner = (slice(0, n) for n in self.shape[self.path_axis : -1])
-        return (*(slice(*c) for c in untouched), *inner, windows)
+        last = len(self.shape) - len(self.behind)
+        between = (slice(0, n) for n in self.shape[self.ahead : last])
+        behind = (
+            slice(a * width, min(b * width, n))
+            for (a, b), width, n in zip(
+                cells[self.ahead :], self.behind, self.shape[last:], strict=True
+            )
+        )
+        return (*(slice(*c) for c in cells[: self.ahead]), *between, *behind)
 
     def block_of(self, shard: tuple[int, ...]) -> int | None:
         """Return the block that writes a shard, None if none does: the inverse of :meth:`region`.
@@ -173,23 +284,34 @@ class Layout:
         shard : tuple of int
             Number of the shard along each axis of the output.
         """
-        n, counts = len(self.cuts.counts), self.cuts.counts
         if len(shard) != len(self.shape):
             return None
-        if self.seamless:  # The grid's last axis is the output's last, behind the path axis.
-            position, others = (*shard[: n - 1], shard[-1]), shard[n - 1 : -1]
-        else:
-            position, others = shard[:n], shard[n:]
-        inside = all(0 <= k < count for k, count in zip(position, counts, strict=True))
+        last = len(shard) - len(self.behind)
+        position, others = (*shard[: self.ahead], *shard[last:]), shard[self.ahead : last]
+        counts = zip(position, self.cuts.counts, strict=True)
+        inside = all(0 <= k < count for k, count in counts)
         return self.cuts.index(position) if inside and not any(others) else None
 
     def samples(self, index: int) -> int:
         """Return the input samples that a block answers for, halos and overlaps not counted."""
-        untouched, units = self.units_of(index)
-        count = math.prod(b - a for a, b in untouched)
-        for (a, b), step, unit, n in zip(units, self.step, self.unit, self.lengths, strict=True):
+        cells = self.cuts.cells(index)
+        count = math.prod(b - a for a, b in cells[: self.n_untouched])
+        if self.by_tile:
+            whole = math.prod(self.lengths)
+            if self.points is None:
+                return count * whole
+            (a, b), n = cells[-1], len(self.points)
+            return count * (whole * b // n - whole * a // n)
+        (part,) = self.parts(index)
+        for (a, b), step, unit, n in zip(
+            part.units, self.step, self.unit, self.lengths, strict=True
+        ):
             count *= min((b - 1) * step + unit, n) - a * step
         return count
+
+
+def _one_each(cell: tuple[int, ...]) -> tuple[Span, ...]:
+    return tuple((i, i + 1) for i in cell)
 
 
 def layout(
@@ -238,6 +360,7 @@ def layout(
         transform=transform,
         order=tuple(list(dims).index(d) for d in (*untouched, *transform.dims)),
         untouched=untouched,
+        records=records,
         lengths=lengths,
         **parts,
     )
@@ -253,23 +376,72 @@ def _seamless(
     per_block: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """Lay out one continuous transform of each record on the canonical grid."""
-    halo, block, plan, keep = _canonical(engine, lengths[0], dtype)
-    units = (ceil_div(lengths[0], block),)
-    inner, width = plan.labelled_shape[:-1], keep.stop - keep.start
-    grid = (*records, *units)
-    most = _most(block * engine.cost, math.prod(inner) * width * dtype.itemsize)
-    per_block = per_block or share(grid, most)
-    return {
+    grid, plan = _canonical(engine, lengths, dtype)
+    periodic = transform.edges == "periodic"
+    tiles = tuple(Tiles(n, grid.block, grid.halo, grid.stride, periodic) for n in lengths)
+    units = tuple(t.count for t in tiles)
+    cost = math.prod(plan.shape if len(lengths) > 1 else (grid.block,)) * engine.cost
+    parts = {
         "plan": plan,
-        "unit": (block,),
-        "step": (block,),
-        "halo": halo,
+        "unit": (grid.block,) * len(lengths),
+        "step": (grid.block,) * len(lengths),
         "units": units,
-        "keep": keep,
-        "cuts": Cuts(grid, per_block),
+        "tiles": tiles,
+        "grid": grid,
+    }
+    if plan.tail == "power":
+        return parts | _sums(plan, untouched, records, cost * math.prod(units), per_block)
+    if plan.tail == "point":
+        return parts | _values(engine, plan, untouched, records, per_block)
+    inner, width = plan.labelled_shape[: -len(tiles)], tuple(t.width for t in tiles)
+    cells = (*records, *units)
+    most = _most(cost, math.prod((*inner, *width)) * dtype.itemsize)
+    per_block = per_block or share(cells, most)
+    windows = zip(per_block[len(records) :], width, strict=True)
+    return parts | {
+        "cuts": Cuts(cells, per_block),
         "dims": (*untouched, *_path_dims(plan), *transform.dims),
-        "shape": (*records, *inner, ceil_div(lengths[0], plan.windows[0][1])),
-        "shards": (*per_block[:-1], *inner, per_block[-1] * width),
+        "shape": (*records, *inner, *(t.windows for t in tiles)),
+        "shards": (*per_block[: len(records)], *inner, *(n * w for n, w in windows)),
+        "behind": width,
+    }
+
+
+def _sums(
+    plan: Plan,
+    untouched: tuple[str, ...],
+    records: tuple[int, ...],
+    cost: int,
+    per_block: tuple[int, ...] | None,
+) -> dict[str, Any]:
+    """Lay out sums over whole volumes, whose tiles one task takes one after the other."""
+    per_block = per_block or share(records, _most(cost, 1))
+    return {
+        "cuts": Cuts(records, per_block),
+        "dims": (*untouched, *_path_dims(plan), plan.tail),
+        "shape": (*records, *plan.labelled_shape),
+        "shards": (*per_block, *plan.labelled_shape),
+    }
+
+
+def _values(
+    engine: Engine,
+    plan: Plan,
+    untouched: tuple[str, ...],
+    records: tuple[int, ...],
+    per_block: tuple[int, ...] | None,
+) -> dict[str, Any]:
+    """Lay out values at points, of which only the tiles are read in which there are some."""
+    points = np.array(engine.to_dict()["points"], np.intp)
+    cells, inner = (*records, len(points)), plan.labelled_shape[:-1]
+    per_block = per_block or share(cells, POINTS)
+    return {
+        "cuts": Cuts(cells, per_block),
+        "dims": (*untouched, *_path_dims(plan), plan.tail),
+        "shape": (*records, *inner, len(points)),
+        "shards": (*per_block[:-1], *inner, per_block[-1]),
+        "behind": (1,),
+        "points": points,
     }
 
 
@@ -295,9 +467,7 @@ def _separate(
         "plan": plan,
         "unit": unit,
         "step": tuple(h or n for h, n in zip(transform.hop, lengths, strict=True)),
-        "halo": 0,
         "units": units,
-        "keep": slice(None),
         "cuts": Cuts(grid, per_block),
         "dims": (*untouched, *new, *_path_dims(plan), *tail),
         "shape": (*grid, *plan.labelled_shape),
@@ -363,30 +533,19 @@ def _refuse_names(taken: set[str], untouched: tuple[str, ...], transform: Transf
         )
 
 
-def _canonical(engine: Engine, n: int, dtype: np.dtype[Any]) -> tuple[int, int, Plan, slice]:
-    """Return halo, block, plan and the windows to keep of the canonical grid."""
-    if not isinstance(engine, Scattering1D | TimeFrequencyScattering):
-        raise JobError(
-            f'[transform] boundary = "seamless" is available for scattering1d and timefrequency '
-            f'only, found kind = "{engine.kind}". Take "whole" or "frames".'
-        )
-    if n < 2**engine.J:
-        raise JobError(
-            f"[transform] J = {engine.J} has wavelets of {2**engine.J} samples, but the records "
-            f"have {n}: every coefficient would be padding. Take J <= {n.bit_length() - 1}."
-        )
-    if engine.averaging == "local" and n < engine.window:
-        raise JobError(
-            f"[transform] T = {engine.window:g} samples exceed the records' {n}: every window "
-            f"would average their reflections. Take T <= {n}."
-        )
+def _canonical(
+    engine: Engine, lengths: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[CanonicalGrid, Plan]:
+    """Return the canonical grid for records of some lengths, and the plan of one tile."""
     try:
         grid = engine.canonical_grid(dtype)
+        engine.check_size(lengths)
+        plan = engine.canonical_plan(dtype)
     except ValueError as problem:
         raise JobError(f"[transform] {problem}") from problem
-    plan = engine.plan((grid.length,), dtype, boundary="periodic")
-    keep = slice(grid.halo // grid.stride, (grid.halo + grid.block) // grid.stride)
-    return grid.halo, grid.block, plan, keep
+    if plan.tail == "power":  # over a tile without its halo
+        plan = plan.summing((slice(grid.halo, grid.halo + grid.block),) * len(lengths))
+    return grid, plan
 
 
 def _frames(transform: Transform, lengths: tuple[int, ...]) -> tuple[int, ...]:

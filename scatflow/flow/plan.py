@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from dask.system import CPU_COUNT
 
-from scatflow.blocks import Span, ceil_div, halved
+from scatflow.blocks import Span, ceil_div, halved, repeated
 from scatflow.dataset import Template
 from scatflow.errors import BudgetError, JobError
 from scatflow.flow.grow import foreseen
@@ -40,8 +40,8 @@ CHUNKS_IN_FLIGHT = 10
 WASTE = 2.0
 """Decoding more than so many times what a block uses is worth a word."""
 
-EXACT_BLOCKS = 2**14
-"""Blocks along one axis whose slabs are added up one by one; beyond, all count as inner ones."""
+CUT_OFF = 1e-6
+"""Height of a filter at the Nyquist frequency, of its peak, from which on it is worth a word."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,8 +257,9 @@ def slots(held: int, processors: int, threads: int) -> int:
 
 
 def block_bytes(work: Work, index: int) -> int:
-    """Return the bytes of a block's slab once it is decoded."""
-    return math.prod(b - a for a, b in work.layout.slab(index)) * work.dtype.itemsize
+    """Return the bytes of what a block reads once it is decoded."""
+    slabs = (part.slab for part in work.layout.parts(index))
+    return sum(math.prod(b - a for a, b in slab) for slab in slabs) * work.dtype.itemsize
 
 
 def peak_bytes(work: Work, slots: int, held: int) -> int:
@@ -344,25 +345,11 @@ def _stored_axis(work: Work, axis: int) -> tuple[int, int, int]:
     return start, source.shape[where], max(source.chunks[where], 1)
 
 
-def _spans(work: Work, axis: int) -> list[Span]:
-    """Return what the blocks at each position along one axis of the work read of it."""
-    laid = work.layout
-    cuts = laid.cuts
-    n = laid.n_untouched
-    grid = [k for k, cut in enumerate((True,) if laid.seamless else laid.framed) if cut]
-    where = axis if axis < n else (n + grid.index(axis - n) if axis - n in grid else None)
-    if where is None:
-        return [laid.slab(0)[axis]]
-    spans = []
-    for k in range(min(cuts.counts[where], EXACT_BLOCKS)):
-        position = tuple(k if a == where else 0 for a in range(len(cuts.counts)))
-        spans.append(laid.slab(cuts.index(position))[axis])
-    return spans
-
-
 def _widest(work: Work) -> list[int]:
-    axes = range(len(work.layout.order))
-    return [max(b - a for a, b in _spans(work, axis)) for axis in axes]
+    """Return the samples of the largest slab that is read at a time, along each axis."""
+    laid = work.layout
+    spans = (laid.reads(axis)[0] for axis in range(len(laid.order)))
+    return [max(b - a for a, b in along) for along in spans]
 
 
 def _samples(work: Work, whole_chunks: bool) -> int:
@@ -370,29 +357,37 @@ def _samples(work: Work, whole_chunks: bool) -> int:
 
     With `whole_chunks` those that are decoded for it; the last chunk ends with the source.
     """
+    laid = work.layout
+    if laid.points is not None:  # Tiles with points in them are no product.
+        one = (laid.parts(i) for i in range(laid.cuts.counts[-1]))
+        slabs = [part.slab for parts in one for part in parts]
+        total = sum(
+            math.prod(_along(work, axis, span, whole_chunks) for axis, span in enumerate(slab))
+            for slab in slabs
+        )
+        return total * math.prod(laid.records)
     total = 1
-    counts = iter(work.layout.cuts.counts)
-    for axis in range(len(work.layout.order)):
-        spans = _spans(work, axis)
-        if whole_chunks:
-            start, n, chunk = _stored_axis(work, axis)
-            end = max(start + n, chunk)
-            spans = [
-                ((start + a) // chunk * chunk, min(ceil_div(start + b, chunk) * chunk, end))
-                for a, b in spans
-            ]
-        along = sum(b - a for a, b in spans)
-        if len(spans) == EXACT_BLOCKS:
-            along = (spans[1][1] - spans[1][0]) * next(counts)
-        elif _is_cut(work, axis):
-            next(counts)
+    for axis in range(len(laid.order)):
+        spans, count = laid.reads(axis)
+        along = sum(_along(work, axis, span, whole_chunks) for span in spans)
+        if count > len(spans):
+            along = _along(work, axis, spans[1], whole_chunks) * count
         total *= along
     return total
 
 
-def _is_cut(work: Work, axis: int) -> bool:
-    laid = work.layout
-    return axis < laid.n_untouched or laid.seamless or laid.framed[axis - laid.n_untouched]
+def _along(work: Work, axis: int, span: Span, whole_chunks: bool) -> int:
+    """Return how many samples of one axis are read, or decoded, for a span of it."""
+    if not whole_chunks:
+        return span[1] - span[0]
+    start, n, chunk = _stored_axis(work, axis)
+    end = max(start + n, chunk)
+    decoded = 0
+    for run in repeated(*span, n):
+        a, b = run.span
+        first, last = (start + a) // chunk * chunk, ceil_div(start + b, chunk) * chunk
+        decoded += min(last, end) - first
+    return decoded
 
 
 def _notes(work: Work) -> list[str]:
@@ -400,12 +395,31 @@ def _notes(work: Work) -> list[str]:
     notes = [*work.source.notes, *left_out(work)]
     for dim, n in dropped(laid).items():
         notes.append(f"the last {n} samples along {dim} fill no whole frame and are dropped")
+    notes += _seams(work)
     waste = _samples(work, whole_chunks=True) / _samples(work, whole_chunks=False)
     if waste > WASTE:
         chunks = " x ".join(map(str, work.source.chunks))
         notes.append(
             f"blocks decode {waste:.1f} times the samples that they use: the source's chunks "
             f"({chunks}) reach beyond them; smaller chunks would be read faster"
+        )
+    return notes
+
+
+def _seams(work: Work) -> list[str]:
+    """Say what is particular about a seamless transform of images or volumes."""
+    grid, notes = work.layout.grid, []
+    if grid is not None and len(work.layout.lengths) == 2:
+        notes.append(
+            'seamless images have pyramid = "fold", whose filters end within a tile\'s halo; its '
+            "coefficients differ from those of Kymatio, the default elsewhere, by about 1e-3"
+        )
+    if grid is not None and grid.seen > CUT_OFF:
+        notes.append(
+            f"the smallest filters are cut off at the Nyquist frequency, at {grid.seen:.2g} of "
+            "their peak, and ring beyond any halo for what the volume holds of it: tiles of "
+            "volumes that are smooth from voxel to voxel match as the tolerance has it, those of "
+            "white noise to about 1e-3. A larger sigma_0 (2 or more) rings less"
         )
     return notes
 
@@ -435,8 +449,9 @@ def measure_unit(work: Work) -> float:
 
 
 def n_units(work: Work) -> int:
-    """Return how many units there are in all."""
-    return math.prod(work.layout.cuts.shape)
+    """Return how many units the engine is given in all."""
+    laid = work.layout
+    return laid.computed // math.prod(laid.plan.shape)
 
 
 def estimate_seconds(plan: RunPlan) -> float:
@@ -475,7 +490,7 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
         "blocks": plan.n_blocks,
         "units": n_units(work),
         "unit_samples": list(laid.unit),
-        "halo": laid.halo,
+        "seamless": _seamless(work),
         "shard": list(laid.shards),
         "bytes_source": plan.bytes_source,
         "bytes_read": plan.bytes_read,
@@ -489,6 +504,22 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
         "estimated_seconds": seconds,
         "notes": [*plan.notes, *foreseen(look(plan.output).ledger, work)],
         "fingerprint": work.fingerprint,
+    }
+
+
+def _seamless(work: Work) -> dict[str, Any] | None:
+    """Return how a seamless transform is cut, None for others."""
+    laid = work.layout
+    if laid.grid is None:
+        return None
+    return {
+        "block": list(laid.unit),
+        "halo": list(laid.halo),
+        "tolerance": laid.grid.tolerance,
+        "filters_reach": laid.grid.reach,
+        "at_nyquist": laid.grid.seen,
+        "edges": laid.transform.edges,
+        "overhead": 1 - math.prod(work.source.shape) / laid.computed,
     }
 
 

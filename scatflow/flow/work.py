@@ -92,7 +92,9 @@ def from_job(job: Job, base: str) -> Work:
         sel=table.sel,
         isel=table.isel,
     )
-    transform = Transform(tuple(job.transform.dims), job.transform.boundary, job.frame, job.hop)
+    transform = Transform(
+        tuple(job.transform.dims), job.transform.boundary, job.frame, job.hop, job.edges
+    )
     dtype = np.dtype(job.output.dtype)
     laid = layout(job.engine, transform, source.dims, source.shape, dtype)
     settings = {
@@ -139,7 +141,8 @@ def from_settings(settings: Mapping[str, Any], base: str) -> Work:
 
 def _cut(laid: Layout) -> dict[str, Any]:
     """Return how the work is cut, which results of one store must share."""
-    return {"units": list(laid.cuts.per_block), "samples": list(laid.unit), "halo": laid.halo}
+    halo = max(laid.halo)  # the same along each dimension
+    return {"units": list(laid.cuts.per_block), "samples": list(laid.unit), "halo": halo}
 
 
 def _check_apart(source: str, output: str, base: str) -> None:

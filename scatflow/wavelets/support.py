@@ -6,7 +6,9 @@ everything outside is below a stated fraction of its peak and counts as zero.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,3 +129,67 @@ def gaussian_reach(sigmas: tuple[float, ...], tolerance: float) -> float:
     """
     variance = sum((2.0 * math.pi * sigma) ** -2 for sigma in sigmas)
     return math.sqrt(-2.0 * math.log(tolerance) * variance)
+
+
+ROUNDING = 1e-15
+"""Fraction of a filter's peak in space below which a measured envelope is rounding, not filter."""
+
+
+def envelope_1d(band: Band, step: int) -> Array:
+    """Return the modulus in time of a 1D filter every `step` samples, its centre in the middle.
+
+    Moduli are as smooth as a band is narrow; of a band that is not, the largest of each `step`
+    samples is taken.
+
+    Parameters
+    ----------
+    band : Band
+        On a grid of N bins.
+    step : int
+        A divisor of ``N / 2``.
+
+    Returns
+    -------
+    ndarray
+        ``(N / step - 1,)``.
+    """
+    (n,) = band.shape
+    if band.values.size <= n // step:
+        modulus = np.abs(np.fft.ifft(band.values, n // step))
+    else:
+        every = np.roll(np.abs(np.fft.ifft(band.values, n)), step // 2)
+        modulus = every.reshape(-1, step).max(axis=1)
+    return without_rounding(np.fft.fftshift(modulus)[1:])
+
+
+def without_rounding(envelope: Array) -> Array:
+    """Return a measured envelope with zeros where it is but rounding."""
+    return np.where(envelope > ROUNDING * envelope.max(), envelope, 0.0)
+
+
+def joint_reach(envelopes: Sequence[Array], tolerance: float) -> float:
+    """Return how far a cascade of filters reaches to one side, by their measured envelopes.
+
+    A modulus changes by no more than what it is taken of, so that the influence of a sample is
+    bounded by the convolution of the filters' moduli.
+
+    Parameters
+    ----------
+    envelopes : sequence of ndarray
+        Moduli of the filters in space, each of an odd length with the centre in the middle.
+    tolerance : float
+        Height of the convolution, relative to its peak, at which it counts as ended.
+
+    Returns
+    -------
+    float
+        In steps of the envelopes.
+    """
+    joint = functools.reduce(np.convolve, envelopes)
+    centre = joint.size // 2
+    height = np.maximum(joint[centre:], joint[centre::-1]) / joint.max()
+    last = int(np.flatnonzero(height > tolerance)[-1])
+    after = height[last + 1] if last + 1 < height.size else 0.0
+    if after <= 0.0:
+        return float(last + 1)
+    return last + math.log(height[last] / tolerance) / math.log(height[last] / after)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,12 +31,17 @@ IMAGES = (
     'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 2\nL = 2\n'
     'boundary = "frames"\nframe = [16, 16]\nhop = [8, 16]\n'
 )
+TILES = (
+    'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 2\nL = 2\n'
+    'pyramid = "fold"\nboundary = "seamless"\n'
+)
 WHOLE = 'kind = "scattering1d"\ndims = ["time"]\nJ = 3\n'
 
 KINDS = {
     "seamless": (SEAMLESS, ("station", "time")),
     "frames": (FRAMES, ("station", "time")),
     "images": (IMAGES, ("y", "x")),
+    "tiles": (TILES, ("y", "x")),
     "whole": (WHOLE, ("station", "time")),
 }
 
@@ -47,16 +53,14 @@ class Died(BaseException):
 @pytest.fixture
 def tiny(monkeypatch, inline):
     """Canonical blocks of a few hundred samples, a few units in a block of the work."""
-    canonical = layout_module._canonical
 
-    def small(engine, n, dtype):
+    def small(engine, lengths, dtype):
         grid = engine.canonical_grid(dtype)
         stride = grid.stride
-        halo, block = 8 * stride, 24 * stride
-        plan = engine.plan((block + 2 * halo,), dtype, boundary="periodic")
-        return halo, block, plan, slice(halo // stride, (halo + block) // stride)
+        grid = replace(grid, halo=8 * stride, block=24 * stride)
+        plan = engine.plan((grid.length,) * len(lengths), dtype, boundary="periodic")
+        return grid, plan
 
-    assert callable(canonical)
     monkeypatch.setattr(layout_module, "_canonical", small)
     monkeypatch.setattr(layout_module, "share", lambda shape, _: (*[1] * (len(shape) - 1), 4))
 
@@ -66,9 +70,9 @@ def computed_units(monkeypatch):
     units = []
     real = block_module._apply
 
-    def apply(work, x):
-        units.append(x.size // np.prod(work.layout.plan.shape))
-        return real(work, x)
+    def apply(plan, x):
+        units.append(x.size // np.prod(plan.shape))
+        return real(plan, x)
 
     monkeypatch.setattr(block_module, "_apply", apply)
     return units
@@ -88,6 +92,7 @@ SIZES = {
     "seamless": st.tuples(st.integers(1, 3), st.integers(20, 1500)),
     "frames": st.tuples(st.integers(1, 3), st.integers(64, 700)),
     "images": st.tuples(st.integers(16, 90), st.integers(16, 90)),
+    "tiles": st.tuples(st.integers(40, 600), st.integers(40, 700)),
     "whole": st.tuples(st.integers(1, 7), st.just(128)),
 }
 

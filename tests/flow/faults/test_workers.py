@@ -17,9 +17,8 @@ from distributed import LocalCluster, Security
 from scatflow.archive.source import Source
 from scatflow.dataset import DONE, FAILED
 from scatflow.errors import ClusterError, OutputError
-from scatflow.flow import block as block_module
 from scatflow.flow import cluster as cluster_module
-from scatflow.flow import layout
+from scatflow.flow import layout, patience
 from scatflow.flow.job import parse
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.plan import prepare
@@ -106,7 +105,7 @@ def test_a_read_that_never_ends_fails_its_block_and_no_other(undisturbed, monkey
             let_go.wait(60)
         return real(self, slices, dtype)
 
-    monkeypatch.setattr(block_module, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(Source, "read", read)
     code, said = place.run(fresh=True)
     let_go.set()
@@ -258,17 +257,18 @@ def test_a_scheduler_behind_tls_is_reached_with_the_certificates_of_dasks_config
     pem, key = certificate(place.path)
     both = {"cert": pem, "key": key}
     tls = {"ca-file": pem, "scheduler": both, "worker": both, "client": both}
-    with dask.config.set(
-        {"distributed.comm.tls": tls, "distributed.comm.require-encryption": True}
-    ), LocalCluster(
-        n_workers=1,
-        threads_per_worker=2,
-        processes=False,
-        protocol="tls://",
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        security=Security(),
-    ) as cluster:
+    with (
+        dask.config.set({"distributed.comm.tls": tls, "distributed.comm.require-encryption": True}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tls://",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            security=Security(),
+        ) as cluster,
+    ):
         assert cluster.scheduler_address.startswith("tls://127.0.0.1")
         plan = prepare(
             parse(place.text(cluster=cluster.scheduler_address), place.path / "job.toml"),
