@@ -1,4 +1,4 @@
-"""Seamless images and volumes are one transform of the whole, whatever they are cut into."""
+"""Seamless records, images and volumes are one transform of the whole, however they are cut."""
 
 import itertools
 import math
@@ -9,7 +9,14 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scatflow.engines import HarmonicScattering3D, Scattering2D, scattering2d, scattering3d
+from scatflow.engines import (
+    HarmonicScattering3D,
+    Scattering1D,
+    Scattering2D,
+    scattering1d,
+    scattering2d,
+    scattering3d,
+)
 from scatflow.errors import BudgetError, JobError
 from scatflow.flow import layout as layout_module
 from scatflow.flow.plan import check_budget, summary
@@ -38,6 +45,47 @@ def gap(found, expected):
     """Return the largest difference, in units of each path's largest coefficient."""
     found, expected = (y.reshape(len(y), -1).astype(np.float64) for y in (found, expected))
     return float((np.abs(found - expected).max(1) / np.abs(expected).max(1)).max())
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.integers(16, 5000),
+    st.integers(30, 4000),
+    st.randoms(use_true_random=False),
+    st.integers(10, 14),
+    st.sampled_from([{}, {"T": 20, "stride": 4}, {"T": 5}]),
+)
+def test_records_of_any_length_give_the_same_bytes_for_any_chunks_blocks_and_order(
+    place, n, chunk, random, target, average
+):
+    n = max(n, average.get("T", 0))
+    x = np.random.default_rng(n).standard_normal((2, n)).astype(np.float32)
+    transform = 'kind = "scattering1d"\ndims = ["time"]\nJ = 4\nboundary = "seamless"\n'
+    transform += "".join(f"{key} = {value}\n" for key, value in average.items())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scattering1d, "CALL_COST", 1.0)
+        patch.setattr(scattering1d, "CACHE_BYTES", 2**10)
+        place.archive(x)
+        expected, _ = place.compute(transform=transform)
+        patch.setattr(layout_module, "TARGET_SAMPLES", 2**target)
+        place.archive(x.T, dims=("time", "station"), chunks=(min(chunk, n), 1))
+        found, receipts = place.compute(
+            transform=transform, output="again.zarr", order=lambda m: random.sample(range(m), m)
+        )
+    assert sum(r.samples for r in receipts) == x.size
+    np.testing.assert_array_equal(found, expected)
+    S = Scattering1D(J=4, **average)
+    padded = np.pad(x.astype(np.float64), [(0, 0), (512, 512 + -n % 16)], mode="reflect")
+    whole = S.plan(padded.shape[1:], np.float64, "periodic").apply(padded)
+    step = 2**S.log2_stride
+    whole = whole[:, :, 512 // step :][:, :, : -(-n // step)]
+    for one, twin in zip(found, whole, strict=True):
+        assert gap(one, twin) <= TOLERANCE["float32"]
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -81,7 +129,7 @@ def test_wide_wavelets_of_many_directions_leave_no_seam_either(place, monkeypatc
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.tuples(st.integers(4, 170), st.integers(4, 170)),
