@@ -9,11 +9,13 @@ from scatflow.dataset.coordinates import (
 )
 from scatflow.dataset.states import DONE, FAILED, MISSING, count, counts_in
 from scatflow.dataset.template import Template, create, finish, inner_chunks
-from scatflow.dataset.write import checksum, open_coefficients, write_region
+from scatflow.dataset.write import COEFFICIENTS, FRACTION, checksum, open_arrays, write_region
 
 __all__ = [
+    "COEFFICIENTS",
     "DONE",
     "FAILED",
+    "FRACTION",
     "MISSING",
     "Coordinate",
     "Ruler",
@@ -25,7 +27,7 @@ __all__ = [
     "finish",
     "frequency_units",
     "inner_chunks",
-    "open_coefficients",
+    "open_arrays",
     "path_coordinates",
     "row_coordinates",
     "write_region",

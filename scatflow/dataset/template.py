@@ -16,6 +16,7 @@ from zarr.errors import ZarrUserWarning
 
 from scatflow.blocks import divisor, even_part
 from scatflow.dataset.coordinates import PIECE, Coordinate
+from scatflow.dataset.write import COEFFICIENTS, FRACTION
 
 PATHS_PER_CHUNK = 64
 """A reader of one order or octave then decodes little else."""
@@ -47,6 +48,10 @@ class Template:
     """Attributes of the variable."""
     dataset_attrs: Mapping[str, Any]
     """Attributes of the dataset."""
+    fraction: Mapping[str, Any] | None = None
+    """Attributes of `valid_fraction`; None where there is none."""
+    windowed: tuple[int, ...] = ()
+    """Axes that `valid_fraction` has, too."""
 
 
 def inner_chunks(
@@ -124,8 +129,11 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
         template.shards, template.cut, template.path_axis, template.dtype.itemsize
     )
     names = [c.name for c in template.coordinates if c.dims != (c.name,)]
+    if template.fraction is not None:
+        _create_fraction(group, template)
+        names.append(FRACTION)
     group.create_array(
-        "scattering",
+        COEFFICIENTS,
         shape=template.shape,
         dtype=template.dtype,
         chunks=chunks,
@@ -140,6 +148,24 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
     for coordinate in template.coordinates:
         _write_coordinate(group, coordinate, grow)
     return group
+
+
+def _create_fraction(group: zarr.Group, template: Template) -> None:
+    """Make the variable of shares: a block's, a hundredth of its coefficients, are one chunk."""
+    chunks = tuple(
+        template.shards[axis] if template.cut[axis] else template.shape[axis]
+        for axis in template.windowed
+    )
+    group.create_array(
+        FRACTION,
+        shape=tuple(template.shape[axis] for axis in template.windowed),
+        dtype=template.dtype,
+        chunks=chunks,
+        fill_value=np.nan,
+        compressors=[ZstdCodec(level=LEVEL), Crc32cCodec()],
+        dimension_names=tuple(template.dims[axis] for axis in template.windowed),
+        attributes=dict(template.fraction or {}),
+    )
 
 
 def finish(group: zarr.Group, attrs: Mapping[str, Any]) -> None:

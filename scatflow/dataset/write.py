@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+COEFFICIENTS, FRACTION = "scattering", "valid_fraction"
+"""The variables that blocks write, an object each; the second where samples may be missing."""
 
-def open_coefficients(store: Any) -> zarr.Array[Any]:
-    """Open the variable `scattering` of a dataset for writing."""
-    return zarr.open_array(store, path="scattering", mode="r+")
+
+def open_arrays(store: Any, names: Iterable[str]) -> dict[str, zarr.Array[Any]]:
+    """Open variables of a dataset for writing."""
+    return {name: zarr.open_array(store, path=name, mode="r+") for name in names}
 
 
 def write_region(
-    array: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any]
+    array: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any], before: int = 0
 ) -> tuple[int, int]:
     """Write one whole shard and return its checksum (CRC-32 of the values) and its bytes.
 
@@ -27,11 +31,13 @@ def write_region(
     region : tuple of slice
         Where the shard's coefficients lie.
     values : ndarray
-        The coefficients, C-ordered, of the array's dtype.
+        What it holds, C-ordered, of the array's dtype.
+    before : int
+        Checksum of what was written before, which is to go on.
     """
     contiguous = np.ascontiguousarray(values)
-    array[region] = contiguous
-    return checksum(contiguous), contiguous.nbytes
+    array[region] = contiguous.reshape(values.shape)  # numbers without axes have got one
+    return checksum(contiguous, before), contiguous.nbytes
 
 
 def checksum(values: NDArray[Any], before: int = 0) -> int:

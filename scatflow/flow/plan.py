@@ -109,9 +109,16 @@ def prepare(job: Job, base: str | None = None, *, fresh: bool = False) -> RunPla
         peak_bytes=peak_bytes(work, job.slots, job.held),
         bytes_read=_samples(work, whole_chunks=True) * itemsize,
         bytes_source=math.prod(work.source.shape) * itemsize,
-        bytes_written=math.prod(described.shape) * described.dtype.itemsize,
+        bytes_written=_written_bytes(described),
         notes=(*_notes(work), *_crowded(job), *_later(job)),
     )
+
+
+def _written_bytes(template: Template) -> int:
+    """Return the bytes of coefficients, and of shares of valid samples, before compression."""
+    shares = math.prod(template.shape[axis] for axis in template.windowed)
+    numbers = math.prod(template.shape) + (shares if template.fraction is not None else 0)
+    return numbers * template.dtype.itemsize
 
 
 def _blocks_there(job: Job, base: str) -> tuple[int, ...] | None:
@@ -274,13 +281,16 @@ def peak_bytes(work: Work, slots: int, held: int) -> int:
     """
     laid, item = work.layout, work.dtype.itemsize
     slab = math.prod(_widest(work))
-    block = math.prod(laid.shards) * item
+    shares = math.prod(laid.shards[axis] for axis in laid.windowed)
+    block = (math.prod(laid.shards) + shares) * item
     unit = math.prod(laid.plan.shape)
     batch = min(laid.batch, math.prod(laid.cuts.per_block))
-    reading = slab * work.source.dtype.itemsize + _chunk_bytes(work)
+    reading = slab * work.source.dtype.itemsize + _chunk_bytes(work) + _mask_bytes(work, slab)
     out = batch * math.prod(laid.plan.output_shape) * item
     # A batch is stacked before it is padded, and an edge slab is gathered from its pieces.
     computing = 2 * batch * unit * item + laid.plan.peak_bytes(batch) + out
+    # A unit with gaps is filled in a copy, and has its samples marked.
+    computing += unit * (item + 2)
     # A block's samples are let go before its coefficients are written.
     moving = max(slab * item + reading, (1 + ENCODING_COPIES) * block)
     own = max(slab * item + block + computing, moving)
@@ -298,6 +308,15 @@ def _chunk_bytes(work: Work) -> int:
         touched *= min(ceil_div(width, chunk) + 1, ceil_div(start + n, chunk) - start // chunk)
     held = min(touched, CHUNKS_IN_FLIGHT) * math.prod(source.chunks)
     return 2 * held * source.dtype.itemsize
+
+
+def _mask_bytes(work: Work, slab: int) -> int:
+    """Return the memory of a slab's mask: as read, as true and false, and its chunks."""
+    mask = work.source.mask
+    if mask is None:
+        return 0
+    chunks = 2 * CHUNKS_IN_FLIGHT * math.prod(mask.chunks) * mask.dtype.itemsize
+    return slab * (mask.dtype.itemsize + 1) + chunks
 
 
 def _stored_axis(work: Work, axis: int) -> tuple[int, int, int]:
