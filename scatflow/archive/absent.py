@@ -48,7 +48,7 @@ def absent(
     runs = [list(_runs(part, size)) for part, size in zip(parts, sizes, strict=True)]
     boxes: list[Box] = []
     keys: list[str] = []
-    for along in itertools.product(*runs):
+    for along in itertools.product(*runs) if stored.size else ():
         box = tuple(where for _, where in along)
         # The first number tells nearly always that a chunk was written.
         if stored[tuple(s.start for s in box)] == fill and (stored[box] == fill).all():

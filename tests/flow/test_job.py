@@ -84,13 +84,13 @@ def test_a_good_job_is_read():
         (
             "J = 5",
             'J = 5\ngaps = "zero"',
-            ["[transform] gaps: found 'zero'", '"weight"', '"raise"'],
+            ["[transform] gaps: found 'zero'", '"raise"'],
         ),
         ('variable = "x"', 'absent = "nan"', ["[source] absent: found 'nan'", '"gap"', '"fill"']),
         (
             'variable = "x"',
             "mask = true",
-            ["[source] mask: found true", "where samples are missing"],
+            ["[source] mask: found true", "are missing"],
         ),
         *(
             ("workers = 2", f'schedule = "{line}"', [f"[run] schedule: found '{line}'", "0 3 * *"])
