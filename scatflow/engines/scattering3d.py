@@ -332,7 +332,7 @@ def measured_profile(l: int, rotation_covariant: bool) -> Array:
         half = np.zeros((n, n, n // 2 + 1))
         values = sum(parts.columns[a][:, None, None] * plane for a, plane in terms)
         half[np.ix_(*bins, np.arange(filters.half_widths[2] + 1))] = values
-        squares += np.abs(np.fft.irfftn((-1j) ** l * half, (n, n, n))) ** 2
+        squares += np.abs(np.fft.irfftn((-1j) ** l * half, (n, n, n), axes=(0, 1, 2))) ** 2
     modulus = np.fft.fftshift(np.sqrt(squares))
     profiles = [modulus.sum(axis=axes)[1:] for axes in ((1, 2), (0, 2), (0, 1))]
     return without_rounding(np.max(profiles, axis=0))

@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scatflow import Scattering1D
+from scatflow.blocks import Tiles
+from scatflow.wavelets.morlet import lowpass_1d, morlet_1d
+from scatflow.wavelets.scales import SIGMA0
 
 CASES = [
     {"J": 4, "Q": 1},
@@ -194,3 +197,47 @@ def test_a_block_gives_the_same_bits_whatever_lies_beyond_its_halo(dtype, rng):
     together = plan.apply(slabs)
     for i in range(3):
         np.testing.assert_array_equal(plan.apply(slabs[i]), together[i])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    "p",
+    [{"J": 10, "Q": (1, 1), "T": 300, "stride": 64}, {"J": 8, "Q": (2, 1), "T": 1024}],
+    ids=str,
+)
+def test_blocks_match_the_reference_backend_on_a_whole_record_with_a_short_tail(p, dtype, rng):
+    # The record is extended once; benchmarks/seams.py does the same for 2^24 samples and J = 16.
+    S = Scattering1D(**p)
+    grid, unit = S.canonical_grid(dtype), 2 ** max(S.J, S.log2_stride)
+    tiles = Tiles(2 * grid.block + 3 * grid.stride // 2 + 1, grid.block, grid.halo, grid.stride)
+    x = rng.standard_normal(tiles.n)
+    x[[grid.block - 1, grid.block + grid.halo]] = 1000.0
+    plan = S.canonical_plan(dtype)
+    kept = []
+    for k in range(tiles.count):
+        samples = [run.first + run.step * np.arange(run.count) for run in tiles.runs(k)]
+        kept.append(plan.apply(x[np.concatenate(samples)].astype(dtype))[:, tiles.keep])
+    found = np.concatenate(kept, axis=1)[:, : tiles.windows]
+    far = unit * math.ceil(17 * max(2**S.J, S.window) / unit)
+    padded = np.pad(x, (far, far + -tiles.n % unit), mode="reflect")
+    plain = dataclasses.replace(S, backend="plain")
+    expected = plain.plan(padded.shape, np.float64, "periodic").apply(padded)
+    expected = expected[:, far // grid.stride :][:, : tiles.windows]
+    gap = np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)
+    assert gap.max() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("p", CASES, ids=str)
+def test_filters_end_within_the_halo_as_they_are_measured_in_time(p, dtype):
+    # A slow twin: the joint envelope of the two widest wavelets and the average, sample by sample.
+    S = Scattering1D(**p)
+    grid = S.canonical_grid(dtype)
+    N = 8 * 2 ** math.ceil(math.log2(grid.halo))
+    layers = [min(layer, key=lambda scale: scale.sigma) for layer in S.scales()][: S.max_order]
+    bands = [morlet_1d(N, scale.xi, scale.sigma) for scale in layers]
+    moduli = [np.abs(np.fft.ifft(b.dense())) for b in (*bands, lowpass_1d(N, SIGMA0 / S.window))]
+    joint = np.fft.ifft(np.prod([np.fft.fft(m) for m in moduli], axis=0)).real
+    joint = np.maximum(joint, 0) / joint.max()
+    assert joint[grid.halo : N // 2].max() <= 1.01 * grid.tolerance
+    assert joint[: math.floor(grid.reach)].min() >= 0.9 * grid.tolerance

@@ -138,14 +138,6 @@ def test_all_problems_are_listed_at_once():
     assert "[source] store: found 7" in str(caught.value)
 
 
-def test_seamless_images_are_refused():
-    message = wrong(
-        'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = [8, 1]',
-        'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 5',
-    )
-    assert "available for scattering1d and timefrequency only" in message
-
-
 def test_frames_of_images_need_a_number_per_dimension():
     message = wrong(
         'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = [8, 1]\nboundary = "seamless"',
