@@ -507,7 +507,12 @@ def _mask(address: Address, name: str, opened: _Opened) -> _Mask:
     what = f"[source] mask = {name!r}: {address / name}"
     if name == opened.name:
         raise SourceError(f"{what} is the variable itself. Name an array of true and false.")
-    array = (address / name).open()
+    try:
+        array = (address / name).open()
+    except SourceNotFoundError as error:
+        raise SourceNotFoundError(
+            f"{what} is not there. Name an array beside {opened.name!r}."
+        ) from error
     if not isinstance(array, zarr.Array):
         raise SourceError(f"{what} is a group. Name an array of true and false.")
     if array.dtype.kind not in "biuf" or unsafe_codec(array) is not None:
