@@ -589,6 +589,7 @@ def _names(address: Address, array: zarr.Array[Any], dims: Sequence[str] | None)
     if array.ndim == 0:
         raise SourceError(f"{address} is a single number: it has no dimensions.")
     stored = stored_dims(array)
+    _check_plain(address, stored or ())
     if dims is None:
         if stored is None:
             raise SourceError(
@@ -597,6 +598,7 @@ def _names(address: Address, array: zarr.Array[Any], dims: Sequence[str] | None)
             )
         return stored
     given = tuple(str(dim) for dim in dims)
+    _check_plain("dims", given)
     if len(given) != array.ndim or len(set(given)) != len(given):
         raise SourceError(
             f"dims = {list(given)} names {len(given)} dimensions, but {address} has {array.ndim}, "
@@ -608,3 +610,19 @@ def _names(address: Address, array: zarr.Array[Any], dims: Sequence[str] | None)
             "out, or give these names."
         )
     return given
+
+
+LONGEST_NAME = 200
+"""Characters of a dimension's name: it becomes a file's name in the output."""
+
+
+def _check_plain(where: Address | str, names: Sequence[str]) -> None:
+    """Refuse names of dimensions that would lead out of a group, or that no file can have."""
+    for name in names:
+        plain = name.isprintable() and name.strip() and not name.startswith((".", "__"))
+        if not plain or "/" in name or "\\" in name or len(name.encode()) > LONGEST_NAME:
+            raise SourceError(
+                f"{where} names a dimension {name[:60]!r}, which cannot be the name of an array "
+                "in an output: it is empty, long, begins with a dot or '__', or holds a slash or "
+                "characters that are not printed. Rename it in the store."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,9 @@ class Address:
                 "current folder."
             )
         try:
-            return self._open()
+            node = self._open()
+            dict(node.attrs)  # Zarr takes any JSON for attributes, and fails where they are used.
+            return node
         except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:
             raise SourceNotFoundError(
                 f"There is no Zarr array or group at {self}: no zarr.json, .zarray or .zgroup was "
@@ -73,10 +76,11 @@ class Address:
             ) from error
         except OSError as error:
             raise SourceNotFoundError(f"The store {self} cannot be read: {error}.") from error
-        except (ValueError, TypeError, KeyError) as error:
+        except BAD_METADATA as error:
+            why = textwrap.shorten(str(error), 300)
             raise SourceError(
-                f"The metadata of {self} cannot be understood ({error}); object and structured "
-                "types are not read. Store real numbers."
+                f"The metadata of {self} cannot be understood ({why}); object and "
+                "structured types are not read. Store real numbers."
             ) from error
 
     def _open(self) -> Node:
@@ -86,6 +90,18 @@ class Address:
             return zarr.open(store, mode="r", path=self.path)
         # Consolidated metadata may be older than data that was appended since.
         return zarr.open(self.store, mode="r", path=self.path, use_consolidated=False)
+
+
+BAD_METADATA = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
+"""What Zarr raises on JSON that is not of its form."""
 
 
 METADATA = ("zarr.json", ".zarray")

@@ -246,6 +246,13 @@ def main() -> None:
         _fail("This is a mistake in scatflow: please report it with the lines above.", INTERNAL)
 
 
+MESSAGE = 8000
+"""Characters of a message, at most: names in other people's stores may be of any length."""
+
+
 def _fail(problem: Exception | str, code: int) -> None:
-    typer.echo(f"error: {problem}", err=True)
+    text = str(problem)
+    if len(text) > MESSAGE:
+        text = f"{text[: MESSAGE // 2]} ... {text[-MESSAGE // 2 :]}"
+    typer.echo(f"error: {text}", err=True)
     sys.exit(code)

@@ -421,6 +421,10 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+LARGEST = int(np.finfo(np.float64).max)
+"""Integers above have no floating-point number."""
+
+
 def integer(name: str, value: Any, least: int, most: int = 2**31) -> int:
     """Return a parameter as int, or say what is wrong with it."""
     value = scalar(value)
@@ -429,7 +433,8 @@ def integer(name: str, value: Any, least: int, most: int = 2**31) -> int:
     if value < least:
         raise ParameterError(f"{name} must be at least {least}, not {value}.")
     if value > most:
-        raise ParameterError(f"{name} must be at most {most}, not {value:.6g}.")
+        found = f"{value:.6g}" if value < LARGEST else "an integer beyond floating point"
+        raise ParameterError(f"{name} must be at most {most}, not {found}.")
     return int(value)
 
 
@@ -440,9 +445,13 @@ def number(name: str, value: Any) -> float:
         value, int | float | np.integer | np.floating
     ):
         raise ParameterError(f"{name} must be a number, not {value!r}.")
-    if not math.isfinite(value):
+    try:
+        real = float(value)
+    except OverflowError:
+        raise ParameterError(f"{name} must be finite, not {str(value)[:9]}... .") from None
+    if not math.isfinite(real):
         raise ParameterError(f"{name} must be finite, not {value!r}.")
-    return float(value)
+    return real
 
 
 def shape_of(value: Any, ndim: int) -> tuple[int, ...] | None:

@@ -376,6 +376,10 @@ def checked_stride(name: str, stride: Any, scale: str, given: Any, window: float
     return int(value)
 
 
+MOST_WAVELETS = 4096
+"""Wavelets per octave, at most."""
+
+
 def _quality(Q: Any) -> tuple[int, int]:
     """Return `Q` as wavelets per octave of both layers."""
     values = tuple(map(scalar, Q)) if isinstance(Q, tuple) else (scalar(Q),)
@@ -388,6 +392,8 @@ def _quality(Q: Any) -> tuple[int, int]:
         raise ParameterError(f"Q must always be >= 1, not {Q!r}.")
     if not all(isinstance(q, int | np.integer) and not isinstance(q, bool) for q in values):
         raise ParameterError(f"Q must be an integer or a tuple of integers, not {Q!r}.")
+    if max(values) > MOST_WAVELETS:
+        raise ParameterError(f"Q must be at most {MOST_WAVELETS} wavelets per octave.")
     return int(values[0]), int(values[1]) if len(values) == 2 else 1
 
 

@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 import secrets
+import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -36,6 +37,9 @@ from scatflow.flow.output import check_reachable
 from scatflow.flow.work import Work, from_settings, written
 
 Arrays = Mapping[str, zarr.Array[Any]]
+
+REASON = 2000
+"""Characters of the reason why a block failed, at most."""
 
 REASONS = 3
 """Units that a failed block names; the others are counted."""
@@ -180,7 +184,8 @@ def process(key: Key, index: int) -> Receipt:
     except Exception as problem:  # As a receipt: one bad block must not end the run.
         kind = "" if isinstance(problem, ScatflowError) else f"{type(problem).__name__}: "
         seconds = time.perf_counter() - begun
-        return Receipt(index, seconds=seconds, failure=f"{kind}{problem}", retry=True)
+        reason = textwrap.shorten(f"{kind}{problem}", REASON, placeholder=" ...")
+        return Receipt(index, seconds=seconds, failure=reason, retry=True)
     finally:
         with ACTIVE_LOCK:
             ACTIVE[key.token] -= 1

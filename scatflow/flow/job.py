@@ -319,7 +319,7 @@ def parse(text: str, path: Path) -> Job:
     """Check the text of a job file; see :func:`load`."""
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+    except (ValueError, RecursionError) as problem:  # of numbers too long, and nesting too deep
         raise JobError(f"{path} is not valid TOML: {problem}.") from None
     raw = _plain(raw)
     problems: list[str] = []

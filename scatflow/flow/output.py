@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, StorePath
 
-from scatflow.archive.stores import EXTRAS
+from scatflow.archive.stores import BAD_METADATA, EXTRAS
 from scatflow.dataset import DONE, Template, create, finish
 from scatflow.errors import MissingExtraError, OutputError
 from scatflow.flow.layout import Layout
@@ -38,10 +38,6 @@ class Found:
     ledger: Ledger | None = None
     why: str = "scatflow did not write it"
     """What is wrong with a foreign one."""
-
-
-BAD_METADATA = (ValueError, TypeError, KeyError, AttributeError)
-"""What Zarr and :class:`Ledger` raise on JSON of another form than theirs."""
 
 
 def look(store: str) -> Found:
