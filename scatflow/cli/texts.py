@@ -83,6 +83,7 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
         f"           ({_shape(output['dims'], output['shape'])}) {output['dtype']}",
         f"           paths: {orders}",
         *(_coordinate(name, c) for name, c in output["coordinates"].items()),
+        *_gap_lines(transform["gaps"], output["valid_fraction"]),
         f"blocks     {told['blocks']:,} of up to "
         f"{' x '.join(map(str, told['shard']))} coefficients; {told['units']:,} units of "
         f"{' x '.join(map(str, told['unit_samples']))} samples",
@@ -98,6 +99,18 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
     if seconds is not None:
         lines.append(f"time       about {clock(seconds)}, from one unit timed here")
     return [*lines, *(f"note       {note}" for note in told["notes"])]
+
+
+def _gap_lines(how: str, dims: list[str] | None) -> Iterator[str]:
+    """Say what becomes of windows that see missing samples."""
+    words = {
+        "nan": "windows that see missing samples are NaN",
+        "weight": "windows are divided by the valid share of their weight, NaN below a half",
+        "raise": "blocks with missing samples fail",
+    }
+    if dims is not None:
+        yield _coordinate("valid_fraction", {"dims": dims})
+    yield f"gaps       {words[how]}"
 
 
 def _seamless_lines(told: Mapping[str, Any] | None) -> Iterator[str]:

@@ -121,6 +121,13 @@ def _written_bytes(template: Template) -> int:
     return numbers * template.dtype.itemsize
 
 
+def _fraction_dims(template: Template) -> list[str] | None:
+    """Name the dimensions of the shares of valid samples, None where there are none."""
+    if template.fraction is None:
+        return None
+    return [template.dims[axis] for axis in template.windowed]
+
+
 def _blocks_there(job: Job, base: str) -> tuple[int, ...] | None:
     """Return the units in a block of the output that is there, if there is one."""
     ledger = look(absolute(job.output.store, base)).ledger
@@ -467,6 +474,7 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
                 c.name: {"dims": list(c.dims), **{k: v for k, v in c.attrs.items() if k == "units"}}
                 for c in plan.template.coordinates
             },
+            "valid_fraction": _fraction_dims(plan.template),
             "paths_per_order": orders,
         },
         "blocks": plan.n_blocks,

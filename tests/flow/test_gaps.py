@@ -11,6 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scatflow.cli.texts import plan_lines
 from scatflow.engines import (
     HarmonicScattering3D,
     Scattering1D,
@@ -20,6 +21,8 @@ from scatflow.engines import (
 from scatflow.errors import SourceError, SourceNotFoundError
 from scatflow.flow import gaps
 from scatflow.flow.block import _apply
+from scatflow.flow.plan import summary
+from scatflow.pictures import show
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 WHOLE = 'kind = "scattering1d"\ndims = ["time"]\nJ = 3\nQ = 1\n'
@@ -270,8 +273,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "zarr_format"), [*((kind, 3) for kind in KINDS), ("whole", 2), ("seamless images", 2)]
+)
 def test_a_chunk_that_is_gone_is_nan_and_never_zero(place, rng, kind, zarr_format):
     transform, dims, shape, chunks = KINDS[kind]
     x = rng.integers(-500, 500, shape).astype("i2")
@@ -491,3 +495,39 @@ def test_shares_do_not_depend_on_blocks_or_companions(place, small_blocks, noise
         place.compute(transform=SEAMLESS, order=rng.permutation)
         seen.append(place.bytes())
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("kind", ["seamless", "joint", "images", "integrals"])
+def test_results_with_gaps_are_drawn(place, rng, kind):
+    transform, dims, shape, chunks = KINDS[kind]
+    x = rng.standard_normal(shape).astype(np.float32)
+    x[(-1,) * len(shape)] = np.nan
+    place.archive(x, dims=dims, chunks=chunks)
+    found, _ = place.compute(transform=transform)
+    assert np.isnan(found).any()
+    lines = show(str(place.path / "out.zarr"))
+    assert "out.png" in lines[0]
+    assert (place.path / "out.png").stat().st_size > 1000
+
+
+def test_a_plan_says_what_becomes_of_gaps(place, noise):
+    place.archive(noise[:, :4096])
+    told = summary(place.plan(transform=WHOLE), None)
+    assert told["output"]["valid_fraction"] == ["station", "time"]
+    text = "\n".join(plan_lines(told))
+    assert "valid_fraction (station, time)" in text
+    assert "windows that see missing samples are NaN" in text
+    told = summary(place.plan(transform=WHOLE + 'gaps = "raise"\n'), None)
+    assert told["output"]["valid_fraction"] is None
+    assert "blocks with missing samples fail" in "\n".join(plan_lines(told))
+    shares = place.plan(transform=WHOLE).bytes_written
+    assert shares - place.plan(transform=WHOLE + 'gaps = "raise"\n').bytes_written == 4 * 512 * 4
+
+
+def test_a_mask_counts_in_the_memory_that_a_plan_states(place, noise):
+    place.archive(noise)
+    without = place.plan(transform=SEAMLESS).peak_bytes
+    group = zarr.open_group(str(place.path / "archive.zarr"))
+    group.create_array("bad", data=np.zeros(noise.shape, "i8"), dimension_names=["station", "time"])
+    with_mask = place.plan(transform=SEAMLESS, source='mask = "bad"').peak_bytes
+    assert with_mask > without + 9 * 65536
