@@ -263,6 +263,13 @@ def _interpolated(x: NDArray[Any], gaps: NDArray[np.bool_], axis: int) -> NDArra
     lines, missing = np.moveaxis(out, axis, -1), np.moveaxis(gaps, axis, -1)
     wanted = missing.any(axis=-1) & ~missing.all(axis=-1)
     for line in map(tuple, np.argwhere(wanted)):
-        at, known = np.flatnonzero(missing[line]), np.flatnonzero(~missing[line])
+        at, known = np.flatnonzero(missing[line]), _beside(missing[line])
         lines[line][at] = np.interp(at, known, lines[line][known])
     return out
+
+
+def _beside(missing: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the samples of a line beside its gaps: lines need no others."""
+    beside = ~missing
+    beside[1:-1] &= missing[:-2] | missing[2:]
+    return np.flatnonzero(beside)
