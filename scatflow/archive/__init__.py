@@ -3,6 +3,6 @@
 from scatflow.archive.axis import Axis
 from scatflow.archive.coordinates import Coord
 from scatflow.archive.ingest import READERS
-from scatflow.archive.source import Source, open_source
+from scatflow.archive.source import Loaded, Source, open_source
 
-__all__ = ["READERS", "Axis", "Coord", "Source", "open_source"]
+__all__ = ["READERS", "Axis", "Coord", "Loaded", "Source", "open_source"]

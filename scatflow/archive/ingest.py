@@ -114,6 +114,8 @@ def create(folder: Path, layout: Layout) -> zarr.Array[Any]:
         serializer=BytesCodec(),
         compressors=[ZstdCodec(level=3), Crc32cCodec()],
         attributes=attrs,
+        # A chunk that is not there is a gap to whoever reads the archive, not a chunk of zeros.
+        config={"write_empty_chunks": layout.fill == layout.fill and "_FillValue" not in attrs},
     )
 
 

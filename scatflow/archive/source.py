@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
+from scatflow.archive.absent import absent as absent_boxes
+from scatflow.archive.absent import blank, fill_value
 from scatflow.archive.axis import Axis
 from scatflow.archive.coordinates import (
     Coord,
@@ -46,6 +48,8 @@ def open_source(
     dims: Sequence[str] | None = None,
     sel: Mapping[str, Any] | None = None,
     isel: Mapping[str, Any] | None = None,
+    mask: str | None = None,
+    absent: Literal["gap", "fill"] | None = None,
 ) -> Source:
     """Open an array of a Zarr store (v2 or v3) as a source; nothing is read but metadata.
 
@@ -67,6 +71,12 @@ def open_source(
     isel : mapping, optional
         Sample numbers by dimension: one, or ``[start, stop]`` with `stop` left out. Negative
         ones count from the end. A dimension of which one sample is selected stays, with length 1.
+    mask : str, optional
+        An array beside the variable, along some or all of its dimensions: samples are missing
+        where it is true (or not zero). Chunks of it that were never written are its fill value.
+    absent : {"gap", "fill"}, optional
+        What chunks stand for that are not in the store: missing samples (as by default), or the
+        fill value of the array.
 
     Raises
     ------
@@ -93,10 +103,37 @@ def open_source(
         "dims": None if dims is None else list(dims),
         "sel": dict(sel or {}),
         "isel": dict(isel or {}),
+        "mask": mask,
+        "absent": absent,
     }
     source = Source(spec)
     source.open()
     return source
+
+
+class Loaded(NamedTuple):
+    """A slab as it was read."""
+
+    values: NDArray[Any]
+    """NaN where samples are missing."""
+    absent: int
+    """Samples that are missing because their chunk is not in the store."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """An array that says where samples are missing."""
+
+    array: zarr.Array[Any]
+    axes: tuple[int, ...]
+    """Of the variable, along which it lies."""
+
+    def read(self, parts: Sequence[slice | list[int]]) -> NDArray[np.bool_]:
+        """Return where samples are missing, with as many axes as the variable has."""
+        missing = np.asarray(_selected(self.array, [parts[axis] for axis in self.axes])) != 0
+        order = np.argsort(self.axes)
+        others = tuple(axis for axis in range(len(parts)) if axis not in self.axes)
+        return np.expand_dims(missing.transpose(order), others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +147,7 @@ class _Opened:
     decoding: Decoding
     notes: list[str]
     siblings: Callable[[], Coordinates]
+    mask: _Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +204,9 @@ class Source:
 
     def _open(self) -> _Opened:
         if self._opened is None:
-            self._opened = _open(self._address, self._spec["variable"], self._spec["dims"])
+            self._opened = _open(
+                self._address, self._spec["variable"], self._spec["dims"], self._spec["mask"]
+            )
         return self._opened
 
     def _coordinates(self) -> Coordinates:
@@ -307,6 +347,10 @@ class Source:
         ValueError
             If the slices do not fit, or a chunk of the store is damaged.
         """
+        return self.load(slices, dtype).values
+
+    def load(self, slices: Sequence[slice], dtype: DTypeLike | None = None) -> Loaded:
+        """Read a slab as :meth:`read` does, and tell how much of it lies in absent chunks."""
         opened, picked = self._state
         kind = self.read_dtype if dtype is None else np.dtype(dtype)
         if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -316,15 +360,41 @@ class Source:
         ]
         # Zarr wants lists sorted and unique, to read each chunk once.
         ordered = [p if isinstance(p, slice) else sorted(set(p)) for p in parts]
-        if all(isinstance(part, slice) for part in parts):
-            stored = np.asarray(opened.array[tuple(p for p in parts if isinstance(p, slice))])
-        else:
-            lists: Any = tuple(ordered)
-            stored = np.asarray(opened.array.get_orthogonal_selection(lists))
+        stored = np.asarray(_selected(opened.array, ordered))
+        boxes = absent_boxes(opened.array, ordered, stored) if self._asks_for_chunks else []
+        values = opened.decoding(stored, kind)
+        n_absent = blank(values, boxes)
+        if opened.mask is not None:
+            np.copyto(values, np.nan, where=opened.mask.read(ordered))
         for i, (part, sorted_part) in enumerate(zip(parts, ordered, strict=True)):
             if isinstance(part, list) and isinstance(sorted_part, list) and part != sorted_part:
-                stored = np.take(stored, np.searchsorted(sorted_part, part), axis=i)
-        return opened.decoding(stored, kind)
+                values = np.take(values, np.searchsorted(sorted_part, part), axis=i)
+        return Loaded(np.ascontiguousarray(values), n_absent)
+
+    @property
+    def _asks_for_chunks(self) -> bool:
+        """Whether chunks that are not in the store would be read as numbers."""
+        if self._spec["absent"] == "fill":
+            return False
+        opened = self._state[0]
+        fill = np.full(1, fill_value(opened.array), opened.array.dtype)
+        return not np.isnan(opened.decoding(fill, np.dtype(np.float64))[0])
+
+    @property
+    def may_have_gaps(self) -> bool:
+        """Whether the store has a way to say that samples are missing, or was said to.
+
+        Integers without a value that is declared as missing have none but absent chunks.
+        """
+        opened = self._state[0]
+        declared = opened.decoding.missing or opened.mask or self._spec["absent"] == "gap"
+        return bool(declared) or opened.array.dtype.kind == "f"
+
+    @property
+    def mask(self) -> zarr.Array[Any] | None:
+        """The array that says where samples are missing, if one was named."""
+        found = self._state[0].mask
+        return None if found is None else found.array
 
     def _bounds(self, slices: Sequence[slice]) -> list[tuple[int, int]]:
         if len(slices) != len(self.shape):
@@ -361,6 +431,8 @@ class Source:
             "dims": self._spec["dims"],
             "sel": {d: plain(label) for d, label in self._spec["sel"].items() if d not in isel},
             "isel": isel,
+            "mask": self._spec["mask"],
+            "absent": self._spec["absent"],
         }
 
     def fingerprint(self) -> dict[str, Any]:
@@ -382,12 +454,29 @@ class Source:
             "axes": {dim: axis.to_dict() for dim, axis in self.axes.items()},
             "missing": [float(v) for v in opened.decoding.missing],
             "scale": [opened.decoding.scale, opened.decoding.offset],
+            "mask": self._spec["mask"],
+            "absent": self._spec["absent"],
         }
 
 
-def _open(address: Address, variable: str | None, dims: Sequence[str] | None) -> _Opened:
+def _selected(array: zarr.Array[Any], parts: Sequence[slice | list[int]]) -> Any:
+    """Read parts of an array along each axis."""
+    if all(isinstance(part, slice) for part in parts):
+        return array[tuple(p for p in parts if isinstance(p, slice))]
+    lists: Any = tuple(parts)
+    return array.get_orthogonal_selection(lists)
+
+
+def _open(
+    address: Address, variable: str | None, dims: Sequence[str] | None, mask: str | None
+) -> _Opened:
     node = address.open()
     if isinstance(node, zarr.Array):
+        if mask is not None:
+            raise SourceNotFoundError(
+                f"{address} is a single array, so there is no mask {mask!r} beside it: open the "
+                "group above it."
+            )
         if variable is not None:
             raise SourceNotFoundError(
                 f"{address} is a single array, so there is no variable {variable!r} in it: leave "
@@ -400,7 +489,7 @@ def _open(address: Address, variable: str | None, dims: Sequence[str] | None) ->
         arrays, notes = arrays_in(address, node)
         return _Around(arrays, describing(arrays, node.attrs), notes)
 
-    name = variable if variable is not None else _only(address, around())
+    name = variable if variable is not None else _only(address, around(), mask)
     try:
         array = (address / name).open()
     except SourceNotFoundError as error:
@@ -409,12 +498,39 @@ def _open(address: Address, variable: str | None, dims: Sequence[str] | None) ->
         ) from error
     if not isinstance(array, zarr.Array):
         raise SourceError(f"{name!r} in {address} is a group. Name it as group, not as variable.")
-    return _described(address / name, name, array, dims, around)
+    opened = _described(address / name, name, array, dims, around, mask)
+    return opened if mask is None else replace(opened, mask=_mask(address, mask, opened))
 
 
-def _only(address: Address, around: _Around) -> str:
+def _mask(address: Address, name: str, opened: _Opened) -> _Mask:
+    """Open the array that says where samples of a variable are missing."""
+    what = f"[source] mask = {name!r}: {address / name}"
+    if name == opened.name:
+        raise SourceError(f"{what} is the variable itself. Name an array of true and false.")
+    try:
+        array = (address / name).open()
+    except SourceNotFoundError as error:
+        raise SourceNotFoundError(
+            f"{what} is not there. Name an array beside {opened.name!r}."
+        ) from error
+    if not isinstance(array, zarr.Array):
+        raise SourceError(f"{what} is a group. Name an array of true and false.")
+    if array.dtype.kind not in "biuf" or unsafe_codec(array) is not None:
+        raise SourceError(f"{what} holds {array.dtype}. Name an array of true and false.")
+    sizes = dict(zip(opened.dims, opened.array.shape, strict=True))
+    dims = stored_dims(array) or (opened.dims if array.ndim == len(sizes) else ())
+    found = dict(zip(dims, array.shape, strict=False))
+    if not dims or any(sizes.get(dim) != n for dim, n in found.items()):
+        raise SourceError(
+            f"{what} has the dimensions {found or array.shape}, and {opened.name!r} has {sizes}: a "
+            "mask lies along some or all of them, and is as long."
+        )
+    return _Mask(array, tuple(opened.dims.index(dim) for dim in dims))
+
+
+def _only(address: Address, around: _Around, mask: str | None) -> str:
     """Return the one variable of a group."""
-    names = sorted(set(around.arrays) - around.labels)
+    names = sorted(set(around.arrays) - around.labels - {mask})
     if len(names) == 1:
         return names[0]
     if not names:
@@ -431,6 +547,7 @@ def _described(
     array: zarr.Array[Any],
     dims: Sequence[str] | None,
     around: Callable[[], _Around],
+    mask: str | None = None,
 ) -> _Opened:
     """Check that an array can be a source, and say how it is decoded."""
     codec = unsafe_codec(array)
@@ -458,7 +575,9 @@ def _described(
 
     def coordinates() -> Coordinates:
         group = around()
-        found = read_coordinates(names, array.shape, declared, group.arrays, group.labels - {name})
+        found = read_coordinates(
+            names, array.shape, declared, group.arrays, group.labels - {name, mask}
+        )
         found.notes.extend(group.notes)
         return found
 

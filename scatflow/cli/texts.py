@@ -86,6 +86,7 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
         f"           ({_shape(output['dims'], output['shape'])}) {output['dtype']}",
         f"           paths: {orders}",
         *(_coordinate(name, c) for name, c in output["coordinates"].items()),
+        *_gap_lines(transform["gaps"], output["valid_fraction"]),
         f"blocks     {told['blocks']:,} of up to "
         f"{' x '.join(map(str, told['shard']))} coefficients; {told['units']:,} units of "
         f"{' x '.join(map(str, told['unit_samples']))} samples",
@@ -106,6 +107,18 @@ def plan_lines(told: Mapping[str, Any]) -> list[str]:
 
 def _items(memory: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {size(n)}" for name, n in memory.items() if n)
+
+
+def _gap_lines(how: str, dims: list[str] | None) -> Iterator[str]:
+    """Say what becomes of windows that see missing samples."""
+    words = {
+        "nan": "windows that see missing samples are NaN",
+        "weight": "windows are divided by the valid share of their weight, NaN below a half",
+        "raise": "blocks with missing samples fail",
+    }
+    if dims is not None:
+        yield _coordinate("valid_fraction", {"dims": dims})
+    yield f"gaps       {words[how]}"
 
 
 def _seamless_lines(told: Mapping[str, Any] | None) -> Iterator[str]:

@@ -19,21 +19,23 @@ from scatflow.dataset.template import (
     rewrite,
 )
 from scatflow.dataset.write import (
-    WRITTEN,
+    COEFFICIENTS,
+    FRACTION,
     checksum,
     erase_region,
-    open_coefficients,
+    open_arrays,
     shard_key,
     write_region,
 )
 
 __all__ = [
+    "COEFFICIENTS",
     "DAMAGE",
     "DONE",
     "FAILED",
+    "FRACTION",
     "MISSING",
     "PARTIAL",
-    "WRITTEN",
     "Coordinate",
     "Ruler",
     "Template",
@@ -47,7 +49,7 @@ __all__ = [
     "finish",
     "frequency_units",
     "inner_chunks",
-    "open_coefficients",
+    "open_arrays",
     "path_coordinates",
     "rewrite",
     "row_coordinates",

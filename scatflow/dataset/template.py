@@ -16,7 +16,7 @@ from zarr.errors import ZarrUserWarning
 
 from scatflow.blocks import divisor, even_part
 from scatflow.dataset.coordinates import PIECE, Coordinate
-from scatflow.dataset.write import WRITTEN
+from scatflow.dataset.write import COEFFICIENTS, FRACTION
 
 PATHS_PER_CHUNK = 64
 """A reader of one order or octave then decodes little else."""
@@ -51,6 +51,10 @@ class Template:
     """Attributes of the variable."""
     dataset_attrs: Mapping[str, Any]
     """Attributes of the dataset."""
+    fraction: Mapping[str, Any] | None = None
+    """Attributes of `valid_fraction`; None where there is none."""
+    windowed: tuple[int, ...] = ()
+    """Axes that `valid_fraction` has, too."""
 
     @property
     def growing(self) -> set[str]:
@@ -133,8 +137,11 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
         template.shards, template.cut, template.path_axis, template.dtype.itemsize
     )
     names = [c.name for c in template.coordinates if c.dims != (c.name,)]
+    if template.fraction is not None:
+        _create_fraction(group, template)
+        names.append(FRACTION)
     group.create_array(
-        "scattering",
+        COEFFICIENTS,
         shape=template.shape,
         dtype=template.dtype,
         chunks=chunks,
@@ -148,6 +155,24 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
     for coordinate in template.coordinates:
         _write_coordinate(group, coordinate, template.growing)
     return group
+
+
+def _create_fraction(group: zarr.Group, template: Template) -> None:
+    """Make the variable of shares: a block's, a hundredth of its coefficients, are one chunk."""
+    chunks = tuple(
+        template.shards[axis] if template.cut[axis] else template.shape[axis]
+        for axis in template.windowed
+    )
+    group.create_array(
+        FRACTION,
+        shape=tuple(template.shape[axis] for axis in template.windowed),
+        dtype=template.dtype,
+        chunks=chunks,
+        fill_value=np.nan,
+        compressors=[ZstdCodec(level=LEVEL), Crc32cCodec()],
+        dimension_names=tuple(template.dims[axis] for axis in template.windowed),
+        attributes=dict(template.fraction or {}),
+    )
 
 
 def finish(group: zarr.Group, attrs: Mapping[str, Any]) -> None:
@@ -190,8 +215,9 @@ def extend(group: zarr.Group, template: Template, *, again: bool) -> None:
         begin = old[0] // array.chunks[0] * array.chunks[0] if only_first else 0
         for where, values in coordinate.pieces(begin):
             array[where if coordinate.shape else ()] = _encode(values)
-    for name in WRITTEN:
-        _array(group, name).resize(template.shape)
+    _array(group, COEFFICIENTS).resize(template.shape)
+    if template.fraction is not None:
+        _array(group, FRACTION).resize(tuple(template.shape[axis] for axis in template.windowed))
 
 
 def differing(group: zarr.Group, template: Template) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -10,17 +11,22 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
-WRITTEN = ("scattering",)
-"""The variables that blocks write, a shard each."""
+COEFFICIENTS, FRACTION = "scattering", "valid_fraction"
+"""The variables that blocks write, an object each; the second where samples may be missing."""
 
 
-def open_coefficients(store: Any, mode: Literal["r", "r+"] = "r+") -> zarr.Array[Any]:
-    """Open the variable `scattering` of a dataset, for writing unless told otherwise."""
-    return zarr.open_array(store, path="scattering", mode=mode)
+def open_arrays(
+    store: Any, names: Iterable[str], mode: Literal["r", "r+"] = "r+"
+) -> dict[str, zarr.Array[Any]]:
+    """Open variables of a dataset, for writing unless told otherwise."""
+    # A block of which nothing can be told is all fill values, and is written all the same: what
+    # is not there counts as lost.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return {name: zarr.open_array(store, path=name, mode=mode) for name in names}
 
 
 def write_region(
-    array: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any]
+    array: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any], before: int = 0
 ) -> tuple[int, int]:
     """Write one whole shard and return its checksum (CRC-32 of the values) and its bytes.
 
@@ -31,9 +37,12 @@ def write_region(
     region : tuple of slice
         Where the shard's coefficients lie.
     values : ndarray
-        The coefficients, C-ordered, of the array's dtype.
+        What it holds, C-ordered, of the array's dtype.
+    before : int
+        Checksum of what was written before, which is to go on.
     """
     contiguous = np.ascontiguousarray(values)
+    contiguous = contiguous.reshape(values.shape)  # numbers without axes have got one
     try:
         array[region] = contiguous
     except (ValueError, RuntimeError):
@@ -41,7 +50,7 @@ def write_region(
         # read there is an earlier attempt's, as after a loss of power.
         erase_region(array, region)
         array[region] = contiguous
-    return checksum(contiguous), contiguous.nbytes
+    return checksum(contiguous, before), contiguous.nbytes
 
 
 def shard_key(array: zarr.Array[Any], region: tuple[slice, ...]) -> str:

@@ -19,7 +19,9 @@ from scatflow.backends.protocol import (
     Backend,
     Grid,
     Joining,
+    Kept,
     Layer,
+    Lowpass,
     PowerSums,
     Program,
     Recording,
@@ -218,6 +220,43 @@ class Plan:
         self.scatter(tree, self.backend.pad(signals, self.before, after), emit)
         return np.argsort(np.concatenate(rows)), parts
 
+    def window_shares(self, valid: NDArray[np.bool_]) -> NDArray[Any]:
+        """Return how much of each averaging window's weight lies on some samples of a signal.
+
+        Parameters
+        ----------
+        valid : ndarray of bool
+            One signal's samples, of the plan's shape.
+
+        Returns
+        -------
+        ndarray
+            The low-pass of `valid`, from 0 to 1: one number a window, ``(*windows)``, or one for
+            each path and point where the width of a window depends on the path.
+        """
+        x = self.backend.pad(valid.astype(self.dtype)[None], self.before, self._after())
+        u, u_hat = x[None], None
+        if len(self.shape) == 3:
+            u_hat = self.backend.spectrum(u, 3)
+
+        def share(how: Kept) -> NDArray[Any]:
+            found = np.asarray(self.backend.average(u, how, u_hat))[0, 0] / _gain(how)
+            return np.asarray(np.clip(found, 0.0, 1.0))
+
+        if self.tail != "point":
+            # Wavelets of the largest frequencies are not decimated, so neither is their window.
+            return share(self.tree.average or self.tree.layers[0].average)
+        widths: dict[bytes, NDArray[Any]] = {}
+        shares = np.empty(self.labelled_shape, self.dtype)
+        first = self.tree.layers
+        for layer in (*first, *(child for parent in first for child in parent.children)):
+            how = cast(Samples, layer.average)
+            key = b"".join(factor.tobytes() for factor in how.factors)
+            if key not in widths:
+                widths[key] = share(how)
+            shares[layer.rows.reshape(-1)] = widths[key]
+        return shares
+
     def _after(self) -> Grid:
         """Return the samples padded behind, along each axis."""
         sizes = zip(self.padded, self.shape, self.before, strict=True)
@@ -401,6 +440,13 @@ class Plan:
         if isinstance(kept, PowerSums) and kept.powers == ONE_PASS:
             averaging = 1 if kept.crop else 0
         return math.ceil((3 + averaging) * volume * half) + own
+
+
+def _gain(how: Kept) -> float:
+    """Return what an average makes of a constant one."""
+    if isinstance(how, Lowpass | Samples):
+        return math.prod(float(factor[0]) for factor in how.factors)
+    return 1.0
 
 
 def _exponents(signals: NDArray[Any]) -> NDArray[np.intc]:

@@ -20,21 +20,37 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import zarr
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
+from scatflow.archive import Loaded
 from scatflow.backends.scratch import SCRATCH
 from scatflow.blocks import Span, Tiles, repeated
-from scatflow.dataset import checksum, erase_region, open_coefficients, write_region
+from scatflow.dataset import (
+    FRACTION,
+    checksum,
+    erase_region,
+    open_arrays,
+    write_region,
+)
 from scatflow.engines import Plan
 from scatflow.errors import OutputError, ScatflowError, SourceError
-from scatflow.flow.earlier import Earlier, holds, n_held, partial_blocks, restore
+from scatflow.flow.earlier import (
+    Arrays,
+    Earlier,
+    Kept,
+    holds,
+    n_held,
+    partial_blocks,
+    regions,
+    restore,
+)
+from scatflow.flow.gaps import Filtered, shared, summed, transform
 from scatflow.flow.layout import Layout, Part
 from scatflow.flow.ledger import Ledger, check_unreplaced
 from scatflow.flow.output import check_reachable
 from scatflow.flow.patience import within
-from scatflow.flow.work import Work, from_settings
+from scatflow.flow.work import Work, from_settings, written
 
 REASON = 2000
 """Characters of the reason why a block failed, at most."""
@@ -56,6 +72,10 @@ class Receipt:
     """Units that were computed: all but those that a shorter source has left."""
     checksum: int = 0
     source_checksum: int = 0
+    gaps: bool = False
+    """Whether samples were missing."""
+    absent: int = 0
+    """Samples that were missing because their chunk is not in the store."""
     failure: str | None = None
     retry: bool = False
     """Whether another attempt may end otherwise."""
@@ -81,8 +101,8 @@ class Opened(NamedTuple):
     """A run, as a worker has opened it."""
 
     work: Work
-    array: zarr.Array[Any]
-    """The output's variable."""
+    arrays: Arrays
+    """The output's variables."""
     turn: threading.Semaphore
     """Whose blocks are computed now; those that wait for it have been read."""
     earlier: Mapping[int, Earlier]
@@ -121,7 +141,7 @@ def _open(key: Key) -> Opened:
     work = from_settings(ledger.settings, key.base).on(key.threads)
     slots = key.slots or max(1, processors() // key.threads)
     earlier = partial_blocks(work, ledger)
-    return Opened(work, open_coefficients(key.output), _turn(slots), earlier)
+    return Opened(work, open_arrays(key.output, written(work)), _turn(slots), earlier)
 
 
 @functools.lru_cache
@@ -175,9 +195,9 @@ def process(key: Key, index: int) -> Receipt:
     with ACTIVE_LOCK:
         ACTIVE[key.token] += 1
     try:
-        work, array, turn, earlier = OPEN.get(key)
+        work, arrays, turn, earlier = OPEN.get(key)
         mine = functools.partial(check_unreplaced, key.output, "ledger", key.fingerprint)
-        return compute(work, array, index, mine, turn, earlier.get(index))
+        return compute(work, arrays, index, mine, turn, earlier.get(index))
     except OutputError:
         raise
     except Exception as problem:  # As a receipt: one bad block must not end the run.
@@ -197,7 +217,7 @@ def process_all(key: Key, blocks: list[int]) -> list[Receipt]:
 
 def compute(
     work: Work,
-    array: zarr.Array[Any],
+    arrays: Arrays,
     index: int,
     before_writing: Callable[[], None] = lambda: None,
     turn: AbstractContextManager[Any] | None = None,
@@ -205,15 +225,15 @@ def compute(
 ) -> Receipt:
     """Read one block, compute it and write its region.
 
-    Units with values that are not finite are left NaN and make the block a failed one; its other
-    units are written.
+    Units with infinite values (with gaps, too, if the job says so) are left NaN and make the block
+    a failed one; its other units are written.
 
     Parameters
     ----------
     work : Work
         What is to be done.
-    array : zarr.Array
-        The output's variable.
+    arrays : mapping
+        The output's variables that blocks write.
     index : int
         The block.
     before_writing : callable
@@ -225,40 +245,50 @@ def compute(
     """
     begun = time.perf_counter()
     laid = work.layout
-    before = (array, earlier) if earlier is not None else None
+    before = (arrays, earlier) if earlier is not None else None
     made = evaluate(work, index, turn, before)
     before_writing()
-    writing = f"writing block {index}"
-    written_checksum, written = within(
-        made.values.nbytes, writing, lambda: _write(array, laid.region(index), made)
+    size = made.kept.values.nbytes + made.kept.fraction.nbytes
+    written_checksum, n_written = within(
+        size, f"writing block {index}", lambda: _write(work, arrays, index, made)
     )
     return Receipt(
         index,
         seconds=time.perf_counter() - begun,
         engine_seconds=made.engine_seconds,
-        bytes_written=written,
+        bytes_written=n_written,
         samples=laid.samples(index),
         units=made.units,
         checksum=written_checksum,
         source_checksum=made.source_checksum,
+        gaps=made.gaps,
+        absent=made.absent,
         failure=made.failure,
     )
 
 
-def _write(array: zarr.Array[Any], region: tuple[slice, ...], made: Evaluated) -> tuple[int, int]:
-    if made.damaged:  # Zarr reads a shard at the array's end before it writes what lies inside.
-        erase_region(array, region)
-    return write_region(array, region, made.values)
+def _write(work: Work, arrays: Arrays, index: int, made: Evaluated) -> tuple[int, int]:
+    """Write what a block gives, the coefficients last; return the checksum and bytes of all."""
+    found, n_written = 0, 0
+    for name, where in regions(work, arrays, index):
+        if made.damaged:  # Zarr reads a shard at the array's end before it writes what lies inside.
+            erase_region(arrays[name], where)
+        values = made.kept.fraction if name == FRACTION else made.kept.values
+        found, n = write_region(arrays[name], where, values, found)
+        n_written += n
+    return found, n_written
 
 
 class Evaluated(NamedTuple):
-    """A block's coefficients, not written yet."""
+    """What a block gives, not written yet."""
 
-    values: NDArray[Any]
+    kept: Kept
     source_checksum: int
     engine_seconds: float
     units: int
     """Units that were computed."""
+    gaps: bool
+    absent: int
     failure: str | None
     damaged: bool
     """Whether the store has something else there than was written."""
@@ -268,7 +298,7 @@ def evaluate(
     work: Work,
     index: int,
     turn: AbstractContextManager[Any] | None = None,
-    before: tuple[zarr.Array[Any], Earlier] | None = None,
+    before: tuple[Arrays, Earlier] | None = None,
 ) -> Evaluated:
     """Read one block and compute it; nothing is written.
 
@@ -277,48 +307,56 @@ def evaluate(
     work, index, turn
         As :func:`compute` has them.
     before : tuple, optional
-        The output's variable, and the block as it was when the source was shorter.
+        The output's variables, and the block as it was when the source was shorter.
     """
     laid = work.layout
     region = laid.region(index)
-    transform = _seamless if laid.seamless else _separate
-    values: NDArray[Any] | None = None
+    take = _seamless if laid.seamless else _separate
+    kept: Kept | None = None
     there: tuple[int, ...] | None = ()
-    read_checksum, engine_seconds, units = 0, 0.0, 0
+    read_checksum, engine_seconds, units, absent, gaps = 0, 0.0, 0, 0, False
     bad: list[str] = []
     for part in laid.parts(index):
-        stored = _read(work, part)
+        stored, n_absent = _read(work, part)
         read_checksum = checksum(stored, read_checksum)
         with turn or contextlib.nullcontext():
-            if values is None:
-                values = _blank(work, region)
-                there = restore(work, before[0], index, before[1], values) if before else ()
+            if kept is None:
+                kept = _blank(work, region)
+                there = restore(work, before[0], index, before[1], kept) if before else ()
             held = there or ()
             data = stored.transpose(laid.order)
-            seconds, wrong = transform(work, index, part, data, values, held)
+            seconds, wrong, missing = take(work, index, part, data, kept, held)
             # The memory that a plan states counts on what one turn leaves to the next: the thread
             # that has it next may be another one, with buffers of its own.
             del stored, data
             if turn is not None:
                 SCRATCH.clear()
-        engine_seconds += seconds
+        engine_seconds, absent, gaps = engine_seconds + seconds, absent + n_absent, gaps or missing
         units += math.prod(b - a for a, b in (*part.untouched, *part.units))
         units -= n_held(held, (*part.untouched, *part.units))
         bad += wrong
-    assert values is not None  # A block has a part at least.
-    values = _rounded(work, values, bad)
-    return Evaluated(values, read_checksum, engine_seconds, units, _summary(bad), there is None)
+    assert kept is not None  # A block has a part at least.
+    return Evaluated(
+        _finished(work, kept, bad),
+        read_checksum,
+        engine_seconds,
+        units,
+        gaps,
+        absent,
+        _summary(bad, absent),
+        there is None,
+    )
 
 
 def source_checksum(work: Work, index: int) -> int:
     """Read a block's samples again and return their checksum, for which chunks do not matter."""
     found = 0
     for part in work.layout.parts(index):
-        found = checksum(_read(work, part), found)
+        found = checksum(_read(work, part)[0], found)
     return found
 
 
-def _read(work: Work, part: Part) -> NDArray[Any]:
+def _read(work: Work, part: Part) -> Loaded:
     """Read what a block needs at a time, axes as in the source."""
     order = work.layout.order
     spans = [(0, 0)] * len(order)
@@ -328,18 +366,19 @@ def _read(work: Work, part: Part) -> NDArray[Any]:
     runs = [list(repeated(*span, n)) for span, n in zip(spans, work.source.shape, strict=True)]
     if all(len(along) == 1 for along in runs):
         return _read_box(work, [along[0].span for along in runs])
-    slab = np.empty([b - a for a, b in spans], work.dtype)
+    slab, absent = np.empty([b - a for a, b in spans], work.dtype), 0
     for box in itertools.product(*runs):
         where = tuple(slice(run.at, run.at + run.count) for run in box)
-        slab[where] = _read_box(work, [run.span for run in box])
-    return slab
+        slab[where], n = _read_box(work, [run.span for run in box])
+        absent += n
+    return Loaded(slab, absent)
 
 
-def _read_box(work: Work, spans: Sequence[Span]) -> NDArray[Any]:
+def _read_box(work: Work, spans: Sequence[Span]) -> Loaded:
     slices = tuple(slice(*span) for span in spans)
 
-    def read() -> NDArray[Any]:
-        return np.ascontiguousarray(work.source.read(slices, dtype=work.dtype))
+    def read() -> Loaded:
+        return work.source.load(slices, dtype=work.dtype)
 
     size = math.prod(b - a for a, b in spans) * work.source.dtype.itemsize
     try:
@@ -353,24 +392,27 @@ def _read_box(work: Work, spans: Sequence[Span]) -> NDArray[Any]:
         ) from problem
 
 
-def _blank(work: Work, region: tuple[slice, ...]) -> NDArray[Any]:
-    """Return a block's coefficients before any is computed; sums begin at zero, in float64."""
+def _blank(work: Work, region: tuple[slice, ...]) -> Kept:
+    """Return what a block gives before any is computed; sums begin at zero, in float64."""
     shape = [s.stop - s.start for s in region]
-    if work.layout.seamless and work.layout.plan.tail == "power":
-        return np.zeros(shape)
-    return np.full(shape, np.nan, work.dtype)
+    windows = [shape[axis] for axis in work.layout.windowed]
+    if work.layout.summed:
+        return Kept(np.zeros(shape), np.zeros(windows))
+    return Kept(np.full(shape, np.nan, work.dtype), np.full(windows, np.nan, work.dtype))
 
 
-def _rounded(work: Work, values: NDArray[Any], bad: list[str]) -> NDArray[Any]:
-    """Return a block's coefficients in the precision of the output."""
-    if values.dtype == work.dtype:
-        return values
+def _finished(work: Work, kept: Kept, bad: list[str]) -> Kept:
+    """Return what a block gives in the precision of the output, sums divided by their share."""
+    if not work.layout.summed:
+        return kept
+    size, how = math.prod(work.layout.lengths), work.layout.transform.gaps
+    sums, share = shared(*kept, size, how, work.dtype)
     with np.errstate(over="ignore"):
-        kept = values.astype(work.dtype, copy=False)
-    if np.isinf(kept).any():
-        kept[np.isinf(kept)] = np.nan
+        values = sums.astype(work.dtype, copy=False)
+    if np.isinf(values).any():
+        values[np.isinf(values)] = np.nan
         bad.append(f"sums overflow {work.dtype}")
-    return kept
+    return Kept(values, share.astype(work.dtype, copy=False))
 
 
 def _apply(plan: Plan, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
@@ -388,13 +430,14 @@ def _separate(
     index: int,  # noqa: ARG001 - seamless transforms need it
     part: Part,
     data: NDArray[Any],
-    values: NDArray[Any],
+    kept: Kept,
     held: tuple[int, ...],
-) -> tuple[float, list[str]]:
+) -> tuple[float, list[str], bool]:
     """Transform units that know nothing of each other, some at a time; those held are there."""
-    laid, engine_seconds = work.layout, 0.0
+    laid, engine_seconds, gaps = work.layout, 0.0, False
     bad: list[str] = []
-    out = values.reshape(-1, *laid.plan.labelled_shape)
+    out = kept.values.reshape(-1, *laid.plan.labelled_shape)
+    fraction = kept.fraction.reshape(-1, *laid.unit_windows)
     units = (u for u in enumerate(_units(work, part, data)) if not holds(held, u[1][0]))
     while some := list(itertools.islice(units, laid.batch)):
         batch = np.stack([x for _, (_, x) in some])
@@ -404,13 +447,29 @@ def _separate(
             y, seconds = _apply(laid.plan, batch if ok.all() else batch[ok])
             engine_seconds += seconds
             out[rows] = y.reshape(-1, *laid.plan.labelled_shape)
+            fraction[rows] = 1.0
         for good, (row, (cell, x)) in zip(ok, some, strict=True):
-            if not good:
+            overflow = good and not np.isfinite(out[row]).all()
+            if not good and _treated(work, x):
+                gaps = True
+                found = transform(laid.plan, x, work.seen, laid.transform.gaps, _apply)
+                engine_seconds += found.seconds
+                out[row], fraction[row], overflow = (
+                    found.coefficients,
+                    found.fraction,
+                    found.overflow,
+                )
+            elif not good:
                 bad.append(_non_finite(work, cell, x))
-            elif not np.isfinite(out[row]).all():
-                out[row] = np.nan
+            if overflow:
+                out[row] = fraction[row] = np.nan
                 bad.append(f"{_name(work, cell)}: coefficients overflow {work.dtype}")
-    return engine_seconds, bad
+    return engine_seconds, bad, gaps
+
+
+def _treated(work: Work, x: NDArray[Any]) -> bool:
+    """Tell whether what is not finite in a unit are gaps that the job treats."""
+    return work.layout.transform.gaps != "raise" and not np.isinf(x).any()
 
 
 def _units(
@@ -438,32 +497,52 @@ def _seamless(
     index: int,
     part: Part,
     data: NDArray[Any],
-    values: NDArray[Any],
+    kept: Kept,
     held: tuple[int, ...],
-) -> tuple[float, list[str]]:
+) -> tuple[float, list[str], bool]:
     """Transform canonical tiles, one at a time: what a tile gives has no companions."""
-    laid, engine_seconds = work.layout, 0.0
+    laid, engine_seconds, gaps = work.layout, 0.0, False
     bad: list[str] = []
     for cell, x in _tiles(laid, part, data):
         if holds(held, cell):
             continue
         own = _own(laid, index, cell)
-        out = values[own.record]
-        if not np.isfinite(x).all():
+        views: Any = (*own.record, ...)  # of a number without axes, too
+        values, fraction = kept.values[views], kept.fraction[views]
+        finite = bool(np.isfinite(x).all())
+        if not finite and not _treated(work, x):
             bad.append(_non_finite(work, cell, x))
-            out[own.where] = np.nan
+            values[own.where] = fraction[own.where] = np.nan
             continue
-        y, seconds = _apply(own.plan, x)
-        engine_seconds += seconds
-        kept = y.reshape(own.plan.labelled_shape)[own.keep]
-        if not np.isfinite(kept).all():
+        gaps = gaps or not finite
+        found = _tile(work, own, x, finite)
+        engine_seconds += found.seconds
+        if found.overflow:
             bad.append(f"{_name(work, cell)}: coefficients overflow {work.dtype}")
-            out[own.where] = np.nan
-        elif own.summed:
-            out[own.where] += kept
+            values[own.where] = fraction[own.where] = np.nan
+        elif own.crop:
+            values[...] += found.coefficients
+            fraction[...] += found.fraction
         else:
-            out[own.where] = kept
-    return engine_seconds, bad
+            values[own.where] = found.coefficients[own.keep]
+            fraction[own.where] = found.fraction[own.keep]
+    return engine_seconds, bad, gaps
+
+
+def _tile(work: Work, own: Own, x: NDArray[Any], finite: bool) -> Filtered:
+    """Transform one tile, without gaps or with some."""
+    how = work.layout.transform.gaps
+    if not finite and own.crop:
+        return summed(own.plan, x, own.crop, how, _apply)
+    if not finite:
+        return transform(own.plan, x, work.seen, how, _apply)
+    y, seconds = _apply(own.plan, x)
+    y = y.reshape(own.plan.labelled_shape)
+    count: NDArray[Any] = np.ones(y.shape[y.ndim - len(work.layout.unit_windows) :])
+    if own.crop:
+        count = np.asarray(x[own.crop].size, np.float64)
+    # Windows of the halo may overflow: they are those of other tiles.
+    return Filtered(y, count, seconds, not np.isfinite(y[own.keep]).all())
 
 
 class Own(NamedTuple):
@@ -476,8 +555,8 @@ class Own(NamedTuple):
     """Index of the untouched axes in the block."""
     where: tuple[Any, ...]
     """Index of the other axes."""
-    summed: bool = False
-    """Whether its coefficients are added to those of other tiles."""
+    crop: tuple[slice, ...] = ()
+    """Samples of the tile over which sums go; these are added to those of other tiles."""
 
 
 def _own(laid: Layout, index: int, cell: tuple[int, ...]) -> Own:
@@ -489,10 +568,10 @@ def _own(laid: Layout, index: int, cell: tuple[int, ...]) -> Own:
         some = laid.points[slice(*cells[-1])]
         mine = np.flatnonzero((some // laid.unit == tile).all(axis=1))
         inside = some[mine] - np.multiply(tile, laid.unit) + laid.halo
-        return Own(laid.plan.at(inside), (), record, (..., mine))
+        return Own(laid.plan.at(inside), (...,), record, (..., mine))
     if laid.plan.tail == "power":
         crop = tuple(t.inside(k) for t, k in zip(laid.tiles, tile, strict=True))
-        return Own(laid.plan.summing(crop), (), record, (), summed=True)
+        return Own(laid.plan.summing(crop), (...,), record, (...,), crop)
     keep: list[Any] = [...]
     where: list[Any] = [...]
     for t, k, (first, _) in zip(laid.tiles, tile, cells[n:], strict=True):
@@ -578,8 +657,9 @@ def _non_finite(work: Work, cell: tuple[int, ...], x: NDArray[Any]) -> str:
     return f"{_name(work, cell)}: {share}, the first at {', '.join(places)}"
 
 
-def _summary(bad: list[str]) -> str | None:
+def _summary(bad: list[str], absent: int) -> str | None:
     if not bad:
         return None
     more = f"; and {len(bad) - REASONS} more" if len(bad) > REASONS else ""
-    return "; ".join(bad[:REASONS]) + more
+    chunks = f" ({absent} samples lie in chunks that are not in the store)" if absent else ""
+    return "; ".join(bad[:REASONS]) + more + chunks

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from scatflow.blocks import Span
-from scatflow.dataset import DAMAGE, PARTIAL, checksum
+from scatflow.dataset import COEFFICIENTS, DAMAGE, FRACTION, PARTIAL, checksum
 from scatflow.flow.layout import Layout, layout
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.work import Work
+
+Arrays = Mapping[str, zarr.Array[Any]]
+"""Variables of an output, by name."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,40 @@ def partial_blocks(work: Work, ledger: Ledger) -> dict[int, Earlier]:
     }
 
 
+class Kept(NamedTuple):
+    """What a block gives, as far as it is computed."""
+
+    values: NDArray[Any]
+    """Coefficients."""
+    fraction: NDArray[Any]
+    """Shares of valid samples; of sums over tiles, the number of valid samples so far."""
+
+
+def regions(
+    work: Work, arrays: Arrays, index: int, laid: Layout | None = None
+) -> Iterator[tuple[str, tuple[slice, ...]]]:
+    """Yield the variables that a block writes and where, in the order of its checksum.
+
+    Parameters
+    ----------
+    work : Work
+        What is done.
+    arrays : mapping
+        The output's variables that blocks write.
+    index : int
+        The block.
+    laid : Layout, optional
+        Of the work for a shorter source.
+    """
+    laid = laid or work.layout
+    region = laid.region(index)
+    if FRACTION in arrays:
+        yield FRACTION, tuple(region[axis] for axis in laid.windowed)
+    yield COEFFICIENTS, region
+
+
 def restore(
-    work: Work, array: zarr.Array[Any], index: int, earlier: Earlier, values: NDArray[Any]
+    work: Work, arrays: Arrays, index: int, earlier: Earlier, kept: Kept
 ) -> tuple[int, ...] | None:
     """Read back the units of a block that still hold.
 
@@ -96,14 +131,14 @@ def restore(
     ----------
     work : Work
         What is to be done now.
-    array : zarr.Array
-        The output's variable.
+    arrays : mapping
+        The output's variables.
     index : int
         The block.
     earlier : Earlier
         The block as it was.
-    values : ndarray
-        The block's coefficients, to be filled.
+    kept : Kept
+        What the block gives, to be filled.
 
     Returns
     -------
@@ -116,18 +151,25 @@ def restore(
         (a, min(b, limit))
         for (a, b), limit in zip(new.cuts.cells(index), settled_cells(old, new), strict=True)
     ]
-    if new.by_tile or any(a >= b for a, b in box):
+    if any(a >= b for a, b in box):
         return ()
-    whole = old.region(old.cuts.index(new.cuts.position(index)))
-    try:
-        found = np.asarray(array[whole])
-    except DAMAGE:  # Computed anew, as if nothing were there.
+    before = old.cuts.index(new.cuts.position(index))
+    found, crc = {}, 0
+    for name, where in regions(work, arrays, before, old):
+        try:
+            found[name] = np.ascontiguousarray(arrays[name][where])
+        except DAMAGE:  # Computed anew, as if nothing were there.
+            return None
+        crc = checksum(found[name], crc)
+    if crc != earlier.checksum:
         return None
-    if checksum(found) != earlier.checksum:
-        return None
-    values[_inside(new.region_of(box), new.region(index))] = found[
-        _inside(new.region_of(box), whole)
-    ]
+    part = new.region_of(box)
+    here, there = _inside(part, new.region(index)), _inside(part, old.region(before))
+    kept.values[here] = found[COEFFICIENTS][there]
+    if FRACTION in found:
+        windowed = new.windowed
+        to, of = (tuple(where[axis] for axis in windowed) for where in (here, there))
+        kept.fraction[to] = found[FRACTION][of]
     return settled(old, new)
 
 

@@ -33,11 +33,6 @@ RESERVED = {
 }
 """Parameters of engines that make no sense in a job, and why."""
 
-LATER_KEYS = {
-    "gaps": "gaps are not treated yet: samples that are missing fail the blocks that see them"
-}
-"""Keys of [source] and [transform] that a later version will take."""
-
 SLOTS_PER_READER = 4
 """Blocks that are computed while one is read or written: that takes a tenth to a fifth as long."""
 
@@ -132,6 +127,16 @@ class SourceTable(Table):
     isel: dict[str, Any] | None = Field(
         default=None, description="a table of dimension = index, or [start, stop]"
     )
+    mask: Text | None = Field(
+        default=None,
+        description="the name of an array beside the variable that is true, or not zero, where "
+        "samples are missing (string)",
+    )
+    absent: Literal["gap", "fill"] | None = Field(
+        default=None,
+        description='what chunks are that the store does not hold: "gap" (missing samples, the '
+        'default) or "fill" (the fill value)',
+    )
 
 
 class TransformTable(Table):
@@ -158,6 +163,11 @@ class TransformTable(Table):
     hop: Hops | None = Field(
         default=None,
         description="samples from frame to frame (positive integer, or a list of one per dim)",
+    )
+    gaps: Literal["nan", "weight", "raise"] = Field(
+        default="nan",
+        description='what becomes of windows that see missing samples: "nan", "weight" (divided by '
+        'the valid share of their weight) or "raise" (their block fails)',
     )
 
 
@@ -374,8 +384,6 @@ def _describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> 
     for table in tables:
         model = TABLES[table]
     where = form.format(key=key) if form else "".join(f"[{table}] " for table in tables) + key
-    if error["type"] == "extra_forbidden" and model is SourceTable and key in LATER_KEYS:
-        return f"{where} is not available: {LATER_KEYS[key]}. Remove it."
     if error["type"] == "extra_forbidden":
         accepted = list(model.model_fields)
         return f"{where}: unknown key. Accepted: {', '.join(accepted)}.{_near(key, accepted)}"
@@ -457,9 +465,7 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
     names = [f.name for f in dataclasses.fields(ENGINES[kind])]  # type: ignore[arg-type]
     accepted = [n for n in (*TransformTable.model_fields, *names) if n not in RESERVED]
     for key in given:
-        if key in LATER_KEYS:
-            problems.append(f"[transform] {key} is not available: {LATER_KEYS[key]}. Remove it.")
-        elif key not in names and key != "kind":
+        if key not in names and key != "kind":
             listed = ", ".join(accepted)
             near = _near(key, accepted)
             problems.append(f"[transform] {key}: unknown key. Accepted: {listed}.{near}")

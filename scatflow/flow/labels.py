@@ -63,6 +63,8 @@ def template(work: Work) -> Template:
             "scatflow_version": scatflow.__version__,
             **_provisional(work),
         },
+        fraction=_fraction(work) if work.shares else None,
+        windowed=laid.windowed,
     )
 
 
@@ -86,6 +88,19 @@ def _provisional(work: Work) -> dict[str, str]:
     return {"provisional_from": json.dumps(found)}
 
 
+def _fraction(work: Work) -> dict[str, Any]:
+    """Describe the shares of valid samples: of how many samples they are."""
+    attrs: dict[str, Any] = {
+        "long_name": "share of valid samples among those that a window sees",
+        "units": "1",
+    }
+    if work.seen is None:
+        return {**attrs, "comment": "A window sees all samples of its signal, image or volume."}
+    dims = " and ".join(work.layout.transform.dims)
+    comment = f"A window sees {work.seen} samples to each side of its centre along {dims}."
+    return {**attrs, "samples_to_each_side": work.seen, "comment": comment}
+
+
 def left_out(work: Work) -> list[str]:
     """Name the source's coordinates that have no place in the output."""
     untouched, new = set(work.layout.untouched), _new_names(work)
@@ -102,7 +117,7 @@ def left_out(work: Work) -> list[str]:
 def _new_names(work: Work) -> set[str]:
     """Return the names that the output gives to its own variables, dimensions and labels."""
     laid = work.layout
-    own = {"path", "scattering", "ledger", *laid.dims[len(laid.untouched) :]}
+    own = {"path", "scattering", "valid_fraction", "ledger", *laid.dims[len(laid.untouched) :]}
     return own | {*laid.plan.paths.columns, *laid.plan.paths.rows}
 
 

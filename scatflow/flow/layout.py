@@ -49,6 +49,9 @@ class Transform:
     hop: tuple[int, ...]
     edges: str = "reflect"
     """What lies beyond the ends of a seamless record: its reflection, or itself ("periodic")."""
+    gaps: str = "nan"
+    """What becomes of windows that see missing samples: see :mod:`scatflow.flow.gaps`; "raise": the
+    unit is not transformed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""
@@ -58,6 +61,7 @@ class Transform:
             "boundary": self.boundary,
             "frame": list(self.frame) if framed else None,
             "hop": list(self.hop) if framed else None,
+            "gaps": self.gaps,
         }
         if self.boundary == "seamless" and len(self.dims) == 3:  # Others have no choice.
             settings["edges"] = self.edges
@@ -73,6 +77,7 @@ class Transform:
             tuple(settings["frame"] or none),
             tuple(settings["hop"] or none),
             settings.get("edges", "reflect"),
+            settings["gaps"],
         )
 
 
@@ -158,6 +163,24 @@ class Layout:
     def path_axis(self) -> int:
         """Where the path axis of the output is."""
         return self.dims.index("path")
+
+    @property
+    def summed(self) -> bool:
+        """Whether a block adds up sums over the tiles of whole volumes."""
+        return self.seamless and self.plan.tail == "power"
+
+    @property
+    def windowed(self) -> tuple[int, ...]:
+        """Axes of the output that are not those of paths: each window has its share of samples."""
+        others = {*_path_dims(self.plan), "power"}
+        return tuple(axis for axis, dim in enumerate(self.dims) if dim not in others)
+
+    @property
+    def unit_windows(self) -> tuple[int, ...]:
+        """Windows of one unit."""
+        first = len(self.dims) - len(self.plan.labelled_shape)
+        sizes = self.plan.labelled_shape
+        return tuple(sizes[axis - first] for axis in self.windowed if axis >= first)
 
     @property
     def batch(self) -> int:
@@ -519,7 +542,7 @@ def _lengths(transform: Transform, dims: Sequence[str], shape: Sequence[int]) ->
 
 
 def _check_names(untouched: tuple[str, ...], transform: Transform) -> None:
-    new = {"path", "power", "point", "ledger", "scattering"}
+    new = {"path", "power", "point", "ledger", "scattering", "valid_fraction"}
     new |= set(frame_dims(transform)) if any(transform.frame) else set()
     _refuse_names(new, untouched, transform)
 

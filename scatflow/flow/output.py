@@ -17,12 +17,11 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, StorePath
 
 from scatflow.archive.stores import BAD_METADATA, EXTRAS
-from scatflow.dataset import DONE, WRITTEN, Template, create, finish
+from scatflow.dataset import COEFFICIENTS, DONE, FRACTION, Template, create, finish
 from scatflow.errors import MissingExtraError, OutputError
-from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import DamagedLedgerError, Ledger
 from scatflow.flow.settings import differences, growth
-from scatflow.flow.work import Work, local_path
+from scatflow.flow.work import Work, local_path, written
 
 MARKER = "scatflow_unfinished_template"
 PARTIAL = ".partial"
@@ -193,8 +192,8 @@ def provisional(store: str) -> dict[str, Any]:
     return dict(json.loads(found)) if isinstance(found, str) else {}
 
 
-def lost(store: str, ledger: Ledger, layout: Layout) -> NDArray[np.int64]:
-    """Return the blocks that are said to be done but whose shard is not in the store.
+def lost(store: str, ledger: Ledger, work: Work) -> NDArray[np.int64]:
+    """Return the blocks that are said to be done but of which an object is not in the store.
 
     Parameters
     ----------
@@ -202,16 +201,19 @@ def lost(store: str, ledger: Ledger, layout: Layout) -> NDArray[np.int64]:
         The output.
     ledger : Ledger
         Its ledger.
-    layout : Layout
-        Which block writes which shard.
+    work : Work
+        What was done.
     """
+    layout = work.layout
+    axes = {COEFFICIENTS: range(len(layout.shape)), FRACTION: layout.windowed}
     everywhere = np.ones(layout.cuts.n_blocks, bool)
-    for name in WRITTEN:
+    for name in written(work):
         there = np.zeros(layout.cuts.n_blocks, bool)
         for key in _shards(store, name):
-            numbers = key.split("/")
-            if all(n.isdecimal() for n in numbers):
-                block = layout.block_of(tuple(map(int, numbers)))
+            numbers = key.split("/") if key else []
+            if len(numbers) == len(axes[name]) and all(n.isdecimal() for n in numbers):
+                shard = dict(zip(axes[name], map(int, numbers), strict=True))
+                block = layout.block_of(tuple(shard.get(a, 0) for a in range(len(layout.shape))))
                 if block is not None:
                     there[block] = True
         everywhere &= there
@@ -219,12 +221,17 @@ def lost(store: str, ledger: Ledger, layout: Layout) -> NDArray[np.int64]:
 
 
 def _shards(store: str, name: str) -> Iterator[str]:
-    """Yield the keys of all shards, such as ``0/0/3``; empty files on this machine are none."""
+    """Yield the keys of all shards, such as ``0/0/3`` ("" of a number without axes).
+
+    Empty files on this machine are none.
+    """
     path = local_path(store)
     if path is None:
         yield from sync(_list_remote(_store_path(store), name))
         return
     top = os.path.join(path, name, "c")
+    if os.path.isfile(top) and os.path.getsize(top):
+        yield ""
     for folder, _, files in os.walk(top):
         prefix = os.path.relpath(folder, top).replace(os.sep, "/")
         for file in files:

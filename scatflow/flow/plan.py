@@ -110,9 +110,23 @@ def prepare(job: Job, base: str | None = None, *, fresh: bool = False) -> RunPla
         peak_bytes=peak_bytes(work, job.slots, job.held),
         bytes_read=_samples(work, whole_chunks=True) * itemsize,
         bytes_source=math.prod(work.source.shape) * itemsize,
-        bytes_written=math.prod(described.shape) * described.dtype.itemsize,
+        bytes_written=_written_bytes(described),
         notes=(*_notes(work), *_crowded(job), *_later(job)),
     )
+
+
+def _written_bytes(template: Template) -> int:
+    """Return the bytes of coefficients, and of shares of valid samples, before compression."""
+    shares = math.prod(template.shape[axis] for axis in template.windowed)
+    numbers = math.prod(template.shape) + (shares if template.fraction is not None else 0)
+    return numbers * template.dtype.itemsize
+
+
+def _fraction_dims(template: Template) -> list[str] | None:
+    """Name the dimensions of the shares of valid samples, None where there are none."""
+    if template.fraction is None:
+        return None
+    return [template.dims[axis] for axis in template.windowed]
 
 
 def _blocks_there(job: Job, base: str) -> tuple[int, ...] | None:
@@ -309,12 +323,15 @@ def _states(work: Work) -> tuple[dict[str, int], dict[str, int], dict[str, int]]
     slab = math.prod(_widest(work))
     halo = max(slab - laid.samples(0), 0)
     samples = {"block": (slab - halo) * item, "halo": halo * item}
-    coefficients = math.prod(laid.shards) * item
+    shares = math.prod(laid.shards[axis] for axis in laid.windowed)
+    coefficients = (math.prod(laid.shards) + shares) * item
     batch = min(laid.batch, math.prod(laid.cuts.per_block))
-    # A batch is stacked before it is padded, and an edge slab is gathered from its pieces.
-    stacked = 2 * batch * math.prod(laid.plan.shape) * item
+    unit = math.prod(laid.plan.shape)
+    # A batch is stacked before it is padded, and an edge slab is gathered from its pieces; a unit
+    # with gaps is filled in a copy, and has its samples marked.
+    stacked = 2 * batch * unit * item + unit * (item + 2)
     out = batch * math.prod(laid.plan.output_shape) * item
-    decoding = slab * work.source.dtype.itemsize + _chunk_bytes(work)
+    decoding = slab * work.source.dtype.itemsize + _chunk_bytes(work) + _mask_bytes(work, slab)
     return (
         {**samples, "chunks being decoded": decoding},
         {
@@ -335,6 +352,15 @@ def _chunk_bytes(work: Work) -> int:
         touched *= min(ceil_div(width, chunk) + 1, ceil_div(start + n, chunk) - start // chunk)
     held = min(touched, CHUNKS_IN_FLIGHT) * math.prod(source.chunks)
     return 2 * held * source.dtype.itemsize
+
+
+def _mask_bytes(work: Work, slab: int) -> int:
+    """Return the memory of a slab's mask: as read, as true and false, and its chunks."""
+    mask = work.source.mask
+    if mask is None:
+        return 0
+    chunks = 2 * CHUNKS_IN_FLIGHT * math.prod(mask.chunks) * mask.dtype.itemsize
+    return slab * (mask.dtype.itemsize + 1) + chunks
 
 
 def _stored_axis(work: Work, axis: int) -> tuple[int, int, int]:
@@ -485,6 +511,7 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
                 c.name: {"dims": list(c.dims), **{k: v for k, v in c.attrs.items() if k == "units"}}
                 for c in plan.template.coordinates
             },
+            "valid_fraction": _fraction_dims(plan.template),
             "paths_per_order": orders,
         },
         "blocks": plan.n_blocks,

@@ -53,6 +53,8 @@ class Totals:
     engine_seconds: float = 0.0
     samples: int = 0
     bytes_written: int = 0
+    gaps: int = 0
+    absent: int = 0
 
     def add(self, receipt: Receipt) -> None:
         """Add one receipt."""
@@ -61,6 +63,21 @@ class Totals:
         self.engine_seconds += receipt.engine_seconds
         self.samples += receipt.samples
         self.bytes_written += receipt.bytes_written
+        self.gaps += receipt.gaps
+        self.absent += receipt.absent > 0
+
+    def missing(self, shares: bool) -> str | None:
+        """Say in how many blocks samples were missing, None if in none."""
+        if not self.gaps:
+            return None
+        where = "valid_fraction tells where" if shares else "coefficients that saw them are NaN"
+        words = f"{self.gaps} of {self.blocks} blocks have gaps: {where}."
+        if self.absent:
+            words += (
+                f" In {self.absent} of them chunks are not in the store; if chunks that were never "
+                'written mean the fill value, set absent = "fill" in [source].'
+            )
+        return words
 
 
 def run(
@@ -126,7 +143,7 @@ def _look_over(plan: RunPlan, ledger: Ledger, say: Callable[[str], None]) -> boo
             f"note: blocks were computed with {_listed(ledger.versions)}, and this is "
             f"{_listed(versions())}: the last bits of new ones may differ."
         )
-    gone = lost(plan.output, ledger, plan.work.layout)
+    gone = lost(plan.output, ledger, plan.work)
     if gone.size:
         say(f"{gone.size} blocks that were done are gone from the store: computed again.")
         ledger.forget(gone)
@@ -248,6 +265,8 @@ def _compute(
             with _uninterrupted():
                 _finish(plan, ledger)
     say(_pace(totals, seconds, cluster.slots, job.run.threads))
+    if missing := totals.missing(plan.work.shares):
+        say(missing)
     return ledger
 
 

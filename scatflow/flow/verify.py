@@ -18,19 +18,20 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from scatflow.dataset import (
+    COEFFICIENTS,
     DAMAGE,
     DONE,
-    WRITTEN,
     checksum,
     differing,
     erase_region,
     finish,
-    open_coefficients,
+    open_arrays,
     rewrite,
     shard_key,
 )
 from scatflow.errors import OutputError
 from scatflow.flow.block import evaluate, place
+from scatflow.flow.earlier import Arrays, regions
 from scatflow.flow.labels import template
 from scatflow.flow.layout import layout
 from scatflow.flow.ledger import Ledger
@@ -40,7 +41,7 @@ from scatflow.flow.plan import RunPlan
 from scatflow.flow.progress import Reporter
 from scatflow.flow.run import run
 from scatflow.flow.settings import fingerprint
-from scatflow.flow.work import Work, from_settings
+from scatflow.flow.work import Work, from_settings, written
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 """What two backends may differ by, relative to the largest coefficient of the path in the block."""
@@ -130,12 +131,12 @@ def verify(
         It is to be repaired while a run goes on.
     """
     plan, ledger = _opened(plan, say)
-    array = _variable(plan)
+    arrays = _variables(plan)
     problems = [
         *_ledger(ledger),
         *_labels(plan),
         *_unfinished(ledger),
-        *_stored(plan, ledger, array, np.flatnonzero(ledger.state == DONE)),
+        *_stored(plan, ledger, arrays, np.flatnonzero(ledger.state == DONE)),
     ]
     bad = {p.block for p in problems}
     sound = [b for b in np.flatnonzero(ledger.state == DONE).tolist() if b not in bad]
@@ -144,7 +145,7 @@ def verify(
     other = on_another_backend(plan.work)
     worst = 0.0
     for block in picked:
-        difference, problem = _compared(plan, other, ledger, array, block)
+        difference, problem = _compared(plan, other, ledger, arrays, block)
         worst = max(worst, difference)
         problems += [problem] if problem is not None else []
     report = Report(
@@ -188,8 +189,8 @@ def _opened(plan: RunPlan, say: Callable[[str], None]) -> tuple[RunPlan, Ledger]
     return plan, ledger
 
 
-def _variable(plan: RunPlan) -> zarr.Array[Any]:
-    """Open the coefficients.
+def _variables(plan: RunPlan) -> Arrays:
+    """Open what blocks write.
 
     Raises
     ------
@@ -199,7 +200,8 @@ def _variable(plan: RunPlan) -> zarr.Array[Any]:
     expected = plan.template
     found: Any
     try:
-        array = open_coefficients(plan.output, "r")
+        arrays = open_arrays(plan.output, written(plan.work), "r")
+        array = arrays[COEFFICIENTS]
         found = (array.shape, array.dtype, array.metadata.to_dict()["dimension_names"])
     except (*DAMAGE, FileNotFoundError) as problem:
         found = problem
@@ -209,7 +211,7 @@ def _variable(plan: RunPlan) -> zarr.Array[Any]:
             f"{(expected.shape, expected.dtype, expected.dims)}. No coefficient can be read "
             "without it. Restore that file, or start over with scatflow run --fresh."
         )
-    return array
+    return arrays
 
 
 def _ledger(ledger: Ledger) -> Iterator[Problem]:
@@ -245,7 +247,7 @@ def _labels(plan: RunPlan) -> Iterator[Problem]:
             what = f"the attribute {name} is {attrs.get(name)!r}, where {value!r} belongs"
             yield Problem("metadata", "zarr.json", what)
     told = (_metadata(group, "").get("consolidated_metadata") or {}).get("metadata", {})
-    for name in (*WRITTEN, *(c.name for c in plan.template.coordinates)):
+    for name in (*written(plan.work), *(c.name for c in plan.template.coordinates)):
         if name not in wrong and told.get(name) != _metadata(group, name):
             yield Problem("metadata", "zarr.json", f"the consolidated metadata of {name} differ")
 
@@ -260,17 +262,19 @@ def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
 
 
 def _stored(
-    plan: RunPlan, ledger: Ledger, array: zarr.Array[Any], blocks: NDArray[np.int64]
+    plan: RunPlan, ledger: Ledger, arrays: Arrays, blocks: NDArray[np.int64]
 ) -> Iterator[Problem]:
     """Read every byte of some blocks and compare their checksums with the ledger's."""
     laid = plan.work.layout
-    gone = set(lost(plan.output, ledger, laid).tolist())
+    gone = set(lost(plan.output, ledger, plan.work).tolist())
 
     def one(block: int) -> tuple[int, str | None]:
         if block in gone:
             return block, "is not in the store, or empty"
         try:
-            found = checksum(np.ascontiguousarray(array[laid.region(block)]))
+            found = 0
+            for name, where in regions(plan.work, arrays, block):
+                found = checksum(np.ascontiguousarray(arrays[name][where]), found)
         except DAMAGE as problem:
             return block, f"cannot be read ({type(problem).__name__}: {problem})"
         if found == ledger.checksum[block]:
@@ -282,7 +286,7 @@ def _stored(
             reporter.advance(laid.samples(block), why is not None)
             reporter.tick()
             if why is not None:
-                yield _of_block("coefficients", plan, array, block, why)
+                yield _of_block("coefficients", plan, arrays, block, why)
 
 
 def in_threads(
@@ -305,7 +309,8 @@ def _threads(plan: RunPlan) -> int:
     return max(1, min(plan.job.workers * plan.job.run.threads, CPU_COUNT)) if here else CPU_COUNT
 
 
-def _of_block(kind: str, plan: RunPlan, array: zarr.Array[Any], block: int, what: str) -> Problem:
+def _of_block(kind: str, plan: RunPlan, arrays: Arrays, block: int, what: str) -> Problem:
+    array = arrays[COEFFICIENTS]
     key = f"{array.path}/{shard_key(array, plan.work.layout.region(block))}"
     return Problem(kind, key, what, block, place(plan.work, block))
 
@@ -321,16 +326,16 @@ def on_another_backend(work: Work) -> Work:
 
 
 def _compared(
-    plan: RunPlan, other: Work, ledger: Ledger, array: zarr.Array[Any], block: int
+    plan: RunPlan, other: Work, ledger: Ledger, arrays: Arrays, block: int
 ) -> tuple[float, Problem | None]:
     """Compute a block again and return its largest difference, and what is wrong with it."""
     made = evaluate(other, block)
     if made.source_checksum != ledger.source[block]:
         return 0.0, _of_block(
-            "source", plan, array, block, "the source is not what was transformed"
+            "source", plan, arrays, block, "the source is not what was transformed"
         )
-    stored = np.asarray(array[other.layout.region(block)])
-    difference = apart(stored, made.values, other.layout.path_axis)
+    stored = np.asarray(arrays[COEFFICIENTS][other.layout.region(block)])
+    difference = apart(stored, made.kept.values, other.layout.path_axis)
     worst = float(difference.max())
     if worst <= TOLERANCE[str(other.dtype)]:
         return worst, None
@@ -339,7 +344,7 @@ def _compared(
         f"path {path} is {worst:.1e} of its maximum away from what backend "
         f"{other.engine.backend} computes, and {TOLERANCE[str(other.dtype)]:.0e} is allowed"
     )
-    return worst, _of_block("values", plan, array, block, what)
+    return worst, _of_block("values", plan, arrays, block, what)
 
 
 def apart(found: NDArray[Any], expected: NDArray[Any], path_axis: int) -> NDArray[np.float64]:
@@ -387,15 +392,16 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
                 sync((group.store_path / problem.object).delete())
         ledger.forget(np.array(bad, np.int64))
         ledger.flush(None)
-        array = open_coefficients(plan.output)
+        arrays = open_arrays(plan.output, written(plan.work))
         for block in bad:  # Zarr reads a shard at the array's end before it writes inside of it.
-            erase_region(array, plan.work.layout.region(block))
+            for name, where in regions(plan.work, arrays, block):
+                erase_region(arrays[name], where)
     run(plan, say=say)
     ledger = Ledger.open(plan.output)
     again = [
         *_labels(plan),
         *_unfinished(ledger),
-        *_stored(plan, ledger, _variable(plan), np.array(bad, np.int64)),
+        *_stored(plan, ledger, _variables(plan), np.array(bad, np.int64)),
     ]
     fixed = [p for p in report.problems if p not in again]
     return replace(report, problems=again, repaired=fixed, done=ledger.counts()["done"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scatflow.archive import Source, open_source, stores
+from scatflow.dataset import COEFFICIENTS, FRACTION
 from scatflow.engines import Engine, engine_from_dict
 from scatflow.errors import JobError, OutputError, SourceError
+from scatflow.flow.gaps import reach
 from scatflow.flow.layout import Layout, Transform, layout
 from scatflow.flow.settings import ALGORITHM, differences, fingerprint
 
@@ -29,6 +32,21 @@ class Work:
     dtype: np.dtype[Any]
     settings: Mapping[str, Any]
     """What determines the output's bytes, JSON-able; kept in the output's ledger."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether the output holds the share of valid samples of each window.
+
+        It does where samples may be missing; integers that have no way to say so do not pay for
+        it, unless the job asks for weights. Where they lack chunks, coefficients are NaN.
+        """
+        how = self.layout.transform.gaps
+        return how == "weight" or (how == "nan" and self.source.may_have_gaps)
+
+    @cached_property
+    def seen(self) -> int | None:
+        """Samples to each side of its centre that a window sees, None: all of its unit."""
+        return reach(self.engine, self.layout.plan, self.dtype)
 
     @property
     def fingerprint(self) -> str:
@@ -91,9 +109,16 @@ def from_job(job: Job, base: str) -> Work:
         dims=table.dims,
         sel=table.sel,
         isel=table.isel,
+        mask=table.mask,
+        absent=table.absent,
     )
     transform = Transform(
-        tuple(job.transform.dims), job.transform.boundary, job.frame, job.hop, job.edges
+        tuple(job.transform.dims),
+        job.transform.boundary,
+        job.frame,
+        job.hop,
+        job.edges,
+        job.transform.gaps,
     )
     dtype = np.dtype(job.output.dtype)
     laid = layout(job.engine, transform, source.dims, source.shape, dtype)
@@ -137,6 +162,11 @@ def from_settings(settings: Mapping[str, Any], base: str) -> Work:
             "their versions of scatflow differ. Install the same version on both."
         )
     return Work(source, engine, laid, dtype, settings)
+
+
+def written(work: Work) -> tuple[str, ...]:
+    """Name the variables that blocks write."""
+    return (FRACTION, COEFFICIENTS) if work.shares else (COEFFICIENTS,)
 
 
 def _cut(laid: Layout) -> dict[str, Any]:

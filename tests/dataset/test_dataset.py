@@ -17,7 +17,7 @@ from scatflow.dataset import (
     finish,
     frequency_units,
     inner_chunks,
-    open_coefficients,
+    open_arrays,
     path_coordinates,
     write_region,
 )
@@ -83,7 +83,7 @@ def test_xarray_opens_the_template_and_shows_every_label(tmp_path):
 
 def test_a_region_is_one_shard_and_reads_back(tmp_path):
     written(tmp_path / "a.zarr")
-    array = open_coefficients(str(tmp_path / "a.zarr"))
+    array = open_arrays(str(tmp_path / "a.zarr"), ["scattering"])["scattering"]
     values = np.random.default_rng(0).standard_normal((1, 5, 2)).astype(np.float32)
     checksum, size = write_region(array, (slice(1, 2), slice(0, 5), slice(4, 6)), values)
     files = [p for p in (tmp_path / "a.zarr/scattering/c").rglob("*") if p.is_file()]
@@ -95,7 +95,7 @@ def test_a_region_is_one_shard_and_reads_back(tmp_path):
 
 def test_a_flipped_bit_in_a_shard_is_an_error_on_reading(tmp_path):
     written(tmp_path / "a.zarr")
-    array = open_coefficients(str(tmp_path / "a.zarr"))
+    array = open_arrays(str(tmp_path / "a.zarr"), ["scattering"])["scattering"]
     values = np.random.default_rng(0).standard_normal((1, 5, 4)).astype(np.float32)
     write_region(array, (slice(0, 1), slice(0, 5), slice(0, 4)), values)
     file = tmp_path / "a.zarr/scattering/c/0/0/0"

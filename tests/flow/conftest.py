@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from scatflow.dataset import open_coefficients
+from scatflow.dataset import COEFFICIENTS, open_arrays
 from scatflow.flow import layout
 from scatflow.flow import run as run_module
 from scatflow.flow.block import compute
@@ -16,6 +16,7 @@ from scatflow.flow.job import parse
 from scatflow.flow.output import make
 from scatflow.flow.plan import prepare
 from scatflow.flow.run import run
+from scatflow.flow.work import written
 
 TIME = {"time": {"start": "2010-09-01T00:00:00.000000000", "step": [10_000_000, 1], "units": "ns"}}
 STATIONS = [f"YA.UV{i:02d}" for i in range(5, 15)]
@@ -95,10 +96,10 @@ class Place:
         """Compute every block in this thread, without a cluster, and return the coefficients."""
         plan = self.plan(**changes)
         make(plan.output, plan.work, plan.template)
-        array = open_coefficients(plan.output)
+        arrays = open_arrays(plan.output, written(plan.work))
         blocks = range(plan.n_blocks) if order is None else order(plan.n_blocks)
-        receipts = [compute(plan.work, array, int(index)) for index in blocks]
-        return np.asarray(array[...]), receipts
+        receipts = [compute(plan.work, arrays, int(index)) for index in blocks]
+        return np.asarray(arrays[COEFFICIENTS][...]), receipts
 
     def bytes(self, output="out.zarr"):
         """Return all objects of a store."""

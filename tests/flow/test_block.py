@@ -11,6 +11,7 @@ from scatflow.engines import HarmonicScattering3D, Scattering1D, Scattering2D
 from scatflow.engines.plan import Plan
 
 WHOLE = 'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nQ = 4\n'
+SEAMLESS = 'kind = "scattering1d"\ndims = ["time"]\nJ = 4\nQ = [2, 1]\nboundary = "seamless"\n'
 FRAMES = WHOLE + 'boundary = "frames"\nframe = 1000\nhop = 700\n'
 
 
@@ -159,11 +160,13 @@ def test_a_value_that_is_not_finite_fails_its_unit_only(place, noise):
     assert not receipt.retry
 
 
-def test_a_hole_in_a_seamless_record_fails_the_blocks_that_see_it(place, small_blocks, noise):
+def test_a_gap_in_a_seamless_record_fails_the_blocks_that_see_it_if_so_asked(
+    place, small_blocks, noise
+):
     x = noise[:1].copy()
     x[0, 290_000] = np.nan
     place.archive(x)
-    found, receipts = place.compute()
+    found, receipts = place.compute(transform=SEAMLESS + 'gaps = "raise"\n')
     failed = [r.block for r in receipts if r.failure]
     assert failed == [4]
     windows = np.isnan(found[0]).any(axis=0)
@@ -211,7 +214,7 @@ def test_a_block_with_holes_has_a_checksum_of_its_source_too(place, noise):
     x[0, 7] = np.nan
     place.archive(x)
     _, (receipt,) = place.compute(transform=WHOLE)
-    assert receipt.failure
+    assert receipt.gaps
     assert receipt.source_checksum == zlib.crc32(x.tobytes())
 
 

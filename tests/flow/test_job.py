@@ -81,8 +81,17 @@ def test_a_good_job_is_read():
             'J = 5\nbackend = "cupy"',
             ['[transform] backend = "cupy": workers compute with'],
         ),
-        ("J = 5", 'J = 5\ngaps = "nan"', ["[transform] gaps is not available", "not treated yet"]),
-        ('variable = "x"', 'gaps = "nan"', ["[source] gaps is not available", "not treated yet"]),
+        (
+            "J = 5",
+            'J = 5\ngaps = "zero"',
+            ["[transform] gaps: found 'zero'", '"raise"'],
+        ),
+        ('variable = "x"', 'absent = "nan"', ["[source] absent: found 'nan'", '"gap"', '"fill"']),
+        (
+            'variable = "x"',
+            "mask = true",
+            ["[source] mask: found true", "are missing"],
+        ),
         *(
             ("workers = 2", f'schedule = "{line}"', [f"[run] schedule: found '{line}'", "0 3 * *"])
             for line in (

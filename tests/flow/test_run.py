@@ -439,7 +439,7 @@ def test_a_record_with_nan_ends_in_exit_code_1(place, noise):
     x = noise[:3, :4096].copy()
     x[1, 7] = np.nan
     place.archive(x)
-    code, said = place.run(transform=WHOLE)
+    code, said = place.run(transform=WHOLE + 'gaps = "raise"\n')
     assert code == 1
     assert "station YA.UV06: 1 of 4096 samples are not finite" in said
     values = zarr.open_array(str(place.path / "out.zarr"), path="scattering")[...]
