@@ -37,6 +37,13 @@ def test_an_array_round_trips_with_its_names_and_steps(npy, tmp_path, dtype, ord
     np.testing.assert_array_equal(everything(source), values.astype(source.read_dtype))
 
 
+def test_chunks_of_zeros_are_stored_and_are_no_gaps(npy, tmp_path):
+    ingest_npy(npy("x.npy", np.zeros((300, 5000), np.int16)), tmp_path / "o.zarr")
+    values, absent = open_source(str(tmp_path / "o.zarr")).load([slice(None)] * 2)
+    assert absent == 0
+    assert (values == 0).all()
+
+
 def test_files_stack_along_item_with_their_stems(npy, tmp_path):
     values = np.arange(24.0).reshape(2, 3, 4)
     paths = [npy("b.npy", values[0]), npy("a.npy", values[1])]

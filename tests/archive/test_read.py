@@ -1,6 +1,7 @@
 """Reading any slab of any store equals NumPy on the whole array."""
 
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ def arrays(draw):
     options = {"order": draw(st.sampled_from("CF"))} if zarr_format == 2 else {}
     if zarr_format == 3 and draw(st.booleans()):
         options["shards"] = tuple(2 * c for c in chunks)
+    # Chunks of zeros that are left out would be gaps.
+    options["config"] = {"write_empty_chunks": True}
     return values, {"chunks": chunks, "zarr_format": zarr_format, **options}
 
 
@@ -37,6 +40,30 @@ def ranges(draw, shape):
     """Draw a non-empty range along each dim."""
     starts = [draw(st.integers(0, n - 1)) for n in shape]
     return [[a, draw(st.integers(a + 1, n))] for a, n in zip(starts, shape, strict=True)]
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_chunks_that_are_gone_are_nan_and_zeros_that_are_there_are_zeros(data):
+    values, options = data.draw(arrays())
+    values = values * (values % 3 > 0).astype(values.dtype)
+    size = options.get("shards", options["chunks"])
+    counts = [-(-n // c) for n, c in zip(values.shape, size, strict=True)]
+    gone = data.draw(st.sets(st.tuples(*(st.integers(0, n - 1) for n in counts)), max_size=4))
+    expected = values.astype(read_dtype(values.dtype))
+    inner = tuple(slice(*r) for r in data.draw(ranges(values.shape)))
+    with tempfile.TemporaryDirectory() as folder:
+        array = zarr.create_array(f"{folder}/a.zarr", data=values, **options)
+        for chunk in gone:
+            Path(folder, "a.zarr", array.metadata.encode_chunk_key(chunk)).unlink()
+            box = tuple(slice(k * c, (k + 1) * c) for k, c in zip(chunk, size, strict=True))
+            expected[box] = np.nan
+        dims = [f"d{i}" for i in range(values.ndim)]
+        got, absent = open_source(f"{folder}/a.zarr", dims=dims).load(inner)
+        fill = open_source(f"{folder}/a.zarr", dims=dims, absent="fill").read(inner)
+    np.testing.assert_array_equal(got, expected[inner])
+    assert absent == np.isnan(expected[inner]).sum()
+    np.testing.assert_array_equal(fill, np.nan_to_num(expected[inner]))
 
 
 @settings(max_examples=120)

@@ -100,7 +100,7 @@ def test_verify_tells_sound_from_damaged_and_repairs(folder):
 
 def test_failed_blocks_end_in_1(folder):
     array = zarr.open_array(str(folder / "archive.zarr"), path="waveform", mode="r+")
-    array[1, 5] = np.nan
+    array[1, 5] = np.inf
     run = scatflow(folder, "run", "job.toml")
     assert run.returncode == 1
     assert "block 0: station 1: 1 of 4096 samples are not finite" in run.stdout

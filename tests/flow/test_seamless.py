@@ -208,11 +208,11 @@ def test_the_filters_of_scatnet_are_refused_with_the_remedy(place, rng):
         place.plan(transform=IMAGE + 'pyramid = "scatnet"\n')
 
 
-def test_a_hole_in_an_image_leaves_out_the_tiles_that_see_it(place, small_tiles, rng):
+def test_a_gap_in_an_image_leaves_out_the_tiles_that_see_it_if_so_asked(place, small_tiles, rng):
     x = rng.standard_normal((150, 150)).astype(np.float32)
     x[3, 5] = np.nan
     place.archive(x, dims=("y", "x"))
-    y, receipts = place.compute(transform=IMAGE)
+    y, receipts = place.compute(transform=IMAGE + '\ngaps = "raise"\n')
     block = Scattering2D(2, L=3, pyramid="fold").canonical_grid().block // 4
     assert np.isnan(y[:, :block, :block]).all()
     assert np.isfinite(y[:, block:]).all()
