@@ -42,6 +42,7 @@ from scatflow.flow.plan import (
 )
 from scatflow.flow.progress import Reporter
 from scatflow.flow.status import status
+from scatflow.flow.window import Window
 
 WHOLE = 'kind = "scattering1d"\ndims = ["time"]\nJ = 4\nQ = 1\n'
 
@@ -553,7 +554,7 @@ def test_a_run_that_stops_waits_for_its_last_blocks(place, noise, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(block_module, "write_region", slow)
-    monkeypatch.setattr(run_module, "_ended", interrupt)
+    monkeypatch.setattr(Window, "ended", interrupt)
     with local_scheduler() as cluster:
         code, _ = place.run(transform=WHOLE, cluster=cluster.scheduler_address)
         assert code == 130
@@ -597,18 +598,6 @@ def test_file_urls_are_sources_and_outputs_alike(place, noise):
     plan = prepare(parse(text, place.path / "job.toml"), str(place.path))
     assert plan.output == str(place.path / "my out.zarr")
     assert run_module.run(plan, fresh=True, say=lambda _: None) == 0
-
-
-def test_a_remote_output_with_a_fresh_heartbeat_is_refused(place, noise):
-    place.archive(noise[:2, :4096])
-    url = "memory://tests/busy.zarr"
-    assert place.run(transform=WHOLE, output=url)[0] == 0
-    ledger = Ledger.open(url, "r+")
-    ledger.flush({"host": "node7", "pid": 42, "updated": time.time(), "rate": 1.0})
-    with pytest.raises(OutputBusyError, match="process 42 on node7"):
-        place.run(transform=WHOLE, output=url)
-    ledger.flush({"host": "node7", "pid": 42, "updated": time.time() - 3600, "rate": 1.0})
-    assert place.run(transform=WHOLE, output=url)[0] == 0
 
 
 def test_a_scheduler_that_does_not_answer_is_a_cluster_error(place, noise, monkeypatch):
