@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from distributed import Future
+from distributed import CancelledError, Future
 from numpy.typing import NDArray
 
 from scatflow.errors import ClusterError, OutputError
@@ -26,6 +26,11 @@ ATTEMPTS = 2
 
 DEATHS = 3
 """Workers that may die of a block, the last of them while it computes nothing else."""
+
+GONE = (
+    "The scheduler went away and took its tasks along. What was finished is kept: start a "
+    "scheduler and give the same command."
+)
 
 Task: TypeAlias = "Future[list[Receipt]]"
 
@@ -83,6 +88,11 @@ class Window:
             The output is another run's.
         """
         for future in self._futures():
+            if (
+                future.status == "pending"
+            ):  # Its worker died with the receipt: it is computed again.
+                future.add_done_callback(self._ended.put)
+                continue
             blocks = self._flying.pop(future)
             receipts = list(self._receipts(future, blocks))
             future.release()  # Held, they would be computed again when their worker dies.
@@ -97,7 +107,7 @@ class Window:
     def _receipts(self, future: Task, blocks: list[int]) -> Iterator[Receipt]:
         """Yield what is final of a task that has ended; the rest is to be computed again."""
         if future.status == "finished":
-            for receipt in future.result():
+            for receipt in self._fetched(future):
                 self._groups.learn(receipt.seconds)
                 self._attempts[receipt.block] += 1
                 if receipt.retry and self._attempts[receipt.block] < ATTEMPTS:
@@ -107,15 +117,18 @@ class Window:
                 yield receipt
             return
         if future.status != "error":
-            raise ClusterError(
-                "The scheduler went away and took its tasks along. What was finished is kept: "
-                "start a scheduler and give the same command."
-            )
+            raise ClusterError(GONE)
         problem = future.exception()
         if isinstance(problem, OutputError):
             raise problem
         for block in blocks:
             yield from self._lost(block, problem)
+
+    def _fetched(self, future: Task) -> list[Receipt]:
+        try:
+            return future.result()
+        except (OSError, CancelledError) as problem:
+            raise ClusterError(GONE) from problem
 
     def _lost(self, block: int, problem: BaseException | None) -> Iterator[Receipt]:
         """Have a block computed again whose task has no receipt, or yield why not."""

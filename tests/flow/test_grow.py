@@ -295,7 +295,7 @@ def test_a_reader_sees_from_where_on_the_end_is_provisional(place, tiny):
 def test_reasons_of_many_failures_are_bounded_and_their_blocks_named(place, tiny, monkeypatch):
     monkeypatch.setattr("scatflow.flow.ledger.REASONS_KEPT", 2)
     monkeypatch.setattr(layout_module, "share", lambda *_: (1,))
-    place.archive(np.full((5, 128), np.nan, np.float32))
+    place.archive(np.full((5, 128), np.inf, np.float32))
     code, said = place.run(transform=WHOLE)
     assert code == 1
     assert [line for line in said.split("\n") if line.startswith("  block")] == [
