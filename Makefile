@@ -8,7 +8,7 @@ BENCH_VENV := .venv-bench
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run relief head install bench bench-runs test clean clean-data
+.PHONY: help run relief head install bench bench-runs soak test clean clean-data
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -33,6 +33,9 @@ bench: $(BENCH_VENV)/.installed ## Engines against Kymatio: figures, picture and
 
 bench-runs: $(BENCH_VENV)/.installed ## Whole runs, workers against threads: page in docs/benchmarks
 	$(BENCH_VENV)/bin/python benchmarks/threads.py --output docs/benchmarks
+
+soak: $(BENCH_VENV)/.installed ## A hundred kills in one run, and the bytes compared: half an hour
+	$(BENCH_VENV)/bin/python benchmarks/soak.py
 
 test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environment of their own
 	$(TEST_VENV)/bin/ruff check .

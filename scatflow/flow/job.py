@@ -14,7 +14,6 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
@@ -90,11 +89,13 @@ def _cron_number(word: str, least: int, names: tuple[str, ...]) -> int:
 
 
 def _address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme and (parts.username or parts.password):
+    if CREDENTIALS.search(text):
         raise PydanticCustomError(SECRET, "a name or a password in a URL")
     return text
 
+
+CREDENTIALS = re.compile(r"://[^@/?#]*:[^@]*@|://[^@/?#:]+@|(?i:secret|password|access_?key)[^/]*=")
+"""A name, with or without a password, before a host; or a secret among a URL's parameters."""
 
 SECRET = "secret"
 """Kind of the error whose input must not be shown."""

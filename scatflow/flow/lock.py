@@ -223,7 +223,7 @@ def _beat(files: Any, lock: str, token: str, stop: threading.Event) -> None:
     number = 0
     while not stop.wait(BEAT_SECONDS):
         number += 1
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # Of whatever kind a store's client has for outages.
             found = _read_object(files, lock)
             if found is not None and _parsed(found.decode(errors="replace")).get("token") != token:
                 return  # Taken over, after this process had been silent: it was taken for dead.
