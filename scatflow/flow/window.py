@@ -88,9 +88,7 @@ class Window:
             The output is another run's.
         """
         for future in self._futures():
-            if (
-                future.status == "pending"
-            ):  # Its worker died with the receipt: it is computed again.
+            if future.status == "pending":  # Its worker died with the receipt; it comes again.
                 future.add_done_callback(self._ended.put)
                 continue
             blocks = self._flying.pop(future)
