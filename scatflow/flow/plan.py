@@ -443,9 +443,9 @@ def _seams(work: Work) -> list[str]:
     if grid is not None and grid.seen > CUT_OFF:
         notes.append(
             f"the smallest filters are cut off at the Nyquist frequency, at {grid.seen:.2g} of "
-            "their peak, and ring beyond any halo: tiles match the whole volume to 8e-3 of a path's "
-            "maximum on white noise, to 1e-3 on smooth volumes. A larger sigma_0 rings less: 4e-6 "
-            "at 1.5, 1e-6 from 2 on"
+            "their peak, and ring beyond any halo: tiles match the whole volume to 8e-3 of each "
+            "path's maximum on white noise, to 1e-3 on smooth volumes. A larger sigma_0 rings "
+            "less: 4e-6 at 1.5, 1e-6 from 2 on"
         )
     return notes
 
