@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,6 +114,7 @@ def decoding(
                 "The store's fill_value is 0, which is also Zarr's default: zeros are taken as "
                 "data, where xarray would call them missing."
             )
+    values = [v for v in values if dtype.kind == "f" or math.isfinite(v)]
     if unsigned:
         values = [int(v) % 2 ** (8 * dtype.itemsize) for v in values]
     # A value that the type cannot hold marks nothing.

@@ -269,10 +269,15 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)
-    except Exception:
+    except Exception as problem:
+        if type(problem).__module__.partition(".")[0] in STORE_CLIENTS:
+            _fail(f"{problem}. Check that the store can be reached, and its credentials.", USAGE)
         traceback.print_exc()
         _fail("This is a mistake in scatflow: please report it with the lines above.", INTERNAL)
 
+
+STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")
+"""Packages whose exceptions are an object store's, or its absence."""
 
 MESSAGE = 8000
 """Characters of a message, at most: names in other people's stores may be of any length."""

@@ -46,6 +46,7 @@ from scatflow.flow.earlier import (
     restore,
 )
 from scatflow.flow.gaps import Filtered, shared, summed, transform
+from scatflow.flow.groups import TASK_SECONDS
 from scatflow.flow.layout import Layout, Part
 from scatflow.flow.ledger import Ledger, check_unreplaced
 from scatflow.flow.output import check_reachable
@@ -211,8 +212,22 @@ def process(key: Key, index: int) -> Receipt:
 
 
 def process_all(key: Key, blocks: list[int]) -> list[Receipt]:
-    """Compute some blocks, one after the other; see :func:`process`."""
-    return [process(key, block) for block in blocks]
+    """Compute some blocks, one after the other, until a task has lasted long enough.
+
+    See :func:`process`; blocks without a receipt have not been computed.
+    """
+    begun, receipts = time.monotonic(), []
+    with ACTIVE_LOCK:  # None of the moments between two blocks is the end.
+        ACTIVE[key.token] += 1
+    try:
+        for block in blocks:
+            receipts.append(process(key, block))
+            if time.monotonic() - begun > TASK_SECONDS:
+                break
+    finally:
+        with ACTIVE_LOCK:
+            ACTIVE[key.token] -= 1
+    return receipts
 
 
 def compute(
@@ -247,10 +262,9 @@ def compute(
     laid = work.layout
     before = (arrays, earlier) if earlier is not None else None
     made = evaluate(work, index, turn, before)
-    before_writing()
     size = made.kept.values.nbytes + made.kept.fraction.nbytes
     written_checksum, n_written = within(
-        size, f"writing block {index}", lambda: _write(work, arrays, index, made)
+        size, f"writing block {index}", lambda: _write(work, arrays, index, made, before_writing)
     )
     return Receipt(
         index,
@@ -267,8 +281,11 @@ def compute(
     )
 
 
-def _write(work: Work, arrays: Arrays, index: int, made: Evaluated) -> tuple[int, int]:
+def _write(
+    work: Work, arrays: Arrays, index: int, made: Evaluated, before: Callable[[], None]
+) -> tuple[int, int]:
     """Write what a block gives, the coefficients last; return the checksum and bytes of all."""
+    before()
     found, n_written = 0, 0
     for name, where in regions(work, arrays, index):
         if made.damaged:  # Zarr reads a shard at the array's end before it writes what lies inside.
@@ -358,12 +375,15 @@ def source_checksum(work: Work, index: int) -> int:
 
 def _read(work: Work, part: Part) -> Loaded:
     """Read what a block needs at a time, axes as in the source."""
-    order = work.layout.order
+    laid = work.layout
+    order = laid.order
     spans = [(0, 0)] * len(order)
     for axis, span in zip(order, part.slab, strict=True):
         spans[axis] = span
     # What lies beyond the end of a periodic record is its beginning.
-    runs = [list(repeated(*span, n)) for span, n in zip(spans, work.source.shape, strict=True)]
+    # The record may be one that was shorter than the source is now.
+    sizes = dict(zip(order, (*laid.cuts.shape[: laid.n_untouched], *laid.lengths), strict=True))
+    runs = [list(repeated(*span, sizes[axis])) for axis, span in enumerate(spans)]
     if all(len(along) == 1 for along in runs):
         return _read_box(work, [along[0].span for along in runs])
     slab, absent = np.empty([b - a for a, b in spans], work.dtype), 0
@@ -380,7 +400,9 @@ def _read_box(work: Work, spans: Sequence[Span]) -> Loaded:
     def read() -> Loaded:
         return work.source.load(slices, dtype=work.dtype)
 
-    size = math.prod(b - a for a, b in spans) * work.source.dtype.itemsize
+    size = work.source.dtype.itemsize
+    for (a, b), chunk in zip(spans, work.source.chunks, strict=True):
+        size *= (max(b - 1, a) // max(chunk, 1) - a // max(chunk, 1) + 1) * max(chunk, 1)
     try:
         return within(size, "reading", read)
     except Exception as problem:

@@ -11,10 +11,18 @@ import zarr
 from numpy.typing import NDArray
 
 from scatflow.blocks import Span
-from scatflow.dataset import COEFFICIENTS, DAMAGE, FRACTION, PARTIAL, checksum
+from scatflow.dataset import (
+    COEFFICIENTS,
+    DAMAGE,
+    FRACTION,
+    PARTIAL,
+    checksum,
+    erase_region,
+    open_arrays,
+)
 from scatflow.flow.layout import Layout, layout
 from scatflow.flow.ledger import Ledger
-from scatflow.flow.work import Work
+from scatflow.flow.work import Work, written
 
 Arrays = Mapping[str, zarr.Array[Any]]
 """Variables of an output, by name."""
@@ -171,6 +179,13 @@ def restore(
         to, of = (tuple(where[axis] for axis in windowed) for where in (here, there))
         kept.fraction[to] = found[FRACTION][of]
     return settled(old, new)
+
+
+def erase_block(work: Work, output: str, index: int) -> None:
+    """Delete what a block has in the output, which reads as missing then."""
+    arrays = open_arrays(output, written(work))
+    for name, where in regions(work, arrays, index):
+        erase_region(arrays[name], where)
 
 
 def holds(units: tuple[int, ...], cell: tuple[int, ...]) -> bool:

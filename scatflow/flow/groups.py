@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 TASK_SECONDS = 0.25
-"""Blocks are put together until a task lasts as long: client and scheduler spend 5 ms on a task."""
+"""Blocks are put together until a task lasts as long: client and scheduler spend 3 ms on a task."""
 
 MOST = 64
 """Blocks in one task: what is to be computed again, at most, when a worker dies."""

@@ -94,8 +94,10 @@ def _address(text: str) -> str:
     return text
 
 
-CREDENTIALS = re.compile(r"://[^@/?#]*:[^@]*@|://[^@/?#:]+@|(?i:secret|password|access_?key)[^/]*=")
-"""A name, with or without a password, before a host; or a secret among a URL's parameters."""
+CREDENTIALS = re.compile(
+    r"://[^@/?#]*:[^@/?#]*@|[?&#][^=]*(?i:secret|password|key|sig|signature|token|credential)[^=]*="
+)
+"""A name and a password before a host, or a secret among a URL's parameters."""
 
 SECRET = "secret"
 """Kind of the error whose input must not be shown."""
@@ -137,6 +139,11 @@ class SourceTable(Table):
         default=None,
         description='what chunks are that the store does not hold: "gap" (missing samples, the '
         'default) or "fill" (the fill value)',
+    )
+    clock: Literal["check", "ignore"] = Field(
+        default="check",
+        description="whether samples along transformed dimensions have to be evenly spaced, one of "
+        '"check", "ignore"',
     )
 
 

@@ -145,11 +145,6 @@ class Layout:
         return tuple(t.halo for t in self.tiles) or (0,) * len(self.lengths)
 
     @property
-    def keep(self) -> tuple[slice, ...]:
-        """Windows of a tile's transform that are its own, along each transformed dimension."""
-        return tuple(t.keep for t in self.tiles)
-
-    @property
     def framed(self) -> tuple[bool, ...]:
         """Which transformed dimensions are cut into frames."""
         return tuple(f > 0 for f in self.transform.frame)
@@ -561,8 +556,8 @@ def _canonical(
 ) -> tuple[CanonicalGrid, Plan]:
     """Return the canonical grid for records of some lengths, and the plan of one tile."""
     try:
-        grid = engine.canonical_grid(dtype)
         engine.check_size(lengths)
+        grid = engine.canonical_grid(dtype)
         plan = engine.canonical_plan(dtype)
     except ValueError as problem:
         raise JobError(f"[transform] {problem}") from problem

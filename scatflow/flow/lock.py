@@ -173,20 +173,23 @@ def _locked_object(output: str) -> Iterator[None]:
     finally:
         stop.set()
         beat.join()
-        with contextlib.suppress(FileNotFoundError):
-            files.rm_file(lock)
+        with contextlib.suppress(Exception):  # It may have been taken over, or be out of reach.
+            if _parsed((_read_object(files, lock) or b"").decode()).get("token") == token:
+                files.rm_file(lock)
 
 
 def _take(files: Any, lock: str, output: str, token: str) -> None:
     """Create the lock, after the one of a dead run has been removed."""
     while True:
-        try:
-            files.pipe_file(lock, _holding(token, 0), mode="create")
-            return
-        except FileExistsError:
-            found = _read_object(files, lock)
+        found = _read_object(files, lock)  # First: not every store knows conditional writes.
         if found is None:
-            continue  # It has been given up this instant.
+            with contextlib.suppress(FileExistsError):
+                files.pipe_file(lock, _holding(token, 0), mode="create")
+            found = _read_object(files, lock)
+            if found == _holding(token, 0):
+                return
+            if found is None:
+                continue  # Another run has had it for an instant.
         holder = _parsed(found.decode(errors="replace"))
         if not _is_dead_here(holder) and not _is_silent(files, lock, found):
             raise _busy(output.rsplit("/", 1)[-1], holder)

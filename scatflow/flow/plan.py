@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import zarr
 from dask.system import CPU_COUNT
 
 from scatflow.blocks import Span, ceil_div, halved, repeated
@@ -131,8 +132,11 @@ def _fraction_dims(template: Template) -> list[str] | None:
 
 def _blocks_there(job: Job, base: str) -> tuple[int, ...] | None:
     """Return the units in a block of the output that is there, if there is one."""
-    ledger = look(absolute(job.output.store, base)).ledger
-    units = None if ledger is None else ledger.settings.get("block", {}).get("units")
+    output = absolute(job.output.store, base)
+    if look(output).kind not in ("ours", "damaged"):
+        return None
+    settings = zarr.open_group(output, path="ledger", mode="r").attrs.get("settings")
+    units = settings.get("block", {}).get("units") if isinstance(settings, dict) else None
     return None if units is None else tuple(units)
 
 

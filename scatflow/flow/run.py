@@ -8,17 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from distributed import performance_report
 from numpy.typing import NDArray
 
-from scatflow.dataset import DONE, FAILED
+from scatflow.dataset import DONE, FAILED, PARTIAL
 from scatflow.errors import OutputError
 from scatflow.flow.block import Key, Receipt, active, place, source_checksum, warm_up
 from scatflow.flow.cluster import Cluster, connect
-from scatflow.flow.earlier import settled_cells, shorter
+from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
@@ -215,8 +216,10 @@ def _check_source(
     some = _some(np.intersect1d(first, done).astype(int), CHECKED_BLOCKS // 2)
     left = CHECKED_BYTES
     for block in [*some, *(b for b in _some(done, CHECKED_BLOCKS - len(some)) if b not in some)]:
+        if left < 0:
+            break  # One block is read in any case.
         left -= block_bytes(work, block)
-        if left >= 0 and source_checksum(work, block) != ledger.source[block]:
+        if source_checksum(work, block) != ledger.source[block]:
             raise OutputError(
                 f"The source changed: block {block} ({place(work, block)}) differs from what "
                 f"was read for {output}, so old and new results would be mixed. Restore the "
@@ -258,7 +261,8 @@ def _compute(
             pending, total = ledger.pending(), ledger.state.size
             reporter = stack.enter_context(Reporter(total, total - pending.size))
             begun = time.monotonic()
-            totals = _work_through(cluster, key, pending, ledger, reporter)
+            erase = partial(erase_block, plan.work, plan.output)
+            totals = _work_through(cluster, key, pending, ledger, reporter, erase)
             seconds = max(time.monotonic() - begun, 1e-9)
     finally:
         if ledger is not None:
@@ -286,14 +290,20 @@ def _work_through(
     pending: np.ndarray[Any, Any],
     ledger: Ledger,
     reporter: Reporter,
+    erase: Callable[[int], None],
 ) -> Totals:
-    """Keep a window of futures full, record each receipt, and let each future go at once."""
+    """Keep a window of futures full, record each receipt, and let each future go at once.
+
+    A block that could not be computed and has coefficients of a shorter record is erased.
+    """
     started, totals = time.time(), Totals()
     window = Window(cluster, key, pending)
     try:
         while window.fill():
             for receipt in window.ended():
                 totals.add(receipt)
+                if ledger.state[receipt.block] >= PARTIAL and not receipt.checksum:
+                    erase(receipt.block)
                 ledger.record(
                     receipt.block, receipt.checksum, receipt.source_checksum, receipt.failure
                 )

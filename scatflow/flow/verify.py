@@ -21,6 +21,7 @@ from scatflow.dataset import (
     COEFFICIENTS,
     DAMAGE,
     DONE,
+    FRACTION,
     checksum,
     differing,
     erase_region,
@@ -29,7 +30,7 @@ from scatflow.dataset import (
     rewrite,
     shard_key,
 )
-from scatflow.errors import OutputError
+from scatflow.errors import OutputError, SourceError
 from scatflow.flow.block import evaluate, place
 from scatflow.flow.earlier import Arrays, regions
 from scatflow.flow.labels import template
@@ -42,6 +43,9 @@ from scatflow.flow.progress import Reporter
 from scatflow.flow.run import run
 from scatflow.flow.settings import fingerprint
 from scatflow.flow.work import Work, from_settings, written
+
+ROUNDINGS = 32
+"""Operations on the largest coefficient of a block whose rounding is within the tolerance."""
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 """What two backends may differ by, relative to the largest coefficient of the path in the block."""
@@ -203,6 +207,8 @@ def _variables(plan: RunPlan) -> Arrays:
         arrays = open_arrays(plan.output, written(plan.work), "r")
         array = arrays[COEFFICIENTS]
         found = (array.shape, array.dtype, array.metadata.to_dict()["dimension_names"])
+        if not all(np.isnan(one.fill_value) for one in arrays.values()):
+            found = "a fill value that is not NaN"
     except (*DAMAGE, FileNotFoundError) as problem:
         found = problem
     if found != (expected.shape, expected.dtype, expected.dims):
@@ -329,12 +335,20 @@ def _compared(
     plan: RunPlan, other: Work, ledger: Ledger, arrays: Arrays, block: int
 ) -> tuple[float, Problem | None]:
     """Compute a block again and return its largest difference, and what is wrong with it."""
-    made = evaluate(other, block)
+    try:
+        made = evaluate(other, block)
+    except SourceError as problem:
+        return 0.0, _of_block("source", plan, arrays, block, f"cannot be read: {problem}")
     if made.source_checksum != ledger.source[block]:
         return 0.0, _of_block(
             "source", plan, arrays, block, "the source is not what was transformed"
         )
     stored = np.asarray(arrays[COEFFICIENTS][other.layout.region(block)])
+    if FRACTION in arrays:
+        (_, where), _ = regions(plan.work, arrays, block)
+        if not np.array_equal(arrays[FRACTION][where], made.kept.fraction, equal_nan=True):
+            what = "valid_fraction is not the share of valid samples"
+            return 0.0, _of_block("values", plan, arrays, block, what)
     difference = apart(stored, made.kept.values, other.layout.path_axis)
     worst = float(difference.max())
     if worst <= TOLERANCE[str(other.dtype)]:
@@ -350,7 +364,9 @@ def _compared(
 def apart(found: NDArray[Any], expected: NDArray[Any], path_axis: int) -> NDArray[np.float64]:
     """Return how far coefficients are from others, relative to the largest one of their path.
 
-    Infinite where only one of them is missing (NaN).
+    Paths that are faint beside the largest coefficient of all, as beside the mean of a record with
+    an offset, carry its rounding: what that may be, over the tolerance, is added to what they are
+    compared with. Infinite where only one of them is missing (NaN).
 
     Examples
     --------
@@ -360,8 +376,10 @@ def apart(found: NDArray[Any], expected: NDArray[Any], path_axis: int) -> NDArra
     a, b = (np.moveaxis(v, path_axis, 0).reshape(v.shape[path_axis], -1) for v in (found, expected))
     missing = np.isnan(b)
     distance = np.where(missing, 0.0, np.abs(a.astype(np.float64) - b))
+    largest = float(np.where(missing, 0.0, np.abs(b)).max(initial=0.0))
     distance[np.isnan(a) != missing] = np.inf
     most = np.where(missing, 0.0, np.abs(b)).max(axis=1)
+    most += ROUNDINGS * np.finfo(found.dtype).eps / TOLERANCE[str(found.dtype)] * largest
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = distance.max(axis=1) / most
     return np.asarray(np.where(distance.max(axis=1) == 0, 0.0, ratio), np.float64)
@@ -384,6 +402,11 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(plan.output))
         ledger = Ledger.open(plan.output, "r+", mend=True)
+        if ledger.fingerprint != plan.work.fingerprint or ledger.growing:
+            raise OutputError(
+                f"{plan.output} was changed by a run while it was verified: nothing was repaired. "
+                "Give the same command again."
+            )
         group = zarr.open_group(plan.output, mode="r+", use_consolidated=False)
         rewrite(group, plan.template, {p.object for p in report.problems if p.kind == "coordinate"})
         finish(group, plan.template.dataset_attrs)

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from distributed import CancelledError, Future
+from distributed import CancelledError, Future, KilledWorker
 from numpy.typing import NDArray
 
 from scatflow.errors import ClusterError, OutputError
@@ -61,21 +61,25 @@ class Window:
         self._attempts: Counter[int] = Counter()
         self._deaths: Counter[int] = Counter()
         self._suspects: deque[int] = deque()
+        self._alone: Task | None = None
 
     def fill(self) -> bool:
         """Submit tasks until the window is full, and tell whether anything is in flight."""
+        if self._alone in self._flying:
+            return True
         if self._suspects:
             if not self._flying:
-                self._submit([self._suspects.popleft()])
+                self._alone = self._submit([self._suspects.popleft()])
             return True
         while len(self._flying) < self._most and (blocks := self._groups.take()):
             self._submit(blocks)
         return bool(self._flying)
 
-    def _submit(self, blocks: list[int]) -> None:
+    def _submit(self, blocks: list[int]) -> Task:
         future = self._client.submit(process_all, self._key, blocks, pure=False)
         self._flying[future] = blocks
         future.add_done_callback(self._ended.put)
+        return future
 
     def ended(self) -> Iterator[Receipt]:
         """Yield the receipts of blocks that have ended, after a short wait for the first.
@@ -104,8 +108,14 @@ class Window:
 
     def _receipts(self, future: Task, blocks: list[int]) -> Iterator[Receipt]:
         """Yield what is final of a task that has ended; the rest is to be computed again."""
+        problem: BaseException | None
         if future.status == "finished":
-            for receipt in self._fetched(future):
+            receipts, problem = self._fetched(future)
+            # A task ends after a while, whatever is left of its blocks.
+            self._groups.again(blocks[len(receipts) :] if problem is None else ())
+            for block in blocks if problem is not None else ():
+                yield from self._lost(block, problem)
+            for receipt in receipts:
                 self._groups.learn(receipt.seconds)
                 self._attempts[receipt.block] += 1
                 if receipt.retry and self._attempts[receipt.block] < ATTEMPTS:
@@ -122,11 +132,14 @@ class Window:
         for block in blocks:
             yield from self._lost(block, problem)
 
-    def _fetched(self, future: Task) -> list[Receipt]:
+    def _fetched(self, future: Task) -> tuple[list[Receipt], BaseException | None]:
+        """Return a task's receipts, or why they are lost: with the worker that held them."""
         try:
-            return future.result()
+            return future.result(), None
         except (OSError, CancelledError) as problem:
             raise ClusterError(GONE) from problem
+        except KilledWorker as problem:
+            return [], problem
 
     def _lost(self, block: int, problem: BaseException | None) -> Iterator[Receipt]:
         """Have a block computed again whose task has no receipt, or yield why not."""

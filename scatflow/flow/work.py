@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scatflow.archive import Source, open_source, stores
+from scatflow.archive.clock import first_uneven
 from scatflow.dataset import COEFFICIENTS, FRACTION
 from scatflow.engines import Engine, engine_from_dict
 from scatflow.errors import JobError, OutputError, SourceError
@@ -112,6 +113,8 @@ def from_job(job: Job, base: str) -> Work:
         mask=table.mask,
         absent=table.absent,
     )
+    if table.clock == "check":
+        _check_even(source, job.transform.dims)
     transform = Transform(
         tuple(job.transform.dims),
         job.transform.boundary,
@@ -133,6 +136,27 @@ def from_job(job: Job, base: str) -> Work:
         "block": _cut(laid),
     }
     return Work(source, job.engine, laid, dtype, settings).on(job.run.threads)
+
+
+def _check_even(source: Source, dims: Sequence[str]) -> None:
+    """Refuse transforms along dimensions whose samples are not evenly spaced."""
+    for dim in dims:
+        coord = source.coords.get(dim)
+        found = first_uneven(coord.values) if coord is not None else None
+        if coord is None or found is None:
+            continue
+        sample, steps = found
+        where = f"{dim} sample {sample} ({coord.values[sample]})"
+        what = f"{where} lies {steps:.6g} steps after the one before it"
+        if round(steps) > 1 and abs(steps - round(steps)) < 0.01:
+            what = f"{round(steps) - 1} samples are left out before {where}"
+        elif steps != steps:
+            what = f"{where} has no value"
+        raise SourceError(
+            f"The samples of {source.variable} are not evenly spaced, and a transform takes them "
+            f"as if they were: {what}. Select an even part with [source] isel or sel, write the "
+            'source again on an even grid, or set [source] clock = "ignore".'
+        )
 
 
 def from_settings(settings: Mapping[str, Any], base: str) -> Work:

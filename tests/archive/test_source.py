@@ -14,6 +14,7 @@ import xarray as xr
 import zarr
 
 from scatflow.archive import open_source
+from scatflow.archive.decoding import decoding
 from scatflow.archive.stores import unsafe_codec
 from scatflow.errors import MissingExtraError, SourceError, SourceNotFoundError
 
@@ -612,3 +613,11 @@ def test_a_damaged_chunk_is_an_error_and_not_a_number(tmp_path):
     assert source.read((slice(0, 1), slice(None))).shape == (1, 1000)
     with pytest.raises(ValueError, match="checksum"):
         source.read((slice(1, 2), slice(None)))
+
+
+@pytest.mark.parametrize("unsigned", ["true", "false"])
+@pytest.mark.parametrize("value", [float("inf"), "-inf", float("nan")])
+def test_values_that_integers_cannot_hold_mark_nothing(value, unsigned):
+    attrs = {"_FillValue": value, "_Unsigned": unsigned}
+    rule, _ = decoding(attrs, np.dtype(np.int16), 3, 0)
+    assert rule.missing == ()

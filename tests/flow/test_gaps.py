@@ -532,3 +532,26 @@ def test_a_mask_counts_in_the_memory_that_a_plan_states(place, noise):
     group.create_array("bad", data=np.zeros(noise.shape, "i8"), dimension_names=["station", "time"])
     with_mask = place.plan(transform=SEAMLESS, source='mask = "bad"').peak_bytes
     assert with_mask > without + 9 * 65536
+
+
+# --- clocks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: np.where(np.arange(t.size) < 700, t, t + 30), "3 samples are left out before"),
+        (lambda t: np.where(np.arange(t.size) == 700, t + 4, t), r"lies 1.4 steps after the one"),
+    ],
+)
+def test_a_clock_that_jumps_is_refused_with_the_sample_where_it_does(place, noise, change, words):
+    place.archive(noise[:2, :4096], dims=("station", "t"))
+    group = zarr.open_group(str(place.path / "archive.zarr"))
+    clock = change(np.arange(4096) * 10)
+    group.create_array("t", data=clock, dimension_names=["t"])
+    transform = WHOLE.replace("time", "t")
+    with pytest.raises(SourceError, match=words) as refusal:
+        place.plan(transform=transform)
+    assert f"t sample 700 ({clock[700]})" in str(refusal.value)
+    place.plan(transform=transform, source='clock = "ignore"')
+    place.plan(transform=transform, source="isel = { t = [0, 700] }")

@@ -1,10 +1,13 @@
 """Blocks are handed out once each, in tasks that last long enough."""
 
+from types import SimpleNamespace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scatflow.flow import window as window_module
+from scatflow.flow.block import Receipt
 from scatflow.flow.groups import MOST, TASK_SECONDS, Groups
 
 
@@ -63,3 +66,59 @@ def test_blocks_of_a_lost_task_are_computed_alone(small_blocks, place, noise, mo
     assert "1 of " in said
     assert "block 5: MemoryError: too much" in said
     assert [block for blocks in split[:4] for block in blocks] == [4, 5, 6, 7]
+
+
+class Reported:
+    """A task as a client shows it."""
+
+    def __init__(self, blocks):
+        self.blocks, self.status, self.problem = blocks, "pending", None
+
+    def add_done_callback(self, call):
+        self.call = call
+
+    def result(self):
+        return [Receipt(block) for block in self.blocks]
+
+    def exception(self):
+        return self.problem
+
+    def release(self):
+        pass
+
+    def end(self, problem=None):
+        self.status, self.problem = ("finished" if problem is None else "error"), problem
+        self.call(self)
+
+
+def test_a_block_that_was_lost_twice_is_computed_while_nothing_else_is():
+    submitted = []
+
+    class Client:
+        def submit(self, _call, _key, blocks, **_):
+            submitted.append(Reported(blocks))
+            return submitted[-1]
+
+    cluster = SimpleNamespace(client=Client(), held=3, slots=2)
+    window = window_module.Window(cluster, None, np.arange(20))
+    assert window.fill()
+    for _ in range(2):
+        (bad,) = (f for f in submitted if f.status == "pending" and f.blocks == [0])
+        bad.end(RuntimeError("its worker died"))
+        assert list(window.ended()) == []
+        window.fill()
+    before = len(submitted)
+    for future in submitted:
+        if future.status == "pending":
+            future.end()
+    assert len(list(window.ended())) == 6
+    assert window.fill()
+    assert [f.blocks for f in submitted[before:]] == [[0]]
+    assert window.fill()
+    assert len(submitted) == before + 1
+    submitted[-1].end(RuntimeError("its worker died"))
+    (receipt,) = window.ended()
+    assert (receipt.block, receipt.retry) == (0, False)
+    assert "its worker died" in receipt.failure
+    assert window.fill()
+    assert len(submitted) > before + 1

@@ -308,3 +308,23 @@ def test_reasons_of_many_failures_are_bounded_and_their_blocks_named(place, tiny
     assert len(Ledger.open(str(place.path / "out.zarr")).failures) == 2
     assert len(status(place.job(transform=WHOLE), str(place.path))["failures"]) == 5
     assert look(str(place.path / "out.zarr")).kind == "ours"
+
+
+def test_a_block_of_a_shorter_record_that_cannot_be_read_anew_holds_nothing_of_it(place, noise):
+    """Its old windows see a reflection that is no more."""
+    place.archive(noise[:1, :13_000], chunks=(1, 1000))
+    assert place.run()[0] == 0
+    array = zarr.open_array(str(place.path / "archive.zarr"), path="waveform", mode="r+")
+    array.resize((1, 31_000))
+    array[0, 13_000:] = noise[0, 13_000:31_000]
+    chunk = place.path / "archive.zarr/waveform/c/0/29"
+    good = chunk.read_bytes()
+    chunk.write_bytes(good[:50])
+    assert place.run()[0] == 1
+    with xr.open_zarr(str(place.path / "out.zarr")) as ds:
+        assert np.isnan(ds.scattering.values).all()
+    chunk.write_bytes(good)
+    assert place.run()[0] == 0
+    before = place.bytes()
+    assert place.run(fresh=True)[0] == 0
+    assert place.bytes() == before

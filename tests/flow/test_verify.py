@@ -302,3 +302,14 @@ def test_a_torn_shard_of_a_block_that_is_not_done_is_no_obstacle(done, damage):
     ledger.flush(None)
     assert done.run(transform=FRAMES)[0] == 0
     assert done.bytes() == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_offset_is_no_difference_between_backends(place, inline, dtype):
+    """Paths are faint beside the mean, whose rounding they carry."""
+    x = 2000 + 10 * np.random.default_rng(0).standard_normal((2, 4096))
+    place.archive(x.astype(dtype))
+    transform = 'kind = "scattering1d"\ndims = ["time"]\nJ = 8\nQ = 8\n'
+    assert place.run(transform=transform, dtype=dtype)[0] == 0
+    plan = place.plan(transform=transform, dtype=dtype)
+    assert verify(plan, say=lambda _: None, seed=0).sound

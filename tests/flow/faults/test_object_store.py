@@ -175,6 +175,18 @@ def test_a_password_in_a_url_is_refused_without_being_shown(place, key):
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("end", ["?sig=hush", "?X-Amz-Signature=hush", "?token=hush"])
+def test_a_secret_among_a_urls_parameters_is_refused_without_being_shown(place, end):
+    with pytest.raises(JobError, match="password") as caught:
+        parse(place.text(output=f"https://host/out.zarr{end}"), place.path / "job.toml")
+    assert "hush" not in str(caught.value)
+
+
+def test_a_place_of_azure_is_no_secret(place):
+    url = "abfs://container@account.dfs.core.windows.net/out.zarr"
+    assert parse(place.text(output=url), place.path / "job.toml").output.store == url
+
+
 def test_a_whole_bucket_is_no_output(s3, remote):
     job = text(remote).replace("s3://bucket/out.zarr", "s3://other")
     s3.files.mkdir("other")
