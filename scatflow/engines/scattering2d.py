@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -375,6 +375,11 @@ class Frame:
         folded: Array = masked.reshape(r, m // r, r, n // r).sum(axis=(0, 2))
         return folded
 
+    @cached_property
+    def averages(self) -> list[Lowpass]:
+        """The average of a modulus at each level; layers share it."""
+        return [self.lowpass(level) for level in range(self.engine.J)]
+
     def lowpass(self, level: int) -> Lowpass:
         """Return the average of a modulus that is decimated by ``2**level``."""
         J, r = self.engine.J, 2**level
@@ -430,7 +435,7 @@ def _plan(
         shape=shape,
         padded=padded,
         before=before,
-        tree=Tree(padded, frame.lowpass(0), _layers(frame, paths), ELEMENTS),
+        tree=Tree(padded, frame.averages[0], _layers(frame, paths), ELEMENTS),
         paths=paths,
         output_shape=output_shape,
         labelled_shape=output_shape,
@@ -447,7 +452,7 @@ def _layers(frame: Frame, paths: PathTable) -> tuple[Layer, ...]:
 
     def layer(level: int, j: int, rows: list[list[int]], children: tuple[Layer, ...]) -> Layer:
         grid = (frame.padded[0] // 2**j, frame.padded[1] // 2**j)
-        return Layer(stages[j][level], np.array(rows, np.intp), grid, frame.lowpass(j), children)
+        return Layer(stages[j][level], np.array(rows, np.intp), grid, frame.averages[j], children)
 
     layers = []
     for j1 in range(J):
