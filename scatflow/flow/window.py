@@ -111,10 +111,12 @@ class Window:
         problem: BaseException | None
         if future.status == "finished":
             receipts, problem = self._fetched(future)
-            # A task ends after a while, whatever is left of its blocks.
-            self._groups.again(blocks[len(receipts) :] if problem is None else ())
-            for block in blocks if problem is not None else ():
-                yield from self._lost(block, problem)
+            left = blocks[len(receipts) :]
+            if problem is not None:
+                for block in left:
+                    yield from self._lost(block, problem)
+            elif left:  # A task ends after a while.
+                self._groups.again(left)
             for receipt in receipts:
                 self._groups.learn(receipt.seconds)
                 self._attempts[receipt.block] += 1
