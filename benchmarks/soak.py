@@ -1,6 +1,6 @@
 """Kill a long run again and again, and compare its bytes with those of an undisturbed one.
 
-    python benchmarks/soak.py [--kills 100] [--gib 2] [--seed 0] [--folder DIR]
+    python benchmarks/soak.py [--kills 100] [--gib 8] [--seed 0] [--folder DIR]
 
 A run is killed without warning (SIGKILL) at random moments: one of its workers, or the client with
 the scheduler that lives in it, in which case the same command is given again. When so many kills
@@ -88,7 +88,7 @@ def one_life(job: Path, rng: random.Random, most: int, counts: dict[str, int]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--gib", type=float, default=2.0)
+    parser.add_argument("--gib", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="where to put archive and results (default: temporary)")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
 """Make an output longer when its source has grown: only what sees new samples is computed again.
 
 The order of writing makes it safe to die at any moment: the new ledger beside the old one; the
-ledger's attributes, from which on the new one counts; labels and shapes; the dataset's metadata, in
-one write; the ledger's own arrays; its attributes again, which end the growth.
+ledger's attributes, from which on the new one counts; labels and shapes; the dataset's
+consolidated metadata, then its attributes; the ledger's own arrays; its attributes again, which end the growth.
 """
 
 from __future__ import annotations
