@@ -2,7 +2,8 @@
 
 The order of writing makes it safe to die at any moment: the new ledger beside the old one; the
 ledger's attributes, from which on the new one counts; labels and shapes; the dataset's
-consolidated metadata, then its attributes; the ledger's own arrays; its attributes again, which end the growth.
+consolidated metadata, then its attributes; the ledger's own arrays; its attributes again, which end
+the growth.
 """
 
 from __future__ import annotations
