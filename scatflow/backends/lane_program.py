@@ -263,28 +263,10 @@ class _Images(_Table):
         wide = ABREAST if grid[1] % ABREAST == parent[1] % UNITS == 0 else 1
         row[lanes.WIDE], row[lanes.DELTA] = wide, -pitch * UNITS
         lines = grid[1] // wide
-        cuts, weights, used = [], [], 0
-        for f, box in enumerate(stage.take()):
-            columns = np.ascontiguousarray(box.values.T)
-            width, height = columns.shape
-            counts = np.abs(columns) > bands.SPAN_EPS[self.dtype.name] * np.abs(columns).max()
-            lows = np.where(counts.any(axis=1), counts.argmax(axis=1), height)
-            highs = height - 1 - counts[:, ::-1].argmax(axis=1)
-            groups = 2 * (width // wide + 2)  # with what is mirrored
-            runs = np.empty((groups * (height // grid[0] + 3), 6), np.int64)
-            some = np.zeros((groups * height, wide), self.dtype)
-            made, written = lanes.cut_columns(
-                columns, lows, highs, box.starts, parent, grid, pitch, f * lines, runs, some,
-                lanes.STAMP,
-            )  # fmt: skip
-            runs[:made, 5] += used
-            used += written
-            cuts.append(runs[:made])
-            weights.append(some[:written])
-        runs = np.concatenate(cuts)
-        self._fold(
-            row, lanes.FOLD, runs, np.concatenate(weights), row[lanes.COUNT] * lines, grid[0]
-        )
+        boxes = stage.take()
+        eps = self.dtype.type(bands.SPAN_EPS[self.dtype.name])
+        runs, weights = lanes.cut_columns(*boxes, parent, grid, pitch, wide, eps, lanes.STAMP)
+        self._fold(row, lanes.FOLD, runs, weights.copy(), row[lanes.COUNT] * lines, grid[0])
 
     def _lowpass(self, row: list[int], how: np.int64, average: Lowpass, axis: int, n: int) -> None:
         factor, target = average.factors[axis], average.target[axis]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.fft
@@ -149,15 +150,15 @@ def lowpass_support(N: int, sigma: float) -> int:
 
 
 def _fold_window(window: np.ndarray, first: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-    """Add a window whose corner is at `first` onto the periodic grid of `shape`."""
-    out = np.zeros(shape, dtype=window.dtype)
+    """Add windows whose corner is at `first` onto the periodic grid of `shape`, the last axes."""
+    out = np.zeros((*window.shape[:-2], *shape), dtype=window.dtype)
     spans = []
-    for start, width, n in zip(first, window.shape, shape, strict=True):
+    for start, width, n in zip(first, window.shape[-2:], shape, strict=True):
         cuts = sorted({start, start + width, *range((start // n + 1) * n, start + width, n)})
         spans.append([(a - start, b - start, a % n) for a, b in itertools.pairwise(cuts)])
     for a, b, u in spans[0]:
         for c, d, v in spans[1]:
-            out[u : u + b - a, v : v + d - c] += window[a:b, c:d]
+            out[..., u : u + b - a, v : v + d - c] += window[..., a:b, c:d]
     return out
 
 
@@ -228,13 +229,129 @@ def morlet_2d(shape: tuple[int, int], sigma: float, theta: float, xi: float, sla
     return np.asarray(dft)
 
 
+def morlets_2d(
+    shape: tuple[int, int], sigma: float, thetas: Sequence[float], xi: float, slant: float
+) -> Array:
+    """Evaluate 2D Morlet wavelets of several angles together, to rounding as :func:`morlet_2d`.
+
+    Those that are narrow in Fourier are evaluated there: a sampled Gaussian's transform is a sum of
+    Gaussians, of which one counts.
+
+    Parameters
+    ----------
+    shape, sigma, xi, slant
+        As in :func:`morlet_2d`.
+    thetas : sequence of float
+        Angles of the wave vectors.
+
+    Returns
+    -------
+    ndarray
+        ``(angles, *shape)``, float64.
+    """
+    angles: Array = np.array(thetas, np.float64)
+    cos, sin = np.cos(angles), np.sin(angles)
+    extents = [
+        math.ceil(REACH * sigma * float(np.hypot(along, across / slant).max()))
+        for along, across in ((cos, sin), (sin, cos))
+    ]
+    if any(extent > 2 * n for extent, n in zip(extents, shape, strict=True)):
+        # They end where the outermost period does.
+        return np.stack([morlet_2d(shape, sigma, theta, xi, slant) for theta in thetas])
+    spans = []
+    for n, along, across in zip(shape, (cos, sin), (sin, cos), strict=True):
+        half = REACH / sigma * np.hypot(along, slant * across)
+        low, high = np.minimum(0, xi * along) - half, np.maximum(0, xi * along) + half
+        bins = n / (2 * math.pi)
+        spans.append((math.floor(low.min() * bins), math.ceil(high.max() * bins)))
+    if all(last - first < n for (first, last), n in zip(spans, shape, strict=True)):
+        return _narrow_morlets(shape, sigma, (cos, sin), xi, slant, spans)
+    return _short_morlets(shape, sigma, (cos, sin), xi, slant, extents)
+
+
+def _quadratic(
+    u: Array, v: Array, turns: tuple[Array, Array], ratio: float, factor: float
+) -> Array:
+    """Return ``factor (along^2 + ratio across^2)`` of points on a grid, for several angles."""
+    cos, sin = turns
+    a, b, c = cos**2 + ratio * sin**2, cos * sin * (1.0 - ratio), sin**2 + ratio * cos**2
+    form: Array = np.multiply.outer(2.0 * factor * b, u)[:, :, None] * v
+    form += np.multiply.outer(factor * a, u**2)[:, :, None]
+    form += np.multiply.outer(factor * c, v**2)[:, None, :]
+    return form
+
+
+def _narrow_morlets(
+    shape: tuple[int, int],
+    sigma: float,
+    turns: tuple[Array, Array],
+    xi: float,
+    slant: float,
+    spans: list[tuple[int, int]],
+) -> Array:
+    """Evaluate wavelets in Fourier, on the bins of one period where they are not zero.
+
+    With `g` the Gaussian around the origin, ``g(w - xi) - (g(xi) / g(0)) g(w)`` is
+    ``g(xi) g(w) (exp(sigma^2 xi w) - 1)``.
+    """
+    u, v = (
+        np.arange(first, last + 1, dtype=np.float64) * (2 * math.pi / n)
+        for (first, last), n in zip(spans, shape, strict=True)
+    )
+    psi = _quadratic(u, v, turns, slant**-2, -(sigma**2) / 2.0)
+    np.exp(psi, out=psi)
+    wave_u, wave_v = (
+        np.exp(np.multiply.outer(sigma**2 * xi * t, w)) for t, w in zip(turns, (u, v), strict=True)
+    )
+    wave = wave_u[:, :, None] * wave_v[:, None, :]
+    wave -= 1.0
+    psi *= wave
+    psi *= gabor_norm(sigma, slant) * 2 * math.pi * sigma**2 / slant
+    psi *= math.exp(-((sigma * xi) ** 2) / 2.0)
+    out = np.zeros((len(psi), *shape))
+    (a, b), (c, d) = spans
+    out[:, : b + 1, : d + 1] = psi[:, -a:, -c:]
+    out[:, : b + 1, shape[1] + c :] = psi[:, -a:, :-c]
+    out[:, shape[0] + a :, : d + 1] = psi[:, :-a, -c:]
+    out[:, shape[0] + a :, shape[1] + c :] = psi[:, :-a, :-c]
+    return out
+
+
+def _short_morlets(
+    shape: tuple[int, int],
+    sigma: float,
+    turns: tuple[Array, Array],
+    xi: float,
+    slant: float,
+    extents: list[int],
+) -> Array:
+    """Evaluate wavelets in space, where they end within their periods, and transform them."""
+    u, v = (np.arange(-extent, extent + 1, dtype=np.float64) for extent in extents)
+    envelope = _quadratic(u, v, turns, slant**2, -1.0 / (2.0 * sigma**2))
+    np.exp(envelope, out=envelope)
+    wave_u, wave_v = (
+        np.exp(np.multiply.outer(1j * xi * t, w)) for t, w in zip(turns, (u, v), strict=True)
+    )
+    psi = wave_u[:, :, None] * wave_v[:, None, :]
+    psi *= envelope
+    psi -= (psi.sum(axis=(1, 2)).real / envelope.sum(axis=(1, 2)))[:, None, None] * envelope
+    folded = _fold_window(psi, (-extents[0], -extents[1]), shape)
+    # The windows are Hermitian, so their DFTs are real: half of them says all.
+    half = np.conj(folded[..., : shape[1] // 2 + 1])
+    dft = scipy.fft.irfft2(half, shape, norm="forward", overwrite_x=True)
+    dft *= gabor_norm(sigma, slant)
+    return np.asarray(dft)
+
+
 def lowpass_2d(shape: tuple[int, int], sigma: float) -> tuple[Array, Array]:
     """Evaluate the isotropic Gaussian in Fourier as two factors: rows, columns.
 
     The filter is their outer product.
     """
-    factors = []
+    factors: list[Array] = []
     for n in shape:
+        if factors and n == shape[0]:
+            return factors[0], factors[0]
         reach = math.ceil(REACH * sigma)
         t = np.arange(max(-reach, -2 * n), min(reach + 1, 3 * n))
         g = np.bincount(t % n, np.exp(-(t.astype(float) ** 2) / (2.0 * sigma**2)), n)
