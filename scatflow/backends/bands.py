@@ -137,10 +137,16 @@ class _FanStage(BandStage):
 
     def __init__(self, fan: Fan, filters: int, n: int, target: Grid) -> None:
         super().__init__(None, filters, (n,), target)
-        self._fan = fan
+        self._fan: Fan | None = fan
 
     def _cut(self) -> None:
-        self._fan.cut()
+        if self._fan is not None:
+            self._fan.cut()
+
+    def settle(self, rows: Runs) -> None:
+        """Take what the filters were cut into, and let the others go."""
+        super().settle(rows)
+        self._fan = None
 
     @property
     def nbytes(self) -> int:

@@ -86,11 +86,74 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
         values = _gaussian(f, xi, sigma, 1)
         if correction > NO_CORRECTION:
             values -= correction * _gaussian(f, 0.0, sigma, 1)
-        # In time, it has ended where the next period begins.
-        if math.pi * sigma * N > REACH and correction < SMALL_CORRECTION:
+        if _has_ended(N, sigma, correction):
             return Band((first % N,), values / _norm_of_a_morlet(correction), (N,))
     band = Band((first % N,), values, (N,))
     return band.scaled(1.0 / l1_norm(band))
+
+
+TOGETHER = 2**13
+"""Bins of a band up to which wavelets are evaluated together; longer ones fill caches alone."""
+
+
+def morlets_1d(N: int, wavelets: Sequence[tuple[float, float]]) -> list[Band]:
+    """Evaluate Morlet wavelets ``(xi, sigma)``, to the bit as :func:`morlet_1d` does each."""
+    found: list[Band | None] = [None] * len(wavelets)
+    some: list[tuple[int, float, float, float, int, int]] = []
+    for i, (xi, sigma) in enumerate(wavelets):
+        correction, centre = math.exp(-(xi**2) / (2.0 * sigma**2)), abs(xi)
+        low = centre - REACH * sigma if centre >= REACH * sigma else -REACH * sigma
+        first, last = math.floor(N * low), math.ceil(N * (centre + REACH * sigma))
+        if xi < 0 or last - first + 1 >= min(N, TOGETHER):
+            found[i] = morlet_1d(N, xi, sigma)
+        else:
+            some.append((i, xi, sigma, correction, first, last - first + 1))
+    if some:
+        for (i, _, sigma, correction, first, _), values in zip(
+            some, _together(N, some), strict=True
+        ):
+            band = Band((first % N,), values, (N,))
+            if not _has_ended(N, sigma, correction):
+                band = band.scaled(1.0 / l1_norm(band))
+            found[i] = band
+    return [band for band in found if band is not None]
+
+
+def _has_ended(N: int, sigma: float, correction: float) -> bool:
+    """Return whether a wavelet's norm is known: it has ended where the next period begins."""
+    return math.pi * sigma * N > REACH and correction < SMALL_CORRECTION
+
+
+def _together(N: int, some: list[tuple[int, float, float, float, int, int]]) -> list[Array]:
+    """Return the values on the bands of wavelets that are narrower than the period."""
+    _, centres, widths, corrections, firsts, sizes = zip(*some, strict=True)
+    ends = list(itertools.accumulate(sizes))
+    total = ends[-1]
+
+    def each(values: Sequence[float]) -> Array:
+        repeated: Array = np.repeat(np.array(values, np.float64), sizes)
+        return repeated
+
+    shifts = [first - (end - size) for first, end, size in zip(firsts, ends, sizes, strict=True)]
+    f = np.arange(total) + np.repeat(np.array(shifts), sizes)
+    f = f / N
+    spread = each([-2.0 * sigma**2 for sigma in widths])
+    values = f + each([-xi for xi in centres])
+    values *= values
+    values /= spread
+    np.exp(values, out=values)
+    if max(corrections) > NO_CORRECTION:
+        f *= f
+        f /= spread
+        np.exp(f, out=f)
+        f *= each([c if c > NO_CORRECTION else 0.0 for c in corrections])
+        values -= f
+    norms = [
+        _norm_of_a_morlet(c) if _has_ended(N, sigma, c) else 1.0
+        for sigma, c in zip(widths, corrections, strict=True)
+    ]
+    values /= each(norms)
+    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def _norm_of_a_morlet(c: float) -> float:
@@ -101,6 +164,8 @@ def _norm_of_a_morlet(c: float) -> float:
     ``|exp(i a) - c|``: ``sum_n B(n) B(n + k) (-c)**k c**(2 n)`` with B(n) the binomial coefficients
     of 1/2. Below :data:`SMALL_CORRECTION`, these terms give all digits.
     """
+    if c < 1e-9:  # whose square is lost beside one
+        return 1.0
     b = (1.0, 1 / 2, -1 / 8, 1 / 16, -5 / 128, 7 / 256, -21 / 1024, 33 / 2048, -429 / 32768)
     total = 0.0
     for k in range(4):
@@ -140,7 +205,8 @@ def lowpass_support(N: int, sigma: float) -> int:
 
     At most ``N // 2``, when the filter does not fit into the signal.
     """
-    h = np.abs(scipy.fft.irfft(lowpass_1d(N, sigma).dense()[: N // 2 + 1], N))[: N // 2]
+    half = lowpass_1d(N, sigma).half()
+    h = np.abs(scipy.fft.irfft(half, N))[: N // 2]
     residual = np.cumsum(h[::-1])[::-1]
     within = np.flatnonzero(residual <= 1e-3)
     return int(within[0]) + 1 if within.size else N // 2
