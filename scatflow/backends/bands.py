@@ -244,6 +244,7 @@ def lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool = True) 
 
 
 def _lay_out_lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool) -> BandStage:
+    """Lay out a low-pass, which is its own mirror image."""
     starts, factors = [], []
     for factor, n in zip(how.factors, shape, strict=True):
         reach = factor.size - 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scatflow.backends import bands, fft, kernels
 from scatflow.backends.bands import BandStage
 from scatflow.backends.codelets import Passes
-from scatflow.backends.protocol import Grid, Kept, Lowpass, Rows, Tree
+from scatflow.backends.protocol import Grid, Lowpass, Rows, Tree
 from scatflow.backends.scratch import SCRATCH
 
 Array = NDArray[Any]
@@ -136,19 +136,20 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
     table = _Table(dtype)
     roots = [bool(layer.children) for layer in layers]
     halves = [True, *roots, *(False for _ in children)]
-    smooths = [
-        bands.lowpass(cast(Lowpass, average), grid, dtype, half)
-        for average, grid, half in zip(averages, grids, halves, strict=True)
-    ]
-    bands.cut_together(list(dict.fromkeys(smooths)))
+    smooth = {
+        (id(average), grid, half): bands.lowpass(cast(Lowpass, average), grid, dtype, half)
+        for (average, grid, half) in dict.fromkeys(zip(averages, grids, halves, strict=True))
+    }
+    bands.cut_together(list(smooth.values()))
+    smooths = [smooth[id(a), g, h] for a, g, h in zip(averages, grids, halves, strict=True)]
     table.add(tree.grid, tree.average, smooths[0], np.zeros((1, 1), np.intp), None)
     child = 1 + len(layers)
-    for layer, smooth in zip(layers, smooths[1:child], strict=True):
+    for layer, kept in zip(layers, smooths[1:child], strict=True):
         below = len(layer.children)
-        table.add(layer.grid, layer.average, smooth, layer.rows, layer.stage, child, below)
+        table.add(layer.grid, layer.average, kept, layer.rows, layer.stage, child, below)
         child += below
-    for layer, smooth in zip(children, smooths[1 + len(layers) :], strict=True):
-        table.add(layer.grid, layer.average, smooth, layer.rows, layer.stage)
+    for layer, kept in zip(children, smooths[1 + len(layers) :], strict=True):
+        table.add(layer.grid, layer.average, kept, layer.rows, layer.stage)
     rows, columns = padding(shape, before, tree.grid)
     groups = np.array(table.groups, np.int64)
     return Program(
@@ -184,7 +185,7 @@ class _Table:
         self.groups: list[list[int]] = []
         self.kept: list[Any] = []
         self._grids: dict[tuple[Grid, bool], list[int]] = {}
-        self._averages: dict[tuple[int, Kept], list[int]] = {}
+        self._averages: dict[tuple[int, int], list[int]] = {}
 
     def add(
         self,
@@ -200,8 +201,8 @@ class _Table:
         real = not fft.real_is_slow(grid) and (stage is None or children > 0)
         if (grid, real) not in self._grids:
             self._grids[grid, real] = self._grid(grid, real)
-        if (id(smooth), average) not in self._averages:
-            self._averages[id(smooth), average] = self._average(average, smooth)
+        if (id(smooth), id(average)) not in self._averages:
+            self._averages[id(smooth), id(average)] = self._average(average, smooth)
         row = [0] * kernels.COLUMNS
         row[: kernels.FILTERS] = self._grids[grid, real]
         if stage is not None:
@@ -211,7 +212,7 @@ class _Table:
             row[kernels.PIECES : kernels.PATHS] = self._runs(stage)
         row[kernels.PATHS] = self._address(np.ascontiguousarray(rows, np.int64))
         row[kernels.CHILD], row[kernels.CHILDREN_END] = child, child + children
-        row[kernels.AVERAGE_PIECES :] = self._averages[id(smooth), average]
+        row[kernels.AVERAGE_PIECES :] = self._averages[id(smooth), id(average)]
         self.groups.append(row)
 
     def _grid(self, grid: Grid, real: bool) -> list[int]:

@@ -497,19 +497,21 @@ class Frame:
     dtype: np.dtype[Any]
     backend: Backend
 
-    def decimation(self, j: int) -> int:
-        """Return log2 of the decimation after a wavelet of octave `j`.
+    @cached_property
+    def decimations(self) -> dict[int, int]:
+        """log2 of the decimation after a wavelet of each octave j.
 
         As far as the wavelet and the stride allow; Kymatio's releases kept moduli finer than the
         wavelets ask for by as much as the output is.
         """
         engine = self.engine
+        octaves = {0, *(scale.j for layer in engine.scales() for scale in layer)}
         if engine.averaging != "local":
-            return j
+            return {j: j for j in octaves}
+        stride, largest = engine.log2_stride, math.floor(math.log2(engine.window))
         if engine.scaling == "kymatio":
-            return min(j, engine.log2_stride)
-        largest = math.floor(math.log2(engine.window))
-        return max(min(j, largest) - (largest - engine.log2_stride), 0)
+            return {j: min(j, stride) for j in octaves}
+        return {j: max(min(j, largest) - (largest - stride), 0) for j in octaves}
 
     def crop(self, k: int) -> tuple[slice, ...]:
         """Return the samples at decimation ``2**k`` that lie in the signal."""
@@ -535,8 +537,7 @@ class Frame:
     @cached_property
     def averages(self) -> dict[int, Kept]:
         """What is kept of moduli at each decimation; layers share it."""
-        used = {self.decimation(scale.j) for layer in self.engine.scales() for scale in layer}
-        return {k: self.kept(k) for k in sorted({0, *used})}
+        return {k: self.kept(k) for k in sorted({0, *self.decimations.values()})}
 
     def kept(self, k: int) -> Kept:
         """Return what is kept of a modulus at decimation ``2**k``."""
@@ -559,9 +560,9 @@ class Frame:
         children: tuple[Layer, ...] = (),
     ) -> Layer:
         """Return filters of one octave that are applied to moduli of octave `parent` (or to x)."""
-        down = self.decimation(scales[0].j)
+        down = self.decimations[scales[0].j]
         grid = (self.padded // 2**down,)
-        stage = lay_out(scales, self.decimation(parent), grid)
+        stage = lay_out(scales, self.decimations[parent], grid)
         return Layer(stage, rows, grid, self.averages[down], children)
 
     def bank(self, scales: Sequence[Scale]) -> LayOut:

@@ -388,6 +388,11 @@ class Frame:
         return kept
 
     @cached_property
+    def phi(self) -> tuple[Array, Array]:
+        """The low-pass filter along both axes."""
+        return lowpass_2d(self.padded, width(self.engine.J - 1))
+
+    @cached_property
     def averages(self) -> list[Lowpass]:
         """The average of a modulus at each level; layers share it."""
         return [self.lowpass(level) for level in range(self.engine.J)]
@@ -395,8 +400,11 @@ class Frame:
     def lowpass(self, level: int) -> Lowpass:
         """Return the average of a modulus that is decimated by ``2**level``."""
         J, r = self.engine.J, 2**level
-        factors = []
-        for axis, factor in enumerate(lowpass_2d(self.padded, width(J - 1))):
+        factors: list[Array] = []
+        for axis, factor in enumerate(self.phi):
+            if axis and factor is self.phi[0]:
+                factors *= 2
+                break
             n = self.padded[axis] // r
             level_factor = (factor * self.keep(axis, level)).reshape(r, n).sum(axis=0)
             half = level_factor[: n // 2 + 1]
