@@ -126,8 +126,9 @@ class Fan:
         bank = self._bank
         room = np.minimum(np.diff(bank.ends)[uses[:, 0]], uses[:, 1]).sum()
         values = np.empty(room, self._dtype)
-        table = kernels.fold_bands(
-            bank.firsts, bank.ends, bank.values, uses, factors, self._eps, values
+        table, sums = np.empty((len(uses), 5), np.int64), np.empty(uses[:, 1].max())
+        kernels.fold_bands(
+            bank.firsts, bank.ends, bank.values, uses, factors, self._eps, values, table, sums
         )
         return Boxes(table, values)
 
@@ -210,8 +211,11 @@ def cut(stages: Sequence[BandStage], boxes: Boxes) -> None:
         kept = (grid[0], n // 2 + 1 if stage.half else n)
         rows.append((last, *grid, *one, *stage.target, *kept, stage.half))
     eps = SPAN_EPS[boxes.values.dtype.name]
-    ends, found, pieces, weights = kernels.cut_rows(
-        boxes.table, boxes.values, np.array(rows, np.int64), eps
+    ends = np.zeros(last + len(stages), np.int64)
+    found = np.zeros((len(stages) + 1, 2), np.int64)
+    weights = np.empty_like(boxes.values)
+    pieces = kernels.cut_rows(
+        boxes.table, boxes.values, np.array(rows, np.int64), eps, ends, found, weights
     )
     bounds = found.tolist()
     if bounds[-1][0] < len(pieces):

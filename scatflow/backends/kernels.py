@@ -178,23 +178,24 @@ def towards_the_half(box, values, m, n):
     The mirror image gives the conjugate field of a real signal, hence the same modulus, and the
     bins outside the half are the slower ones to read.
     """
-    rows, columns = box[2], box[3]
-    some = values[box[4] : box[4] + rows * columns]
+    rows, columns, first = box[2], box[3], box[4]
     inside, outside = 0.0, 0.0
     for row in range(rows):
         column = box[1]
         for i in range(columns):
             if column > n // 2:
-                outside += abs(some[row * columns + i])
+                outside += abs(values[first + row * columns + i])
             else:
-                inside += abs(some[row * columns + i])
+                inside += abs(values[first + row * columns + i])
             column = column + 1 if column + 1 < n else NONE
     if outside > inside:
         box[0] = (1 - box[0] - rows) % m
         box[1] = (1 - box[1] - columns) % n
-        size = rows * columns
-        for i in range(size // 2):
-            some[i], some[size - 1 - i] = some[size - 1 - i], some[i]
+        last = first + rows * columns - 1
+        for i in range(rows * columns // 2):
+            kept = values[first + i]
+            values[first + i] = values[last - i]
+            values[last - i] = kept
 
 
 @inner
@@ -207,7 +208,7 @@ def _floor(some, eps):
 
 
 @compiled
-def cut_rows(boxes, values, stages, eps):
+def cut_rows(boxes, values, stages, eps, ends, bounds, weights):
     """Cut filters into runs along the rows of a spectrum, which `fold` multiplies.
 
     Every row keeps only the span where the filter exceeds `eps` times its peak: in two dimensions,
@@ -223,22 +224,19 @@ def cut_rows(boxes, values, stages, eps):
         whether filters may be turned towards it.
     eps : float
         Height, relative to the peak.
+    ends : ndarray
+        ``(filters + S,)`` zeros, for 0 and where the pieces of the filters end, of each stage.
+    bounds : ndarray
+        ``(S + 1, 2)`` zeros, for where each stage's pieces and weights begin.
+    weights : ndarray
+        Room for as many as values, as in :func:`fold`.
 
     Returns
     -------
-    ends : ndarray
-        ``(filters + S,)``: of each stage, 0 and where the pieces of its filters end.
-    bounds : ndarray
-        ``(S + 1, 2)``: where each stage's pieces and weights begin.
     pieces : ndarray
         As in :func:`fold`, sorted by row written, for each stage by itself; the rest is undefined.
-    weights : ndarray
-        As in :func:`fold`.
     """
-    ends = np.zeros(boxes.shape[0] + stages.shape[0], np.int64)
-    bounds = np.zeros((stages.shape[0] + 1, 2), np.int64)
-    pieces = np.empty((max(16, 3 * boxes.shape[0]), 5), np.int64)
-    weights = np.empty(values.size, values.dtype)
+    pieces = np.empty((16, 5), np.int64)
     count = 0
     used = 0
     f = 0
@@ -250,18 +248,21 @@ def cut_rows(boxes, values, stages, eps):
             if stages[stage, 7]:
                 towards_the_half(box, values, m, n)
             width = box[3]
-            floor = _floor(values[box[4] : box[4] + box[2] * width], eps)
+            peak = abs(values[box[4]])
+            for i in range(box[4], box[4] + box[2] * width):
+                peak = max(peak, abs(values[i]))
+            floor = eps * peak
             for row in range(m_out):
                 for alias in range(m // m_out):
                     bin_u = row + alias * m_out
                     i = (bin_u - box[0]) % m
                     if i >= box[2]:
                         continue
-                    line = values[box[4] + i * width : box[4] + (i + 1) * width]
-                    low, high = 0, width
-                    while low < high and abs(line[low]) <= floor:
+                    line = box[4] + i * width
+                    low, high = NONE, width
+                    while low < high and abs(values[line + low]) <= floor:
                         low += 1
-                    while high > low and abs(line[high - 1]) <= floor:
+                    while high > low and abs(values[line + high - 1]) <= floor:
                         high -= 1
                     a = low
                     while a < high:
@@ -285,17 +286,17 @@ def cut_rows(boxes, values, stages, eps):
                         pieces[count, 4] = conjugate
                         count += 1
                         for t in range(length):
-                            weights[used + t] = line[a + t]
+                            weights[used + t] = values[line + a + t]
                         used += length
                         a += length
             f += 1
             ends[f + stage] = count - bounds[stage, 0]
         bounds[stage + 1, 0], bounds[stage + 1, 1] = count, used
-    return ends, bounds, pieces, weights
+    return pieces
 
 
 @compiled
-def fold_bands(firsts, ends, values, uses, factors, eps, folded):
+def fold_bands(firsts, ends, values, uses, factors, eps, folded, boxes, sums):
     """Fold bands of signals onto decimated grids and drop what is negligible of them.
 
     Parameters
@@ -313,43 +314,43 @@ def fold_bands(firsts, ends, values, uses, factors, eps, folded):
     folded : ndarray
         Room for the values: for each use, as many as the band has bins or the grid, if that is
         smaller.
-
-    Returns
-    -------
     boxes : ndarray
-        See above.
+        Overwritten, see above.
+    sums : ndarray
+        Scratch, as long as the longest grid.
     """
-    boxes = np.zeros((uses.shape[0], 5), np.int64)
-    used = 0
-    sums = np.empty(uses[:, 1].max(), np.float64)
+    used = NONE
     for use in range(uses.shape[0]):
         band, n = uses[use, 0], uses[use, 1]
-        some = values[ends[band] : ends[band + 1]]
-        if some.size > n:
-            for i in range(n):
-                sums[i] = some[i]
-            k = NONE
-            for i in range(n, some.size):
-                sums[k] += some[i]
-                k = k + 1 if k + 1 < n else NONE
-            some = sums[:n]
+        begin = ends[band]
+        size = ends[band + 1] - begin
+        kept = min(size, n)
+        for i in range(kept):
+            sums[i] = values[begin + i]
+        k = NONE
+        for i in range(kept, size):
+            sums[k] += values[begin + i]
+            k = k + 1 if k + 1 < n else NONE
         peak = 0.0
-        for v in some:
-            peak = max(peak, abs(v))
-        floor = eps * (peak * factors[use])
-        low, high = 0, some.size
-        while low < high and abs(some[low] * factors[use]) <= floor:
+        for i in range(kept):
+            sums[i] *= factors[use]
+            peak = max(peak, abs(sums[i]))
+        floor = eps * peak
+        low, high = NONE, kept
+        while low < high and abs(sums[low]) <= floor:
             low += 1
-        while high > low and abs(some[high - 1] * factors[use]) <= floor:
+        while high > low and abs(sums[high - 1]) <= floor:
             high -= 1
         if low == high:
-            low, high = 0, 1
+            low, high = NONE, SINGLE
+        boxes[use, 0] = NONE
         boxes[use, 1] = (firsts[band] + low) % n
-        boxes[use, 2], boxes[use, 3], boxes[use, 4] = 1, high - low, used
+        boxes[use, 2] = SINGLE
+        boxes[use, 3] = high - low
+        boxes[use, 4] = used
         for i in range(low, high):
-            folded[used] = some[i] * factors[use] / n
+            folded[used] = sums[i] / n
             used += 1
-    return boxes
 
 
 @inner
