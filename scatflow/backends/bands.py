@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -14,7 +13,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from scatflow.backends import kernels
-from scatflow.backends.protocol import BandFilter, Grid, Lowpass
+from scatflow.backends.protocol import BandFilter, Bank, Grid, Lowpass
 
 Array = NDArray[Any]
 
@@ -30,6 +29,14 @@ class Runs(NamedTuple):
     weights: Array
 
 
+class Boxes(NamedTuple):
+    """Filters inside cyclic boxes of one grid, as :mod:`kernels` takes them."""
+
+    table: Array
+    """``(filters, 5)``: first row and column, rows, columns, offset of the values."""
+    values: Array
+
+
 class BandStage:
     """A stack of stored filters, with the decimation's mean and the FFT's 1/N inside.
 
@@ -37,100 +44,191 @@ class BandStage:
     from is let go.
     """
 
-    def __init__(self, boxes: Sequence[_Box], target: Grid, half: bool = True) -> None:
+    def __init__(
+        self, boxes: Boxes | None, filters: int, shape: Grid, target: Grid, half: bool = True
+    ) -> None:
+        self.filters = filters
+        self.shape = shape
         self.target = target
-        self._half = half
-        self._boxes = tuple(boxes)
+        self.half = half
+        self._boxes = boxes
         self._cutting = threading.Lock()
         self._rows: Runs | None = None
 
     @property
     def rows(self) -> Runs:
         """Runs along the rows of spectra whose last axis is half of the whole one."""
-        with self._cutting:  # low-passes are first needed by several threads at once
-            if self._rows is None:
-                self._rows = self._cut()
-            return self._rows
+        if self._rows is None:
+            with self._cutting:  # low-passes are first needed by several threads at once
+                if self._rows is None:
+                    self._cut()
+        assert self._rows is not None
+        return self._rows
 
-    def _cut(self) -> Runs:
-        boxes = self.take()
-        n = boxes[0].shape[-1]
-        kept = (math.prod(boxes[0].shape[:-1]), n // 2 + 1 if self._half else n)
-        return _cut(boxes, self.target, kept)
+    def _cut(self) -> None:
+        cut([self], self.take())
 
-    def take(self) -> list[_Box]:
-        """Return the filters, which are not kept, turned towards the half spectrum if it is one."""
-        if not self._boxes:
+    def take(self) -> Boxes:
+        """Return the filters, which are not kept."""
+        if self._boxes is None:
             raise RuntimeError("These filters were cut before, and are not kept in two forms.")
-        boxes, self._boxes = self._boxes, ()
-        return [_towards_the_half(box) if self._half else box for box in boxes]
+        boxes, self._boxes = self._boxes, None
+        return boxes
+
+    def settle(self, rows: Runs) -> None:
+        """Take what the filters were cut into."""
+        self._rows = rows
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the filters have yet to be cut."""
+        return self._rows is None
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(a.nbytes for a in (*(self._rows or ()), *(box.values for box in self._boxes)))
+        return sum(a.nbytes for a in (*(self._rows or ()), *(self._boxes or ())))
+
+
+class Fan:
+    """Filters of signals that are applied to moduli of several decimations.
+
+    They are folded, trimmed and cut in one compiled call when the first of them is needed.
+    """
+
+    def __init__(self, bank: Bank, eps: float, dtype: np.dtype[Any]) -> None:
+        self._bank = bank
+        self._eps = eps
+        self._dtype = dtype
+        self._uses: list[tuple[int, int]] = []
+        self._factors: list[float] = []
+        self._stages: list[BandStage] = []
+        self._cutting = threading.Lock()
+
+    def prepare(self, which: Sequence[int], n: int, target: Grid, factor: float = 1.0) -> BandStage:
+        """Return some filters, multiplied by a factor, for moduli of n samples."""
+        stage = _FanStage(self, len(which), n, target)
+        self._uses += [(band, n) for band in which]
+        self._factors += [factor] * len(which)
+        self._stages.append(stage)
+        return stage
+
+    def cut(self) -> None:
+        """Cut all filters asked for so far."""
+        with self._cutting:
+            stages, self._stages = self._stages, []
+            uses, self._uses = self._uses, []
+            factors, self._factors = self._factors, []
+            if stages:
+                cut(stages, self._folded(np.array(uses, np.int64), np.array(factors)))
+
+    def _folded(self, uses: Array, factors: Array) -> Boxes:
+        bank = self._bank
+        room = np.minimum(np.diff(bank.ends)[uses[:, 0]], uses[:, 1]).sum()
+        values = np.empty(room, self._dtype)
+        table, sums = np.empty((len(uses), 5), np.int64), np.empty(uses[:, 1].max())
+        kernels.fold_bands(
+            bank.firsts, bank.ends, bank.values, uses, factors, self._eps, values, table, sums
+        )
+        return Boxes(table, values)
+
+
+class _FanStage(BandStage):
+    """Some filters of a fan."""
+
+    def __init__(self, fan: Fan, filters: int, n: int, target: Grid) -> None:
+        super().__init__(None, filters, (n,), target)
+        self._fan: Fan | None = fan
+
+    def _cut(self) -> None:
+        if self._fan is not None:
+            self._fan.cut()
+
+    def settle(self, rows: Runs) -> None:
+        """Take what the filters were cut into, and let the others go."""
+        super().settle(rows)
+        self._fan = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stage holds once it is cut, which it is for this."""
+        return sum(a.nbytes for a in self.rows)
 
 
 TAP_EPS = {"float32": 1e-8, "float64": 1e-14}
 """Height, relative to its peak, below which a low-pass counts as zero in time."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Box:
-    """A filter inside a cyclic box."""
-
-    starts: Grid
-    values: Array
-    shape: Grid
-
-
 def lay_out(
     filters: Sequence[BandFilter], target: Grid, dtype: np.dtype[Any], half: bool = True
 ) -> BandStage:
     """Take filters over, of the type they are applied in."""
-    boxes = (
-        _Box(band.starts, (band.values / math.prod(band.shape)).astype(dtype), band.shape)
-        for band in filters
+    shape = filters[0].shape
+    boxes = _boxes([(band.starts, band.values) for band in filters], shape, dtype)
+    return BandStage(boxes, len(filters), shape, target, half)
+
+
+def lay_out_dense(dense: Array, eps: float, target: Grid, dtype: np.dtype[Any]) -> BandStage:
+    """Take what is not negligible of filters on the whole grid."""
+    values = np.empty(dense.size, dtype)
+    table, used = kernels.box_filters(dense, eps, values)
+    boxes = Boxes(table, values if 2 * used > values.size else values[:used].copy())
+    return BandStage(boxes, len(dense), dense.shape[1:], target)
+
+
+def _boxes(filters: list[tuple[Grid, Array]], shape: Grid, dtype: np.dtype[Any]) -> Boxes:
+    """Put starts and values of some filters into one table."""
+    table, values, used, bins = [], [], 0, math.prod(shape)
+    for starts, some in filters:
+        one = (0,) if len(starts) == 1 else ()
+        table.append((*one, *starts, *(1 for _ in one), *some.shape, used))
+        values.append((some / bins).astype(dtype).reshape(-1))
+        used += some.size
+    joined = values[0] if len(values) == 1 else np.concatenate(values)
+    return Boxes(np.array(table, np.int64), joined)
+
+
+def cut_together(stages: Sequence[BandStage]) -> None:
+    """Cut stages that are nobody else's yet in one compiled call."""
+    waiting = [stage for stage in stages if stage.waiting]
+    if not waiting:
+        return
+    boxes = [stage.take() for stage in waiting]
+    table = np.concatenate([some.table for some in boxes])
+    begin = np.cumsum([0, *(some.values.size for some in boxes[:-1])])
+    table[:, 4] += np.repeat(begin, [stage.filters for stage in waiting])
+    cut(waiting, Boxes(table, np.concatenate([some.values for some in boxes])))
+
+
+def cut(stages: Sequence[BandStage], boxes: Boxes) -> None:
+    """Cut the filters of some stages into rows' spans."""
+    rows, last = [], 0
+    for stage in stages:
+        last += stage.filters
+        one = (1,) if len(stage.shape) == 1 else ()
+        n = stage.shape[-1]
+        grid = (*one, *stage.shape)
+        kept = (grid[0], n // 2 + 1 if stage.half else n)
+        rows.append((last, *grid, *one, *stage.target, *kept, stage.half))
+    eps = SPAN_EPS[boxes.values.dtype.name]
+    ends = np.zeros(last + len(stages), np.int64)
+    found = np.zeros((len(stages) + 1, 2), np.int64)
+    weights = np.empty_like(boxes.values)
+    pieces = kernels.cut_rows(
+        boxes.table, boxes.values, np.array(rows, np.int64), eps, ends, found, weights
     )
-    return BandStage(tuple(boxes), target, half)
-
-
-def _cut(boxes: Sequence[_Box], target: Grid, kept: tuple[int, int]) -> Runs:
-    """Cut filters into rows' spans."""
-    ends, pieces, weights, used = [0], [], [], 0
-    for box in boxes:
-        values, starts, shape, goal = box.values, box.starts, box.shape, target
-        if len(shape) == 1:
-            values, starts, shape, goal = values[None], (0, *starts), (1, *shape), (1, *goal)
-        eps = SPAN_EPS[values.dtype.name]
-        found, count, w, size = kernels.cut_rows(
-            np.ascontiguousarray(values), starts, shape, goal, eps, kept
-        )
-        some = found[:count]
-        some[:, 3] += used
-        used += size
-        pieces.append(some)
-        weights.append(w[:size].copy())
-        ends.append(ends[-1] + count)
-    return Runs(np.array(ends, np.int64), np.concatenate(pieces), np.concatenate(weights))
-
-
-def _towards_the_half(band: _Box) -> _Box:
-    """Return a filter or its mirror image, whichever lies more in the half spectrum.
-
-    The mirror image gives the conjugate field of a real signal, hence the same modulus, and the
-    bins outside the half are the slower ones to read.
-    """
-    n, width = band.shape[-1], band.values.shape[-1]
-    outside = (band.starts[-1] + np.arange(width)) % n > n // 2
-    mass = np.abs(band.values).reshape(-1, width).sum(axis=0)
-    if mass[outside].sum() <= mass.sum() / 2:
-        return band
-    starts = tuple(
-        (1 - start - w) % n
-        for start, w, n in zip(band.starts, band.values.shape, band.shape, strict=True)
-    )
-    return _Box(starts, np.flip(band.values), band.shape)
+    bounds = found.tolist()
+    if bounds[-1][0] < len(pieces):
+        pieces = pieces[: bounds[-1][0]].copy()
+    if bounds[-1][1] < weights.size:
+        weights = weights[: bounds[-1][1]].copy()
+    first = 0
+    for stage, (piece, weight), (piece_end, weight_end) in zip(
+        stages, bounds[:-1], bounds[1:], strict=True
+    ):
+        after = first + stage.filters + 1
+        stage.settle(Runs(ends[first:after], pieces[piece:piece_end], weights[weight:weight_end]))
+        first = after
 
 
 Key = tuple[Any, ...]
@@ -150,6 +248,7 @@ def lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool = True) 
 
 
 def _lay_out_lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool) -> BandStage:
+    """Lay out a low-pass, which is its own mirror image."""
     starts, factors = [], []
     for factor, n in zip(how.factors, shape, strict=True):
         reach = factor.size - 1
@@ -157,7 +256,7 @@ def _lay_out_lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool
         starts.append(-mirrored.size % n)
         factors.append(np.concatenate([mirrored[::-1], factor]))
     values = factors[0] if len(shape) == 1 else np.multiply.outer(factors[0], factors[1])
-    return lay_out([_Box(tuple(starts), values, shape)], how.target, dtype, half)
+    return BandStage(_boxes([(tuple(starts), values)], shape, dtype), 1, shape, how.target, half)
 
 
 class Taps(NamedTuple):

@@ -86,6 +86,7 @@ def lanes(dtype: np.dtype[Any]) -> int:
     return CHUNK // dtype.itemsize
 
 
+@lru_cache(maxsize=1024)
 def splits(n: int) -> bool:
     """Return whether a length can be transformed."""
     for p in range(2, LARGEST_PRIME + 1):
@@ -1231,7 +1232,11 @@ _MAKING = threading.Lock()
 
 
 def passes(n: int, dtype: str) -> Passes:
-    """Return the passes of a length, made once as long as anyone keeps them."""
+    """Return the passes of a length, made once as long as anyone keeps them, short ones longer."""
+    return _short(n, dtype) if n <= SHORT else _shared(n, dtype)
+
+
+def _shared(n: int, dtype: str) -> Passes:
     with _MAKING:
         found = _PASSES.get((n, dtype))
         if found is None:
@@ -1239,6 +1244,13 @@ def passes(n: int, dtype: str) -> Passes:
         return found
 
 
+SHORT = 1024
+"""Points whose passes are kept when nobody uses them, as FFT libraries do: 8 KiB, or 16."""
+
+_short = lru_cache(maxsize=64)(_shared)
+
+
+@lru_cache(maxsize=1024)
 def room(n: int) -> int:
     """Return the points of room that :func:`line` needs for a length."""
     return n + max([0, *(radix for radix in _radices(n) if radix > WRITTEN_OUT)])

@@ -107,6 +107,7 @@ def fast_by_mkl(grid: Grid) -> bool:
     return _mkl is not None and all(_smooth(n, PRIMES[:4]) for n in grid)
 
 
+@lru_cache(maxsize=1024)
 def _smooth(n: int, primes: tuple[int, ...] = PRIMES) -> bool:
     for p in primes:
         while n % p == 0:

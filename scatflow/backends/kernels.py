@@ -165,84 +165,255 @@ def twice(table):
     return more
 
 
+# --- cutting filters -----------------------------------------------------------------------
+#
+# Filters inside cyclic boxes are rows of a table (first row and column, rows, columns, offset of
+# their values) beside the values of all. Signals have one row.
+
+
+@inner
+def towards_the_half(box, values, m, n):
+    """Turn a filter to its mirror image if more of it lies there in the half spectrum.
+
+    The mirror image gives the conjugate field of a real signal, hence the same modulus, and the
+    bins outside the half are the slower ones to read.
+    """
+    rows, columns, first = box[2], box[3], box[4]
+    inside, outside = 0.0, 0.0
+    for row in range(rows):
+        column = box[1]
+        for i in range(columns):
+            if column > n // 2:
+                outside += abs(values[first + row * columns + i])
+            else:
+                inside += abs(values[first + row * columns + i])
+            column = column + 1 if column + 1 < n else NONE
+    if outside > inside:
+        box[0] = (1 - box[0] - rows) % m
+        box[1] = (1 - box[1] - columns) % n
+        last = first + rows * columns - 1
+        for i in range(rows * columns // 2):
+            kept = values[first + i]
+            values[first + i] = values[last - i]
+            values[last - i] = kept
+
+
+@inner
+def _floor(some, eps):
+    """Return `eps` times the largest modulus."""
+    peak = abs(some[0])
+    for v in some:
+        peak = max(peak, abs(v))
+    return eps * peak
+
+
 @compiled
-def cut_rows(values, starts, shape, target, eps, kept):
-    """Cut a filter into runs along the rows of a spectrum, which `fold` multiplies.
+def cut_rows(boxes, values, stages, eps, ends, bounds, weights):
+    """Cut filters into runs along the rows of a spectrum, which `fold` multiplies.
 
     Every row keeps only the span where the filter exceeds `eps` times its peak: in two dimensions,
     the ellipse instead of the box around it.
 
     Parameters
     ----------
-    values : ndarray
-        ``(rows, columns)``, the filter inside a cyclic box.
-    starts : tuple of int
-        Where the box lies.
-    shape, target : tuple of int
-        The grid and the decimated one; signals have one row.
+    boxes, values : ndarray
+        The filters, see above. They are turned in place.
+    stages : ndarray
+        ``(S, 8)``: the last filter's number plus one; rows and columns of the grid, of the
+        decimated one, and of the spectrum: of one axis, a half spectrum has ``n // 2 + 1``; and
+        whether filters may be turned towards it.
     eps : float
         Height, relative to the peak.
-    kept : tuple of int
-        Rows and columns of the spectrum: of one axis, a half spectrum has ``n // 2 + 1``.
+    ends : ndarray
+        ``(filters + S,)`` zeros, for 0 and where the pieces of the filters end, of each stage.
+    bounds : ndarray
+        ``(S + 1, 2)`` zeros, for where each stage's pieces and weights begin.
+    weights : ndarray
+        Room for as many as values, as in :func:`fold`.
 
     Returns
     -------
     pieces : ndarray
-        As in :func:`fold`, sorted by row written.
-    count : int
-        How many of these there are; the rest is undefined.
-    weights : ndarray
-        As in :func:`fold`.
-    used : int
-        How many of these there are.
+        As in :func:`fold`, sorted by row written, for each stage by itself; the rest is undefined.
     """
-    (m, n), (m_out, n_out), (rows, columns) = shape, target, kept
-    peak = 0.0
-    for row in range(values.shape[0]):
-        for v in values[row]:
-            peak = max(peak, abs(v))
-    floor = eps * peak
     pieces = np.empty((16, 5), np.int64)
-    weights = np.empty(values.size, values.dtype)
     count = 0
     used = 0
-    for row in range(m_out):
-        for alias in range(m // m_out):
-            bin_u = row + alias * m_out
-            i = (bin_u - starts[0]) % m
-            if i >= values.shape[0]:
-                continue
-            low, high = 0, values.shape[1]
-            while low < high and abs(values[i, low]) <= floor:
-                low += 1
-            while high > low and abs(values[i, high - 1]) <= floor:
-                high -= 1
-            a = low
-            while a < high:
-                # A run ends where the half read changes, where the grid written wraps around, and
-                # read backwards also where the grid read does.
-                bin_v = (starts[1] + a) % n
-                conjugate = bin_u >= rows or bin_v >= columns
-                room = (n if conjugate else columns) - bin_v
-                if conjugate and bin_v == 0:
-                    room = 1
-                length = min(high - a, room, n_out - bin_v % n_out)
-                if count == pieces.shape[0]:
-                    pieces = twice(pieces)
-                if conjugate:
-                    pieces[count, 0] = -bin_u % m * columns + -(bin_v + length - 1) % n
-                else:
-                    pieces[count, 0] = bin_u * columns + bin_v
-                pieces[count, 1] = row * n_out + bin_v % n_out
-                pieces[count, 2] = length
-                pieces[count, 3] = used
-                pieces[count, 4] = conjugate
-                count += 1
-                for t in range(length):
-                    weights[used + t] = values[i, a + t]
-                used += length
-                a += length
-    return pieces, count, weights, used
+    f = 0
+    for stage in range(stages.shape[0]):
+        m, n, m_out, n_out = stages[stage, 1], stages[stage, 2], stages[stage, 3], stages[stage, 4]
+        rows, columns = stages[stage, 5], stages[stage, 6]
+        while f < stages[stage, 0]:
+            box = boxes[f]
+            if stages[stage, 7]:
+                towards_the_half(box, values, m, n)
+            width = box[3]
+            peak = abs(values[box[4]])
+            for i in range(box[4], box[4] + box[2] * width):
+                peak = max(peak, abs(values[i]))
+            floor = eps * peak
+            for row in range(m_out):
+                for alias in range(m // m_out):
+                    bin_u = row + alias * m_out
+                    i = (bin_u - box[0]) % m
+                    if i >= box[2]:
+                        continue
+                    line = box[4] + i * width
+                    low, high = NONE, width
+                    while low < high and abs(values[line + low]) <= floor:
+                        low += 1
+                    while high > low and abs(values[line + high - 1]) <= floor:
+                        high -= 1
+                    a = low
+                    while a < high:
+                        # A run ends where the half read changes, where the grid written wraps
+                        # around, and read backwards also where the grid read does.
+                        bin_v = (box[1] + a) % n
+                        conjugate = bin_u >= rows or bin_v >= columns
+                        room = (n if conjugate else columns) - bin_v
+                        if conjugate and bin_v == 0:
+                            room = 1
+                        length = min(high - a, room, n_out - bin_v % n_out)
+                        if count == pieces.shape[0]:
+                            pieces = twice(pieces)
+                        if conjugate:
+                            pieces[count, 0] = -bin_u % m * columns + -(bin_v + length - 1) % n
+                        else:
+                            pieces[count, 0] = bin_u * columns + bin_v
+                        pieces[count, 1] = row * n_out + bin_v % n_out
+                        pieces[count, 2] = length
+                        pieces[count, 3] = used - bounds[stage, 1]
+                        pieces[count, 4] = conjugate
+                        count += 1
+                        for t in range(length):
+                            weights[used + t] = values[line + a + t]
+                        used += length
+                        a += length
+            f += 1
+            ends[f + stage] = count - bounds[stage, 0]
+        bounds[stage + 1, 0], bounds[stage + 1, 1] = count, used
+    return pieces
+
+
+@compiled
+def fold_bands(firsts, ends, values, uses, factors, eps, folded, boxes, sums):
+    """Fold bands of signals onto decimated grids and drop what is negligible of them.
+
+    Parameters
+    ----------
+    firsts, ends : ndarray
+        ``(bands,)`` and ``(bands + 1,)``: the first bin of each, and where its values begin.
+    values : ndarray
+        Those of all bands, float64.
+    uses : ndarray
+        ``(uses, 2)``: a band and the bins of a grid.
+    factors : ndarray
+        ``(uses,)``: what each is multiplied by; it is divided by the bins of the grid besides.
+    eps : float
+        Height, relative to the peak, up to which ends are dropped.
+    folded : ndarray
+        Room for the values: for each use, as many as the band has bins or the grid, if that is
+        smaller.
+    boxes : ndarray
+        Overwritten, see above.
+    sums : ndarray
+        Scratch, as long as the longest grid.
+    """
+    used = NONE
+    for use in range(uses.shape[0]):
+        band, n = uses[use, 0], uses[use, 1]
+        begin = ends[band]
+        size = ends[band + 1] - begin
+        kept = min(size, n)
+        for i in range(kept):
+            sums[i] = values[begin + i]
+        k = NONE
+        for i in range(kept, size):
+            sums[k] += values[begin + i]
+            k = k + 1 if k + 1 < n else NONE
+        peak = 0.0
+        for i in range(kept):
+            sums[i] *= factors[use]
+            peak = max(peak, abs(sums[i]))
+        floor = eps * peak
+        low, high = NONE, kept
+        while low < high and abs(sums[low]) <= floor:
+            low += 1
+        while high > low and abs(sums[high - 1]) <= floor:
+            high -= 1
+        if low == high:
+            low, high = NONE, SINGLE
+        boxes[use, 0] = NONE
+        boxes[use, 1] = (firsts[band] + low) % n
+        boxes[use, 2] = SINGLE
+        boxes[use, 3] = high - low
+        boxes[use, 4] = used
+        for i in range(low, high):
+            folded[used] = sums[i] / n
+            used += 1
+
+
+@inner
+def _arc(profile, floor):
+    """Return start and length of the shortest cyclic arc that holds all above the floor."""
+    first, last, start, widest = -1, -1, 0, 0
+    for i in range(profile.size):
+        if profile[i] > floor:
+            if last >= 0 and i - last > widest:
+                start, widest = i, i - last
+            if first < 0:
+                first = i
+            last = i
+    if first < 0:
+        return 0, 1
+    if first + profile.size - last > widest:
+        start, widest = first, first + profile.size - last
+    return start, profile.size - widest + 1
+
+
+@compiled
+def box_filters(dense, eps, values):
+    """Cut the smallest cyclic boxes that hold all above `eps` times the peak of each filter.
+
+    Parameters
+    ----------
+    dense : ndarray
+        ``(filters, rows, columns)``, on the whole grid.
+    eps : float
+        Height, relative to the peak.
+    values : ndarray
+        Room for the values, divided by the bins of the grid.
+
+    Returns
+    -------
+    boxes : ndarray
+        See above.
+    used : int
+        How many values there are.
+    """
+    count, m, n = dense.shape
+    boxes = np.zeros((count, 5), np.int64)
+    rows, columns = np.empty(m), np.empty(n)
+    used = 0
+    for f in range(count):
+        columns[:] = 0.0
+        for i in range(m):
+            rows[i] = 0.0
+            line = dense[f, i]
+            for k in range(n):
+                v = abs(line[k])
+                rows[i] = max(rows[i], v)
+                columns[k] = max(columns[k], v)
+        floor = _floor(rows, eps)
+        top, height = _arc(rows, floor)
+        left, width = _arc(columns, floor)
+        boxes[f, 0], boxes[f, 1], boxes[f, 2], boxes[f, 3] = top, left, height, width
+        boxes[f, 4] = used
+        for i in range(height):
+            for k in range(width):
+                values[used] = dense[f, (top + i) % m, (left + k) % n] / (m * n)
+                used += 1
+    return boxes, used
 
 
 @numba.njit(nogil=True, cache=KEPT, no_cfunc_wrapper=True, fastmath={"reassoc"})

@@ -37,6 +37,10 @@ LONGEST = 2**17
 """Samples up to which they do if one signal's wavelets fill half of them: 56 MiB in flight."""
 
 
+LOWPASS = (lanes.STARTS, lanes.STRETCHES, lanes.TAPS, lanes.WEIGHTS)
+"""What a low-pass fills in of a group's row."""
+
+
 @dataclass(frozen=True, eq=False)
 class LaneProgram:
     """A tree of filters laid out for a walk over lanes."""
@@ -161,6 +165,10 @@ class _Table(ABC):
         self.groups: list[list[int]] = []
         self.kept: list[Any] = []
         self._folds: dict[int, list[int]] = {}
+        self._laid: dict[tuple[Grid, int, bool], list[int]] = {}
+        self._lowpasses: dict[tuple[int, int, int], tuple[int, ...]] = {}
+        self._lengths: dict[int, int] = {}
+        self._name = dtype.name
 
     def add(
         self,
@@ -172,15 +180,19 @@ class _Table(ABC):
         children: int = 0,
     ) -> None:
         """Append the row of one group, whose wavelets are applied to half spectra of `parent`."""
-        row = [0] * lanes.FIELDS
-        fold = codelets.fold(self.dtype.name)
-        self.kept.append(fold)
-        row[lanes.FOLD_CODE] = fold.address
+        key = (grid, id(average), children > 0)
+        if key not in self._laid:
+            blank = [0] * lanes.FIELDS
+            fold = codelets.fold(self._name)
+            self.kept.append(fold)
+            blank[lanes.FOLD_CODE] = fold.address
+            self._lay_out(blank, grid, average, followed=children > 0)
+            self._laid[key] = blank
+        row = list(self._laid[key])
         paths: Rows = np.zeros((1, 1), np.intp) if layer is None else layer.rows
         row[lanes.COUNT] = paths.shape[1]
         row[lanes.PATHS] = self._address(np.ascontiguousarray(paths, np.int64))
         row[lanes.CHILD], row[lanes.CHILDREN_END] = child, child + children
-        self._lay_out(row, grid, average)
         if layer is not None and parent is not None:
             fields = slice(lanes.WIDE, int(lanes.ROW_AVERAGE))
             if id(layer.stage) not in self._folds:
@@ -200,8 +212,8 @@ class _Table(ABC):
         """Return the bytes of each piece of scratch: arrays and places of the walk, in turn."""
 
     @abstractmethod
-    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass) -> None:
-        """Describe a grid and its average."""
+    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass, followed: bool) -> None:
+        """Describe a grid and its average; whether its moduli are `followed` by children."""
 
     @abstractmethod
     def _filters(self, row: list[int], stage: BandStage, grid: Grid, parent: Grid) -> None:
@@ -227,13 +239,15 @@ class _Table(ABC):
         row[how + lanes.WEIGHTS] = self._address(weights.astype(self.dtype, copy=False))
 
     def _passes(self, n: int) -> int:
-        passes = codelets.passes(n, self.dtype.name)
-        self.kept.append(passes)
-        return passes.address
+        if n not in self._lengths:
+            passes = codelets.passes(n, self._name)
+            self.kept.append(passes)
+            self._lengths[n] = passes.address
+        return self._lengths[n]
 
     def _address(self, array: Array) -> int:
         self.kept.append(array)
-        return int(array.ctypes.data)
+        return int(array.__array_interface__["data"][0])
 
 
 class _Images(_Table):
@@ -251,7 +265,7 @@ class _Images(_Table):
         filled = size <= SMALL and min(counts, default=0) >= FILLED
         return filled or (size <= LARGEST and not all(map(fft.fast_by_mkl, grids)))
 
-    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass) -> None:
+    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass, followed: bool) -> None:  # noqa: ARG002
         row[lanes.ROWS], row[lanes.COLUMNS] = grid
         row[lanes.PITCH] = _pitch(grid[0])
         row[lanes.COLUMN_PASSES], row[lanes.ROW_PASSES] = map(self._passes, grid)
@@ -263,31 +277,23 @@ class _Images(_Table):
         wide = ABREAST if grid[1] % ABREAST == parent[1] % UNITS == 0 else 1
         row[lanes.WIDE], row[lanes.DELTA] = wide, -pitch * UNITS
         lines = grid[1] // wide
-        cuts, weights, used = [], [], 0
-        for f, box in enumerate(stage.take()):
-            columns = np.ascontiguousarray(box.values.T)
-            width, height = columns.shape
-            counts = np.abs(columns) > bands.SPAN_EPS[self.dtype.name] * np.abs(columns).max()
-            lows = np.where(counts.any(axis=1), counts.argmax(axis=1), height)
-            highs = height - 1 - counts[:, ::-1].argmax(axis=1)
-            groups = 2 * (width // wide + 2)  # with what is mirrored
-            runs = np.empty((groups * (height // grid[0] + 3), 6), np.int64)
-            some = np.zeros((groups * height, wide), self.dtype)
-            made, written = lanes.cut_columns(
-                columns, lows, highs, box.starts, parent, grid, pitch, f * lines, runs, some,
-                lanes.STAMP,
-            )  # fmt: skip
-            runs[:made, 5] += used
-            used += written
-            cuts.append(runs[:made])
-            weights.append(some[:written])
-        runs = np.concatenate(cuts)
-        self._fold(
-            row, lanes.FOLD, runs, np.concatenate(weights), row[lanes.COUNT] * lines, grid[0]
-        )
+        boxes = stage.take()
+        eps = self.dtype.type(bands.SPAN_EPS[self._name])
+        runs, weights = lanes.cut_columns(*boxes, parent, grid, pitch, wide, eps, lanes.STAMP)
+        self._fold(row, lanes.FOLD, runs, weights.copy(), row[lanes.COUNT] * lines, grid[0])
 
     def _lowpass(self, row: list[int], how: np.int64, average: Lowpass, axis: int, n: int) -> None:
         factor, target = average.factors[axis], average.target[axis]
+        fields = [how + field for field in LOWPASS]
+        key = (id(factor), target, n)
+        if key not in self._lowpasses:  # rows and columns of squares share theirs
+            self._smooth(row, how, factor, target, n)
+            self._lowpasses[key] = tuple(row[field] for field in fields)
+        for field, value in zip(fields, self._lowpasses[key], strict=True):
+            row[field] = value
+        self._average(row, how, average, axis)
+
+    def _smooth(self, row: list[int], how: np.int64, factor: Array, target: int, n: int) -> None:
         reach = factor.size - 1
         negative = factor[reach - (2 * reach == n) : 0 : -1]  # bin n/2 is its own mirror image
         weights = np.concatenate([factor, negative]) / n  # bins 0 ... W, -W ... -1
@@ -301,7 +307,6 @@ class _Images(_Table):
                 runs.append((0, source % target, length, UNITS * source, 0, offset))
                 done += length
         self._fold(row, how, np.array(runs, np.int64), weights, 1, target)
-        self._average(row, how, average, axis)
 
     def scratch(self, groups: Array, layers: int) -> tuple[dict[str, int], dict[str, int]]:
         """Return the bytes of each piece of scratch."""
@@ -344,15 +349,14 @@ class _Signals(_Table):
         longest = LONGEST if 2 * max(counts, default=0) >= self.at_once else LONG
         return grids[0][0] <= longest and not all(map(fft.by_mkl, grids))
 
-    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass) -> None:
+    def _lay_out(self, row: list[int], grid: Grid, average: Lowpass, followed: bool) -> None:
         (n,) = grid
         half = n // 2
         row[lane_signals.LENGTH] = n
         row[lane_signals.PASSES] = self._passes(n)
         row[lane_signals.HALF_PASSES] = self._passes(n if n % 2 else half)
         if n % 2 == 0:
-            row[lane_signals.TURNS] = self._address(_turns(half, self.dtype.name))
-            followed = row[lanes.CHILD] < row[lanes.CHILDREN_END]
+            row[lane_signals.TURNS] = self._address(_turns(half, self._name))
             bins = half if followed else average.factors[0].size - 1
             row[lane_signals.BINS] = 1 + min(bins, half // 2)
         cut = bands.lowpass(average, grid, self.dtype).rows

@@ -33,6 +33,7 @@ from scatflow.backends.kernels import (
     inner,
     integers,
     stamp,
+    towards_the_half,
     twice,
 )
 
@@ -411,69 +412,95 @@ def scatter(x, rows, columns, out, groups, layers, part, parts, line, u, small, 
 
 
 @compiled
-def cut_columns(box, lows, highs, starts, grid, target, pitch, line, runs, weights, _):
-    """Cut a filter into runs down the columns of its box, some columns side by side.
+def cut_columns(boxes, values, grid, target, pitch, wide, eps, _):
+    """Cut filters into runs down the columns of their boxes, some columns side by side.
 
     Parameters
     ----------
-    box : ndarray
-        ``(columns, rows)`` of values.
-    lows, highs : ndarray
-        First and last value of each column that does not count as zero.
-    starts : tuple of int
-        First row and column of the box on the cyclic grid.
+    boxes, values : ndarray
+        The filters, see :func:`kernels.cut_rows`. They are turned in place.
     grid, target : tuple of int
         Rows and columns of the images and of the decimated ones.
     pitch : int
         Points from one group of columns of the spectrum to the next.
-    line : int
-        Number of the filter's first folded line, which is of so many columns.
-
-    runs : ndarray
-        Room for ``(made, 6)``, as :func:`stretch` takes them: bins are those of the first column.
-    weights : ndarray
-        ``(written, wide)`` zeros for those of each column. If more than one go side by side, their
-        number divides the columns of the target and half those of the grid.
+    wide : int
+        Columns side by side. If more than one, their number divides the columns of the target and
+        half those of the grid.
+    eps : float
+        Height, relative to a filter's peak, up to which the ends of columns count as zero.
     _ : ndarray
         :data:`STAMP`.
 
     Returns
     -------
-    made, written : int
-        How many rows of both there are.
+    runs : ndarray
+        ``(runs, 6)``, as :func:`stretch` takes them: bins are those of the first column.
+    weights : ndarray
+        ``(weights, wide)`` for those of each column.
     """
     (m, n), (m_out, n_out) = grid, target
-    width, height = box.shape
-    wide = weights.shape[1]
     made = 0
     written = 0
-    for x_out in range(0, n_out, wide):
-        for x in range(x_out, n, n_out):
-            for mirrored in range(2):
-                low, high = height, -1
-                for c in range(wide):
-                    k = (x + c - starts[1]) % n
-                    if (x + c > n // 2) == mirrored and k < width:
-                        low, high = min(low, lows[k]), max(high, highs[k])
-                column = n - x if mirrored else x
-                while low <= high:
-                    y = (starts[0] + low) % m
-                    limit = 1 if mirrored and y == 0 else (y // m_out + 1) * m_out
-                    length = min(high + 1 - low, limit - y)
+    tallest = 0
+    for f in range(boxes.shape[0]):
+        groups = 2 * (boxes[f, 3] // wide + 2)  # with what is mirrored
+        made += groups * (boxes[f, 2] // m_out + 3)
+        written += groups * boxes[f, 2]
+        tallest = max(tallest, boxes[f, 3])
+    runs = np.empty((made, 6), np.int64)
+    weights = np.zeros((written, wide), values.dtype)
+    spans = np.empty((tallest, 2), np.int64)
+    made = 0
+    written = 0
+    for f in range(boxes.shape[0]):
+        towards_the_half(boxes[f], values, m, n)
+        box = boxes[f]
+        height, width = box[2], box[3]
+        some = values[box[4] : box[4] + height * width]
+        _spans(some, width, eps, spans)
+        for x_out in range(0, n_out, wide):
+            for x in range(x_out, n, n_out):
+                for mirrored in range(2):
+                    low, high = height, -1
                     for c in range(wide):
-                        k = (x + c - starts[1]) % n
+                        k = (x + c - box[1]) % n
                         if (x + c > n // 2) == mirrored and k < width:
-                            for i in range(length):
-                                weights[written + i, c] = box[k, low + i]
-                    row = -y % m if mirrored else y
-                    runs[made, 0] = line + x_out // wide
-                    runs[made, 1], runs[made, 2] = y % m_out, length
-                    runs[made, 3] = UNITS * (column // ABREAST * pitch + row) + column % ABREAST
-                    runs[made, 4], runs[made, 5] = mirrored, written
-                    made += 1
-                    written += length
-                    low += length
-    return made, written
+                            low, high = min(low, spans[k, 0]), max(high, spans[k, 1])
+                    column = n - x if mirrored else x
+                    while low <= high:
+                        y = (box[0] + low) % m
+                        limit = 1 if mirrored and y == 0 else (y // m_out + 1) * m_out
+                        length = min(high + 1 - low, limit - y)
+                        for c in range(wide):
+                            k = (x + c - box[1]) % n
+                            if (x + c > n // 2) == mirrored and k < width:
+                                for i in range(length):
+                                    weights[written + i, c] = some[(low + i) * width + k]
+                        row = -y % m if mirrored else y
+                        runs[made, 0] = (f * n_out + x_out) // wide
+                        runs[made, 1], runs[made, 2] = y % m_out, length
+                        runs[made, 3] = UNITS * (column // ABREAST * pitch + row) + column % ABREAST
+                        runs[made, 4], runs[made, 5] = mirrored, written
+                        made += 1
+                        written += length
+                        low += length
+    return runs[:made], weights[:written]
+
+
+@inner
+def _spans(some, width, eps, spans):
+    """Write the first and last row of each column of a box that exceed `eps` times the peak."""
+    peak = abs(some[0])
+    for v in some:
+        peak = max(peak, abs(v))
+    floor = eps * peak
+    height = some.size // width
+    for k in range(width):
+        spans[k, 0], spans[k, 1] = height, NONE - 1
+    for i in range(height):
+        for k in range(width):
+            if abs(some[i * width + k]) > floor:
+                spans[k, 0], spans[k, 1] = min(spans[k, 0], i), i
 
 
 @compiled

@@ -25,6 +25,7 @@ from scatflow.backends.bands import BandStage
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
+    Bank,
     Grid,
     HarmonicFilter,
     Kept,
@@ -38,10 +39,12 @@ from scatflow.backends.scratch import SCRATCH
 
 __all__ = [
     "average",
+    "fan",
     "joint_modulus",
     "name",
     "pad",
     "prepare",
+    "prepare_dense",
     "prepare_joint",
     "program",
     "spectrum",
@@ -110,6 +113,18 @@ def prepare(
     if not isinstance(filters, Sequence):
         return harmonic.prepare(filters, dtype) or plain.HarmonicStage(filters)
     return bands.lay_out(filters, tuple(target), dtype)
+
+
+def fan(bank: Bank, eps: float, dtype: np.dtype[np.floating]) -> bands.Fan:
+    """Return what lays filters out for moduli of several lengths."""
+    return bands.Fan(bank, eps, dtype)
+
+
+def prepare_dense(
+    dense: Array, eps: float, target: Grid, dtype: np.dtype[np.floating]
+) -> BandStage:
+    """Lay out filters of images for the kernels, up to `eps` of their peaks."""
+    return bands.lay_out_dense(dense, eps, tuple(target), dtype)
 
 
 def wavelet_modulus(u_hat: Array, stage: Any, which: slice) -> Array:

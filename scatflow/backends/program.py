@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,13 +134,22 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
     if not all(fft.by_mkl(grid) for grid in (*grids, averages[0].target)):  # type: ignore[union-attr]
         return None
     table = _Table(dtype)
-    table.add(tree.grid, tree.average, np.zeros((1, 1), np.intp), None)
+    roots = [bool(layer.children) for layer in layers]
+    halves = [True, *roots, *(False for _ in children)]
+    smooth = {
+        (id(average), grid, half): bands.lowpass(cast(Lowpass, average), grid, dtype, half)
+        for (average, grid, half) in dict.fromkeys(zip(averages, grids, halves, strict=True))
+    }
+    bands.cut_together(list(smooth.values()))
+    smooths = [smooth[id(a), g, h] for a, g, h in zip(averages, grids, halves, strict=True)]
+    table.add(tree.grid, tree.average, smooths[0], np.zeros((1, 1), np.intp), None)
     child = 1 + len(layers)
-    for layer in layers:
-        table.add(layer.grid, layer.average, layer.rows, layer.stage, child, len(layer.children))
-        child += len(layer.children)
-    for layer in children:
-        table.add(layer.grid, layer.average, layer.rows, layer.stage)
+    for layer, kept in zip(layers, smooths[1:child], strict=True):
+        below = len(layer.children)
+        table.add(layer.grid, layer.average, kept, layer.rows, layer.stage, child, below)
+        child += below
+    for layer, kept in zip(children, smooths[1 + len(layers) :], strict=True):
+        table.add(layer.grid, layer.average, kept, layer.rows, layer.stage)
     rows, columns = padding(shape, before, tree.grid)
     groups = np.array(table.groups, np.int64)
     return Program(
@@ -175,56 +184,69 @@ class _Table:
         self.dtype = dtype
         self.groups: list[list[int]] = []
         self.kept: list[Any] = []
+        self._grids: dict[tuple[Grid, bool], list[int]] = {}
+        self._averages: dict[tuple[int, int], list[int]] = {}
 
     def add(
         self,
         grid: Grid,
         average: Any,
+        smooth: BandStage,
         rows: Rows,
         stage: Any,
         child: int = 0,
         children: int = 0,
     ) -> None:
-        """Append the row of one group."""
+        """Append the row of one group, whose average is laid out as `smooth`."""
+        real = not fft.real_is_slow(grid) and (stage is None or children > 0)
+        if (grid, real) not in self._grids:
+            self._grids[grid, real] = self._grid(grid, real)
+        if (id(smooth), id(average)) not in self._averages:
+            self._averages[id(smooth), id(average)] = self._average(average, smooth)
         row = [0] * kernels.COLUMNS
-        complex_plan = fft.descriptor(grid, self.dtype, "complex")
-        real_plan = None
-        if not fft.real_is_slow(grid) and (stage is None or children):
-            real_plan = fft.descriptor(grid, self.dtype, "forward")
-            row[kernels.REAL] = real_plan.handle
-        row[kernels.SIZE] = math.prod(grid)
-        row[kernels.ROW] = grid[-1]
-        row[kernels.HANDLE] = complex_plan.handle
-        self.kept += [complex_plan, real_plan]
+        row[: kernels.FILTERS] = self._grids[grid, real]
         if stage is not None:
             filters = stage.rows.filters
-            self._address(row, kernels.FILTERS, filters, len(filters) - 1)
-            self._filter(row, kernels.PIECES, kernels.WEIGHTS, stage)
-        self._address(row, kernels.PATHS, np.ascontiguousarray(rows, np.int64))
+            row[kernels.FILTERS] = self._address(filters)
+            row[kernels.COUNT] = len(filters) - 1
+            row[kernels.PIECES : kernels.PATHS] = self._runs(stage)
+        row[kernels.PATHS] = self._address(np.ascontiguousarray(rows, np.int64))
         row[kernels.CHILD], row[kernels.CHILDREN_END] = child, child + children
-        smooth = bands.lowpass(average, grid, self.dtype, half=stage is None or children > 0)
-        inverse = fft.descriptor(average.target, self.dtype, "complex")
-        self.kept.append(inverse)
-        self._filter(row, kernels.AVERAGE_PIECES, kernels.AVERAGE_WEIGHTS, smooth)
-        row[kernels.AVERAGE_HANDLE] = inverse.handle
-        row[kernels.AVERAGE_SIZE] = math.prod(average.target)
-        row[kernels.AVERAGE_ROW] = average.target[-1]
-        spans = [range(*c.indices(n)) for c, n in zip(average.crop, average.target, strict=True)]
-        first, second = (range(1), spans[0]) if len(spans) == 1 else spans
-        row[kernels.CROP_ROW], row[kernels.ROWS_KEPT] = first.start, len(first)
-        row[kernels.CROP_COLUMN], row[kernels.COLUMNS_KEPT] = second.start, len(second)
+        row[kernels.AVERAGE_PIECES :] = self._averages[id(smooth), id(average)]
         self.groups.append(row)
 
-    def _filter(self, row: list[int], pieces: int, weights: int, stage: BandStage) -> None:
-        runs = stage.rows
-        self._address(row, pieces, runs.pieces, len(runs.pieces))
-        self._address(row, weights, runs.weights, runs.weights.size)
+    def _grid(self, grid: Grid, real: bool) -> list[int]:
+        """Return the first fields of groups of a grid."""
+        plans = [fft.descriptor(grid, self.dtype, "complex")]
+        plans += [fft.descriptor(grid, self.dtype, "forward")] if real else []
+        self.kept += plans
+        return [math.prod(grid), grid[-1], plans[0].handle, plans[1].handle if real else 0]
 
-    def _address(self, row: list[int], column: int, array: Array, length: int = 0) -> None:
+    def _average(self, average: Lowpass, smooth: BandStage) -> list[int]:
+        """Return the last fields of groups that are averaged alike."""
+        inverse = fft.descriptor(average.target, self.dtype, "complex")
+        self.kept.append(inverse)
+        spans = [range(*c.indices(n)) for c, n in zip(average.crop, average.target, strict=True)]
+        first, second = (range(1), spans[0]) if len(spans) == 1 else spans
+        return [
+            *self._runs(smooth),
+            inverse.handle,
+            math.prod(average.target),
+            average.target[-1],
+            first.start,
+            second.start,
+            len(first),
+            len(second),
+        ]
+
+    def _runs(self, stage: BandStage) -> list[int]:
+        """Return where the runs of filters are, and how many."""
+        _, pieces, weights = stage.rows
+        return [self._address(pieces), len(pieces), self._address(weights), weights.size]
+
+    def _address(self, array: Array) -> int:
         self.kept.append(array)
-        row[column] = array.ctypes.data
-        if length:
-            row[column + 1] = length
+        return int(array.__array_interface__["data"][0])
 
 
 def _scratch_sizes(groups: Array, layers: int) -> tuple[int, int, int, int]:

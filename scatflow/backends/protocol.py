@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,16 @@ class BandFilter(Protocol):
     def shape(self) -> Grid:
         """The grid."""
         ...
+
+
+class Bank(NamedTuple):
+    """Real filters of signals of one length in Fourier, each stored on its band."""
+
+    firsts: NDArray[np.int64]
+    """First bin of each."""
+    ends: NDArray[np.int64]
+    """``(filters + 1,)``: where the values of each begin, and where the last ones end."""
+    values: NDArray[np.float64]
 
 
 class HarmonicFilter(Protocol):
@@ -255,6 +265,22 @@ class Backend(Protocol):
 
     def average(self, u: Any, how: Kept, u_hat: Any = None) -> Any:
         """Reduce ``(batch, paths, *grid)`` as `how` says; `u_hat` is its spectrum, if known."""
+        ...
+
+
+class Cutting(Protocol):
+    """What a backend has besides that cuts filters to what is not negligible by itself."""
+
+    def fan(self, bank: Bank, eps: float, dtype: Any) -> Any:
+        """Return what lays filters out for moduli of several lengths, up to `eps` of their peaks.
+
+        It has a verb ``prepare(which, n, target, factor)``, like :meth:`Backend.prepare`: for some
+        filters, times a factor, folded onto n bins.
+        """
+        ...
+
+    def prepare_dense(self, dense: Any, eps: float, target: Grid, dtype: Any) -> Stage:
+        """Lay out filters ``(filters, *grid)`` of images, up to `eps` of their peaks."""
         ...
 
 

@@ -496,6 +496,7 @@ class PlanCache:
         self.bound_bytes = bound_bytes
         self._lock = threading.Lock()
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._held: dict[Hashable, int] = {}
         self._building: dict[Hashable, threading.Lock] = {}
 
     def get(self, key: Hashable, build: Callable[[], Plan]) -> Plan:
@@ -521,10 +522,15 @@ class PlanCache:
 
     def _forget(self) -> None:
         """Drop the oldest plans beyond the bounds; the newest stays in any case."""
-        held = sum(plan.held_bytes for plan in self._plans.values())
+        if len(self._plans) == 1:
+            return
+        for key, plan in self._plans.items():
+            if key not in self._held:
+                self._held[key] = plan.held_bytes
+        held = sum(self._held.values())
         while len(self._plans) > 1 and (len(self._plans) > self.bound or held > self.bound_bytes):
-            _, dropped = self._plans.popitem(last=False)
-            held -= dropped.held_bytes
+            key, _ = self._plans.popitem(last=False)
+            held -= self._held.pop(key)
 
     def _find(self, key: Hashable) -> Plan | None:
         plan = self._plans.get(key)
@@ -539,6 +545,7 @@ class PlanCache:
         """Forget all plans."""
         with self._lock:
             self._plans.clear()
+            self._held.clear()
 
 
 PLANS = PlanCache(bound=32)

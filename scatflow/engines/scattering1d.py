@@ -9,8 +9,10 @@ doi:10.1109/TSP.2014.2326991.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -19,7 +21,18 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from scatflow.backends.choose import check as check_backend
-from scatflow.backends.protocol import Backend, Keep, Kept, Layer, Lowpass, Mean, Tree
+from scatflow.backends.protocol import (
+    Backend,
+    Bank,
+    Grid,
+    Keep,
+    Kept,
+    Layer,
+    Lowpass,
+    Mean,
+    Stage,
+    Tree,
+)
 from scatflow.engines.engine import (
     LARGEST_J,
     Engine,
@@ -33,7 +46,7 @@ from scatflow.engines.engine import (
 from scatflow.engines.paths import PathTable, pairs, stack
 from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
-from scatflow.wavelets.morlet import lowpass_1d, lowpass_support, morlet_1d
+from scatflow.wavelets.morlet import lowpass_1d, lowpass_support, morlet_1d, morlets_1d
 from scatflow.wavelets.scales import SIGMA0, Scale, scales_1d
 from scatflow.wavelets.support import (
     NEGLIGIBLE,
@@ -469,6 +482,10 @@ def path_table(engine: Scattering1D) -> PathTable:
 # --- building a plan -----------------------------------------------------------------------
 
 
+LayOut = Callable[[Sequence[Scale], int, Grid], Stage]
+"""Lays out wavelets for moduli decimated by ``2**k`` and a grid."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """Where the windows lie: what the building functions below share."""
@@ -480,19 +497,21 @@ class Frame:
     dtype: np.dtype[Any]
     backend: Backend
 
-    def decimation(self, j: int) -> int:
-        """Return log2 of the decimation after a wavelet of octave `j`.
+    @cached_property
+    def decimations(self) -> dict[int, int]:
+        """log2 of the decimation after a wavelet of each octave j.
 
         As far as the wavelet and the stride allow; Kymatio's releases kept moduli finer than the
         wavelets ask for by as much as the output is.
         """
         engine = self.engine
+        octaves = {0, *(scale.j for layer in engine.scales() for scale in layer)}
         if engine.averaging != "local":
-            return j
+            return {j: j for j in octaves}
+        stride, largest = engine.log2_stride, math.floor(math.log2(engine.window))
         if engine.scaling == "kymatio":
-            return min(j, engine.log2_stride)
-        largest = math.floor(math.log2(engine.window))
-        return max(min(j, largest) - (largest - engine.log2_stride), 0)
+            return {j: min(j, stride) for j in octaves}
+        return {j: max(min(j, largest) - (largest - stride), 0) for j in octaves}
 
     def crop(self, k: int) -> tuple[slice, ...]:
         """Return the samples at decimation ``2**k`` that lie in the signal."""
@@ -518,8 +537,7 @@ class Frame:
     @cached_property
     def averages(self) -> dict[int, Kept]:
         """What is kept of moduli at each decimation; layers share it."""
-        used = {self.decimation(scale.j) for layer in self.engine.scales() for scale in layer}
-        return {k: self.kept(k) for k in sorted({0, *used})}
+        return {k: self.kept(k) for k in sorted({0, *self.decimations.values()})}
 
     def kept(self, k: int) -> Kept:
         """Return what is kept of a modulus at decimation ``2**k``."""
@@ -528,27 +546,56 @@ class Frame:
         if self.engine.averaging == "global":
             return Mean(self.crop(k))
         s = self.engine.log2_stride
-        n = self.padded // 2**k
-        dense = self.fold(self.phi, k).dense()[: n // 2 + 1]
-        significant = np.flatnonzero(dense > NEGLIGIBLE[self.dtype.name] * dense[0])
-        factor = dense[: significant[-1] + 1].copy()
+        half = self.fold(self.phi, k).half()
+        significant = half > NEGLIGIBLE[self.dtype.name] * half[0]
+        factor = half[: half.size - int(significant[::-1].argmax())].copy()
         return Lowpass((factor,), (self.padded // 2**s,), self.crop(s))
 
     def layer(
         self,
-        bands: list[Band],
+        lay_out: LayOut,
+        scales: Sequence[Scale],
         parent: int,
-        j: int,
         rows: NDArray[np.intp],
         children: tuple[Layer, ...] = (),
     ) -> Layer:
-        """Return filters of octave `j` that are applied to moduli of octave `parent` (or to x)."""
-        k, down = self.decimation(parent), self.decimation(j)
+        """Return filters of one octave that are applied to moduli of octave `parent` (or to x)."""
+        down = self.decimations[scales[0].j]
         grid = (self.padded // 2**down,)
-        eps = NEGLIGIBLE[self.dtype.name]
-        trimmed = [trim(self.fold(band, k), eps) for band in bands]
-        stage = self.backend.prepare(trimmed, grid, self.dtype)
+        stage = lay_out(scales, self.decimations[parent], grid)
         return Layer(stage, rows, grid, self.averages[down], children)
+
+    def bank(self, scales: Sequence[Scale]) -> LayOut:
+        """Return what lays out some of these wavelets for moduli decimated by ``2**k``."""
+        eps = NEGLIGIBLE[self.dtype.name]
+        unique = list(dict.fromkeys(scales))
+        bands = morlets_1d(self.padded, [(scale.xi, scale.sigma) for scale in unique])
+        number = {scale: i for i, scale in enumerate(unique)}
+        fan = getattr(self.backend, "fan", None)
+        if fan is None:
+
+            def lay_out(some: Sequence[Scale], k: int, target: Grid) -> Stage:
+                trimmed = [trim(self.fold(bands[number[scale]], k), eps) for scale in some]
+                return self.backend.prepare(trimmed, target, self.dtype)
+
+            return lay_out
+        made = fan(
+            Bank(
+                np.array([band.starts[0] for band in bands]),
+                np.array([0, *itertools.accumulate(band.values.size for band in bands)]),
+                np.concatenate([band.values for band in bands]),
+            ),
+            eps,
+            self.dtype,
+        )
+
+        def spread(some: Sequence[Scale], k: int, target: Grid) -> Stage:
+            factor = 2.0**-k if self.engine.scaling == "kymatio-0.3" else 1.0
+            which = [number[scale] for scale in some]
+            stage: Stage = made.prepare(which, self.padded // 2**k, target, factor)
+            return stage
+
+        return spread
 
 
 def by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:
@@ -571,7 +618,7 @@ def _plan(
     frame = Frame(engine, shape[0], padded, before, dtype, backend)
     paths = path_table(engine)
     s = engine.log2_stride
-    tree = Tree((padded,), frame.averages[0], _layers(frame, paths), ELEMENTS)
+    tree = Tree((padded,), frame.averages[0], _layers(frame), ELEMENTS)
     local = engine.averaging == "local"
     windows = len(range(padded // 2**s)[frame.crop(s)[0]]) if local else 1
     ragged = engine.averaging == "none"
@@ -591,24 +638,37 @@ def _plan(
     )
 
 
-def _layers(frame: Frame, paths: PathTable) -> tuple[Layer, ...]:
+@lru_cache(maxsize=64)
+def _grouped(engine: Scattering1D) -> dict[tuple[int, ...], NDArray[np.intp]]:
+    """Return the paths of each octave, and of each pair of them, by the numbers of wavelets."""
+    psi1, psi2 = engine.scales()
+    row = {key: i for i, key in enumerate(path_table(engine).keys)}
+    found: dict[tuple[int, ...], NDArray[np.intp]] = {}
+    for j1, group1 in by_octave(psi1).items():
+        found[j1,] = np.array([[row[n1,] for n1 in group1]], np.intp)
+        for j2, group2 in by_octave(psi2).items():
+            if j2 > j1 and engine.max_order == 2:
+                paths = [[row[n1, n2] for n2 in group2] for n1 in group1]
+                found[j1, j2] = np.array(paths, np.intp)
+    return found
+
+
+def _layers(frame: Frame) -> tuple[Layer, ...]:
     """Group the wavelets of each layer by octave: they share parents and decimation."""
     psi1, psi2 = frame.engine.scales()
-    row = {key: i for i, key in enumerate(paths.keys)}
+    first, second = (
+        {j: [scales[n] for n in some] for j, some in by_octave(scales).items()}
+        for scales in (psi1, psi2)
+    )
+    rows = _grouped(frame.engine)
     # A first layer with as many wavelets per octave has the same ones.
-    second: dict[Scale, Band] = {}
-    if frame.engine.max_order == 2:
-        second = {scale: frame.psi(scale) for scale in psi2}
+    lay_out = frame.bank((*psi1, *(psi2 if frame.engine.max_order == 2 else ())))
     layers = []
-    for j1, group1 in by_octave(psi1).items():
-        children = []
-        for j2, group2 in by_octave(psi2).items():
-            if j2 <= j1 or frame.engine.max_order == 1:
-                continue
-            rows = np.array([[row[n1, n2] for n2 in group2] for n1 in group1], np.intp)
-            bands = [second[psi2[n2]] for n2 in group2]
-            children.append(frame.layer(bands, j1, j2, rows))
-        bands = [second.get(psi1[n]) or frame.psi(psi1[n]) for n in group1]
-        rows = np.array([[row[n1,] for n1 in group1]], np.intp)
-        layers.append(frame.layer(bands, 0, j1, rows, tuple(children)))
+    for j1, some in first.items():
+        children = tuple(
+            frame.layer(lay_out, others, j1, rows[j1, j2])
+            for j2, others in second.items()
+            if (j1, j2) in rows
+        )
+        layers.append(frame.layer(lay_out, some, 0, rows[j1,], children))
     return tuple(layers)

@@ -9,6 +9,7 @@ Mach. Intell. 35 (2013), doi:10.1109/TPAMI.2012.230.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -30,8 +31,8 @@ from scatflow.engines.engine import (
 from scatflow.engines.paths import PathTable, pairs, stack
 from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
-from scatflow.wavelets.morlet import REACH, ideal_lowpass, lowpass_2d, morlet_2d
-from scatflow.wavelets.support import Array, Band, band_of, joint_reach, without_rounding
+from scatflow.wavelets.morlet import REACH, ideal_lowpass, lowpass_2d, morlet_2d, morlets_2d
+from scatflow.wavelets.support import Array, band_of, joint_reach, without_rounding
 
 OUT_TYPES = ("array", "list", "dict")
 
@@ -44,6 +45,9 @@ HALO_TOLERANCE = {"float32": 1e-7, "float64": 2e-12}
 MEASURED_WIDTH = 13.0
 """Standard deviation, in pixels, up to which envelopes are measured; wider ones are these
 dilated."""
+
+TOGETHER = 2**18
+"""Values of the wavelets of one scale up to which these are evaluated and cut together."""
 
 SPILL = 3500
 """Side of a tile, in pixels, at which a pixel costs twice as much (fitted to measurements)."""
@@ -161,7 +165,11 @@ class Scattering2D(Engine):
 
     def angle(self, theta: int) -> float:
         """Return the angle of orientation number `theta` from the rows' axis, radians."""
-        return (int(self.L - self.L / 2 - 1) - theta) * math.pi / self.L
+        return self.turns(theta) * math.pi / self.L
+
+    def turns(self, theta: int) -> int:
+        """Return the angle of orientation number `theta` in units of pi / L."""
+        return int(self.L - self.L / 2 - 1) - theta
 
     # --- output ---
 
@@ -366,14 +374,23 @@ class Frame:
         return ideal_lowpass(n, level)
 
     def fold(self, psi: Array, level: int) -> Array:
-        """Return a filter as an image decimated by ``2**level`` sees it."""
+        """Return filters, along the last axes, as images decimated by ``2**level`` see them."""
         if level == 0:
             return psi
-        masked = psi * self.keep(0, level)[:, None] * self.keep(1, level)
         m, n = self.padded
         r = 2**level
-        folded: Array = masked.reshape(r, m // r, r, n // r).sum(axis=(0, 2))
-        return folded
+        if self.engine.pyramid == "fold":
+            folded: Array = psi.reshape(-1, r, m // r, r, n // r).sum(axis=(1, 3))
+            return folded.reshape(*psi.shape[:-2], m // r, n // r)
+        # What is cut off leaves one alias in each bin.
+        rows, columns = (np.flatnonzero(self.keep(axis, level)) for axis in (0, 1))
+        kept: Array = psi[..., rows[:, None], columns]
+        return kept
+
+    @cached_property
+    def phi(self) -> tuple[Array, Array]:
+        """The low-pass filter along both axes."""
+        return lowpass_2d(self.padded, width(self.engine.J - 1))
 
     @cached_property
     def averages(self) -> list[Lowpass]:
@@ -383,8 +400,11 @@ class Frame:
     def lowpass(self, level: int) -> Lowpass:
         """Return the average of a modulus that is decimated by ``2**level``."""
         J, r = self.engine.J, 2**level
-        factors = []
-        for axis, factor in enumerate(lowpass_2d(self.padded, width(J - 1))):
+        factors: list[Array] = []
+        for axis, factor in enumerate(self.phi):
+            if axis and factor is self.phi[0]:
+                factors *= 2
+                break
             n = self.padded[axis] // r
             level_factor = (factor * self.keep(axis, level)).reshape(r, n).sum(axis=0)
             half = level_factor[: n // 2 + 1]
@@ -394,23 +414,47 @@ class Frame:
         crop = tuple(slice(self.margin, n - self.margin) for n in target)
         return Lowpass(tuple(factors), target, crop)
 
+    def wavelets(self, j: int, together: bool = False) -> Iterator[tuple[int, Array]]:
+        """Yield the wavelets of scale `j` with the numbers of their orientations, in some order.
+
+        Those of opposite angles mirror each other; on square grids, those of angles that make a
+        right one are each other's transposes.
+        """
+        L, (m, n) = self.engine.L, self.padded
+        images: dict[int, list[tuple[int, bool, bool]]] = {}
+        for theta in range(L):
+            k = self.engine.turns(theta)
+            across = m == n and L % 2 == 0 and 4 * abs(k) > L
+            source = L // 2 - abs(k) if across else abs(k)
+            images.setdefault(source, []).append((theta, across, k < 0))
+        groups = [list(images)] if together else [[k] for k in images]
+        for group in groups:
+            angles = [k * math.pi / L for k in group]
+            found = morlets_2d(self.padded, width(j), angles, wave_number(j), slant=4.0 / L)
+            for k, psi in zip(group, found, strict=True):
+                for theta, across, opposite in images[k]:
+                    image = psi.T if across else psi
+                    yield theta, np.roll(image[:, ::-1], 1, axis=1) if opposite else image
+
     def stages(self, j: int) -> list[Stage]:
         """Lay out the wavelets of scale `j` for images decimated by ``2**level``, level < j.
 
-        One orientation is evaluated on the whole grid at a time; only bands are kept.
+        Of images that are not small, one orientation is evaluated on the whole grid at a time and
+        only bands are kept.
         """
-        engine, grid = self.engine, tuple(n // 2**j for n in self.padded)
-        levels = max(j, 1) if engine.max_order == 2 else 1
-        bands: list[list[Band]] = [[] for _ in range(levels)]
-        mirrored: dict[float, Array] = {}
-        for theta in range(engine.L):
-            angle = engine.angle(theta)
-            if -angle in mirrored:
-                psi = np.roll(mirrored.pop(-angle)[:, ::-1], 1, axis=1)
-            else:
-                psi = mirrored[angle] = wavelet(engine, self.padded, j, theta)
+        grid = tuple(n // 2**j for n in self.padded)
+        eps = EPS[self.dtype.name]
+        levels = range(max(j, 1) if self.engine.max_order == 2 else 1)
+        cutting = getattr(self.backend, "prepare_dense", None)
+        if cutting is not None and self.engine.L * math.prod(self.padded) <= TOGETHER:
+            together = np.empty((self.engine.L, *self.padded))
+            for theta, psi in self.wavelets(j, together=True):
+                together[theta] = psi
+            return [cutting(self.fold(together, level), eps, grid, self.dtype) for level in levels]
+        bands: list[list[Any]] = [[None] * self.engine.L for _ in levels]
+        for theta, psi in self.wavelets(j):
             for level, found in enumerate(bands):
-                found.append(band_of(self.fold(psi, level), EPS[self.dtype.name]))
+                found[theta] = band_of(self.fold(psi, level), eps)
         return [self.backend.prepare(found, grid, self.dtype) for found in bands]
 
 

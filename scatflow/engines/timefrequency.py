@@ -30,6 +30,7 @@ from scatflow.engines.scattering1d import (
     ELEMENTS,
     OUT_TYPES,
     Frame,
+    LayOut,
     Scattering1D,
     by_octave,
     check_length,
@@ -642,19 +643,18 @@ def _tree(engine: TimeFrequencyScattering, frame: Frame, paths: PathTable) -> Jo
     psi1, psi2 = engine.scales()
     across = FrequencyFrame(engine, frame.dtype, frame.backend)
     row = {key: i for i, key in enumerate(paths.keys)}
-    bands = [frame.psi(scale) for scale in psi1]
+    lay_out = frame.bank((*psi1, *psi2))
     layers = tuple(
-        frame.layer([bands[n] for n in some], 0, j, np.array([some], np.intp))
-        for j, some in by_octave(psi1).items()
+        frame.layer(lay_out, [psi1[n] for n in some], 0, np.array([some], np.intp))
+        for some in by_octave(psi1).values()
     )
     finest = None
     if engine.averaging == "none":
-        trimmed = [trim(band, NEGLIGIBLE[frame.dtype.name]) for band in bands]
-        stage = frame.backend.prepare(trimmed, (frame.padded,), frame.dtype)
+        stage = lay_out(psi1, 0, (frame.padded,))
         numbers = np.arange(len(psi1))[None]
         finest = Layer(stage, numbers, (frame.padded,), Keep(frame.crop(0)))
     second = tuple(
-        _second(frame, across, some, j, row)
+        _second(frame, lay_out, across, some, j, row)
         for j, some in by_octave(psi2).items()
         if parents(engine, some[0])
     )
@@ -671,6 +671,7 @@ def _tree(engine: TimeFrequencyScattering, frame: Frame, paths: PathTable) -> Jo
 
 def _second(
     frame: Frame,
+    lay_out: LayOut,
     across: FrequencyFrame,
     some: list[int],
     j2: int,
@@ -678,9 +679,9 @@ def _second(
 ) -> Second:
     """Return wavelets of one octave of the second layer, as the octaves below see them."""
     psi1, psi2 = across.engine.scales()
-    bands = [frame.psi(psi2[n]) for n in some]
+    scales = [psi2[n] for n in some]
     none = np.zeros((1, len(some)), np.intp)
-    below = [frame.layer(bands, j1, j2, none) for j1 in by_octave(psi1) if j1 < j2]
+    below = [frame.layer(lay_out, scales, j1, none) for j1 in by_octave(psi1) if j1 < j2]
     return Second(
         stages=tuple(layer.stage for layer in below),
         parents=parents(across.engine, some[0]),

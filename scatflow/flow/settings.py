@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-ALGORITHM = 6
+ALGORITHM = 7
 """Raised whenever the same settings would give other bytes than before."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.fft
@@ -85,11 +86,74 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
         values = _gaussian(f, xi, sigma, 1)
         if correction > NO_CORRECTION:
             values -= correction * _gaussian(f, 0.0, sigma, 1)
-        # In time, it has ended where the next period begins.
-        if math.pi * sigma * N > REACH and correction < SMALL_CORRECTION:
+        if _has_ended(N, sigma, correction):
             return Band((first % N,), values / _norm_of_a_morlet(correction), (N,))
     band = Band((first % N,), values, (N,))
     return band.scaled(1.0 / l1_norm(band))
+
+
+TOGETHER = 2**13
+"""Bins of a band up to which wavelets are evaluated together; longer ones fill caches alone."""
+
+
+def morlets_1d(N: int, wavelets: Sequence[tuple[float, float]]) -> list[Band]:
+    """Evaluate Morlet wavelets ``(xi, sigma)``, to the bit as :func:`morlet_1d` does each."""
+    found: list[Band | None] = [None] * len(wavelets)
+    some: list[tuple[int, float, float, float, int, int]] = []
+    for i, (xi, sigma) in enumerate(wavelets):
+        correction, centre = math.exp(-(xi**2) / (2.0 * sigma**2)), abs(xi)
+        low = centre - REACH * sigma if centre >= REACH * sigma else -REACH * sigma
+        first, last = math.floor(N * low), math.ceil(N * (centre + REACH * sigma))
+        if xi < 0 or last - first + 1 >= min(N, TOGETHER):
+            found[i] = morlet_1d(N, xi, sigma)
+        else:
+            some.append((i, xi, sigma, correction, first, last - first + 1))
+    if some:
+        for (i, _, sigma, correction, first, _), values in zip(
+            some, _together(N, some), strict=True
+        ):
+            band = Band((first % N,), values, (N,))
+            if not _has_ended(N, sigma, correction):
+                band = band.scaled(1.0 / l1_norm(band))
+            found[i] = band
+    return [band for band in found if band is not None]
+
+
+def _has_ended(N: int, sigma: float, correction: float) -> bool:
+    """Return whether a wavelet's norm is known: it has ended where the next period begins."""
+    return math.pi * sigma * N > REACH and correction < SMALL_CORRECTION
+
+
+def _together(N: int, some: list[tuple[int, float, float, float, int, int]]) -> list[Array]:
+    """Return the values on the bands of wavelets that are narrower than the period."""
+    _, centres, widths, corrections, firsts, sizes = zip(*some, strict=True)
+    ends = list(itertools.accumulate(sizes))
+    total = ends[-1]
+
+    def each(values: Sequence[float]) -> Array:
+        repeated: Array = np.repeat(np.array(values, np.float64), sizes)
+        return repeated
+
+    shifts = [first - (end - size) for first, end, size in zip(firsts, ends, sizes, strict=True)]
+    f = np.arange(total) + np.repeat(np.array(shifts), sizes)
+    f = f / N
+    spread = each([-2.0 * sigma**2 for sigma in widths])
+    values = f + each([-xi for xi in centres])
+    values *= values
+    values /= spread
+    np.exp(values, out=values)
+    if max(corrections) > NO_CORRECTION:
+        f *= f
+        f /= spread
+        np.exp(f, out=f)
+        f *= each([c if c > NO_CORRECTION else 0.0 for c in corrections])
+        values -= f
+    norms = [
+        _norm_of_a_morlet(c) if _has_ended(N, sigma, c) else 1.0
+        for sigma, c in zip(widths, corrections, strict=True)
+    ]
+    values /= each(norms)
+    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def _norm_of_a_morlet(c: float) -> float:
@@ -100,6 +164,8 @@ def _norm_of_a_morlet(c: float) -> float:
     ``|exp(i a) - c|``: ``sum_n B(n) B(n + k) (-c)**k c**(2 n)`` with B(n) the binomial coefficients
     of 1/2. Below :data:`SMALL_CORRECTION`, these terms give all digits.
     """
+    if c < 1e-9:  # whose square is lost beside one
+        return 1.0
     b = (1.0, 1 / 2, -1 / 8, 1 / 16, -5 / 128, 7 / 256, -21 / 1024, 33 / 2048, -429 / 32768)
     total = 0.0
     for k in range(4):
@@ -139,7 +205,8 @@ def lowpass_support(N: int, sigma: float) -> int:
 
     At most ``N // 2``, when the filter does not fit into the signal.
     """
-    h = np.abs(scipy.fft.irfft(lowpass_1d(N, sigma).dense()[: N // 2 + 1], N))[: N // 2]
+    half = lowpass_1d(N, sigma).half()
+    h = np.abs(scipy.fft.irfft(half, N))[: N // 2]
     residual = np.cumsum(h[::-1])[::-1]
     within = np.flatnonzero(residual <= 1e-3)
     return int(within[0]) + 1 if within.size else N // 2
@@ -149,15 +216,15 @@ def lowpass_support(N: int, sigma: float) -> int:
 
 
 def _fold_window(window: np.ndarray, first: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-    """Add a window whose corner is at `first` onto the periodic grid of `shape`."""
-    out = np.zeros(shape, dtype=window.dtype)
+    """Add windows whose corner is at `first` onto the periodic grid of `shape`, the last axes."""
+    out = np.zeros((*window.shape[:-2], *shape), dtype=window.dtype)
     spans = []
-    for start, width, n in zip(first, window.shape, shape, strict=True):
+    for start, width, n in zip(first, window.shape[-2:], shape, strict=True):
         cuts = sorted({start, start + width, *range((start // n + 1) * n, start + width, n)})
         spans.append([(a - start, b - start, a % n) for a, b in itertools.pairwise(cuts)])
     for a, b, u in spans[0]:
         for c, d, v in spans[1]:
-            out[u : u + b - a, v : v + d - c] += window[a:b, c:d]
+            out[..., u : u + b - a, v : v + d - c] += window[..., a:b, c:d]
     return out
 
 
@@ -228,13 +295,129 @@ def morlet_2d(shape: tuple[int, int], sigma: float, theta: float, xi: float, sla
     return np.asarray(dft)
 
 
+def morlets_2d(
+    shape: tuple[int, int], sigma: float, thetas: Sequence[float], xi: float, slant: float
+) -> Array:
+    """Evaluate 2D Morlet wavelets of several angles together, to rounding as :func:`morlet_2d`.
+
+    Those that are narrow in Fourier are evaluated there: a sampled Gaussian's transform is a sum of
+    Gaussians, of which one counts.
+
+    Parameters
+    ----------
+    shape, sigma, xi, slant
+        As in :func:`morlet_2d`.
+    thetas : sequence of float
+        Angles of the wave vectors.
+
+    Returns
+    -------
+    ndarray
+        ``(angles, *shape)``, float64.
+    """
+    angles: Array = np.array(thetas, np.float64)
+    cos, sin = np.cos(angles), np.sin(angles)
+    extents = [
+        math.ceil(REACH * sigma * float(np.hypot(along, across / slant).max()))
+        for along, across in ((cos, sin), (sin, cos))
+    ]
+    if any(extent > 2 * n for extent, n in zip(extents, shape, strict=True)):
+        # They end where the outermost period does.
+        return np.stack([morlet_2d(shape, sigma, theta, xi, slant) for theta in thetas])
+    spans = []
+    for n, along, across in zip(shape, (cos, sin), (sin, cos), strict=True):
+        half = REACH / sigma * np.hypot(along, slant * across)
+        low, high = np.minimum(0, xi * along) - half, np.maximum(0, xi * along) + half
+        bins = n / (2 * math.pi)
+        spans.append((math.floor(low.min() * bins), math.ceil(high.max() * bins)))
+    if all(last - first < n for (first, last), n in zip(spans, shape, strict=True)):
+        return _narrow_morlets(shape, sigma, (cos, sin), xi, slant, spans)
+    return _short_morlets(shape, sigma, (cos, sin), xi, slant, extents)
+
+
+def _quadratic(
+    u: Array, v: Array, turns: tuple[Array, Array], ratio: float, factor: float
+) -> Array:
+    """Return ``factor (along^2 + ratio across^2)`` of points on a grid, for several angles."""
+    cos, sin = turns
+    a, b, c = cos**2 + ratio * sin**2, cos * sin * (1.0 - ratio), sin**2 + ratio * cos**2
+    form: Array = np.multiply.outer(2.0 * factor * b, u)[:, :, None] * v
+    form += np.multiply.outer(factor * a, u**2)[:, :, None]
+    form += np.multiply.outer(factor * c, v**2)[:, None, :]
+    return form
+
+
+def _narrow_morlets(
+    shape: tuple[int, int],
+    sigma: float,
+    turns: tuple[Array, Array],
+    xi: float,
+    slant: float,
+    spans: list[tuple[int, int]],
+) -> Array:
+    """Evaluate wavelets in Fourier, on the bins of one period where they are not zero.
+
+    With `g` the Gaussian around the origin, ``g(w - xi) - (g(xi) / g(0)) g(w)`` is
+    ``g(xi) g(w) (exp(sigma^2 xi w) - 1)``.
+    """
+    u, v = (
+        np.arange(first, last + 1, dtype=np.float64) * (2 * math.pi / n)
+        for (first, last), n in zip(spans, shape, strict=True)
+    )
+    psi = _quadratic(u, v, turns, slant**-2, -(sigma**2) / 2.0)
+    np.exp(psi, out=psi)
+    wave_u, wave_v = (
+        np.exp(np.multiply.outer(sigma**2 * xi * t, w)) for t, w in zip(turns, (u, v), strict=True)
+    )
+    wave = wave_u[:, :, None] * wave_v[:, None, :]
+    wave -= 1.0
+    psi *= wave
+    psi *= gabor_norm(sigma, slant) * 2 * math.pi * sigma**2 / slant
+    psi *= math.exp(-((sigma * xi) ** 2) / 2.0)
+    out = np.zeros((len(psi), *shape))
+    (a, b), (c, d) = spans
+    out[:, : b + 1, : d + 1] = psi[:, -a:, -c:]
+    out[:, : b + 1, shape[1] + c :] = psi[:, -a:, :-c]
+    out[:, shape[0] + a :, : d + 1] = psi[:, :-a, -c:]
+    out[:, shape[0] + a :, shape[1] + c :] = psi[:, :-a, :-c]
+    return out
+
+
+def _short_morlets(
+    shape: tuple[int, int],
+    sigma: float,
+    turns: tuple[Array, Array],
+    xi: float,
+    slant: float,
+    extents: list[int],
+) -> Array:
+    """Evaluate wavelets in space, where they end within their periods, and transform them."""
+    u, v = (np.arange(-extent, extent + 1, dtype=np.float64) for extent in extents)
+    envelope = _quadratic(u, v, turns, slant**2, -1.0 / (2.0 * sigma**2))
+    np.exp(envelope, out=envelope)
+    wave_u, wave_v = (
+        np.exp(np.multiply.outer(1j * xi * t, w)) for t, w in zip(turns, (u, v), strict=True)
+    )
+    psi = wave_u[:, :, None] * wave_v[:, None, :]
+    psi *= envelope
+    psi -= (psi.sum(axis=(1, 2)).real / envelope.sum(axis=(1, 2)))[:, None, None] * envelope
+    folded = _fold_window(psi, (-extents[0], -extents[1]), shape)
+    # The windows are Hermitian, so their DFTs are real: half of them says all.
+    half = np.conj(folded[..., : shape[1] // 2 + 1])
+    dft = scipy.fft.irfft2(half, shape, norm="forward", overwrite_x=True)
+    dft *= gabor_norm(sigma, slant)
+    return np.asarray(dft)
+
+
 def lowpass_2d(shape: tuple[int, int], sigma: float) -> tuple[Array, Array]:
     """Evaluate the isotropic Gaussian in Fourier as two factors: rows, columns.
 
     The filter is their outer product.
     """
-    factors = []
+    factors: list[Array] = []
     for n in shape:
+        if factors and n == shape[0]:
+            return factors[0], factors[0]
         reach = math.ceil(REACH * sigma)
         t = np.arange(max(-reach, -2 * n), min(reach + 1, 3 * n))
         g = np.bincount(t % n, np.exp(-(t.astype(float) ** 2) / (2.0 * sigma**2)), n)

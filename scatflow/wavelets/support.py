@@ -41,6 +41,18 @@ class Band:
         out[bins[0] if len(bins) == 1 else np.ix_(*bins)] = self.values
         return out
 
+    def half(self) -> Array:
+        """Return a 1D filter's first ``n // 2 + 1`` bins, zero outside the band."""
+        (n,), (start,), width = self.shape, self.starts, self.values.size
+        if start == 0 or width >= n:
+            return self.dense()[: n // 2 + 1]
+        out = np.zeros(n // 2 + 1)
+        for first in (start, start - n):  # as it lies, and what wraps around
+            low, high = max(first, 0), min(first + width, n // 2 + 1)
+            if low < high:
+                out[low:high] = self.values[low - first : high - first]
+        return out
+
     def scaled(self, factor: float) -> Band:
         """Return the band with all values multiplied by `factor`."""
         return Band(self.starts, self.values * factor, self.shape)

@@ -16,6 +16,8 @@ from scatflow.wavelets.morlet import (
     lowpass_support,
     morlet_1d,
     morlet_2d,
+    morlets_1d,
+    morlets_2d,
 )
 from scatflow.wavelets.scales import scales_1d
 
@@ -157,3 +159,34 @@ def test_the_scatnet_mask_keeps_as_many_bins_as_the_decimated_grid(n, level):
     signed = np.where(k < n / 2, k, k - n)
     # One of the two Nyquist bins: the negative one, where they are whole.
     assert signed.min() == -(n // 2 ** (level + 1)) or n % 2 ** (level + 1)
+
+
+@given(
+    st.integers(64, 20000),
+    st.lists(
+        st.tuples(st.floats(0.01, 0.5), st.floats(0.05, 0.5), st.sampled_from([1, 1, -1])).map(
+            lambda drawn: (drawn[2] * drawn[0], drawn[0] * drawn[1])
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_wavelets_of_signals_are_the_same_alone_and_together(N, wavelets):
+    for (xi, sigma), found in zip(wavelets, morlets_1d(N, wavelets), strict=True):
+        alone = morlet_1d(N, xi, sigma)
+        assert (found.starts, found.shape) == (alone.starts, alone.shape)
+        np.testing.assert_array_equal(found.values, alone.values)
+
+
+@given(
+    st.tuples(st.integers(3, 70), st.integers(3, 70)),
+    st.integers(0, 5),
+    st.lists(st.floats(-math.pi / 2, math.pi / 2), min_size=1, max_size=3),
+    st.integers(1, 8),
+)
+def test_wavelets_of_images_are_the_same_alone_and_together(shape, j, thetas, L):
+    sigma, xi = 0.8 * 2**j, 0.75 * math.pi / 2**j
+    for theta, found in zip(thetas, morlets_2d(shape, sigma, thetas, xi, 4 / L), strict=True):
+        alone = morlet_2d(shape, sigma, theta, xi, 4 / L)
+        # Rounding grows with the samples that the transform of the plain one adds up.
+        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-14 * max(1, abs(alone).max()))

@@ -68,3 +68,10 @@ def test_one_gaussian_reaches_until_its_tolerance():
 def test_reaches_of_a_cascade_add_in_quadrature():
     one, two = gaussian_reach((0.01,), 1e-6), gaussian_reach((0.02,), 1e-6)
     assert gaussian_reach((0.01, 0.02), 1e-6) == pytest.approx(math.hypot(one, two))
+
+
+@given(st.integers(1, 40), st.data())
+def test_half_of_a_band_is_half_of_the_filter(n, data):
+    start, width = data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n))
+    band = Band((start,), np.arange(1.0, width + 1), (n,))
+    np.testing.assert_array_equal(band.half(), band.dense()[: n // 2 + 1])
