@@ -63,7 +63,7 @@ def tiny(monkeypatch, inline):
         return grid, plan
 
     monkeypatch.setattr(layout_module, "_canonical", small)
-    monkeypatch.setattr(layout_module, "share", lambda shape, _: (*[1] * (len(shape) - 1), 4))
+    monkeypatch.setattr(layout_module, "share", lambda shape, _: (*[1] * len(shape), 4)[1:])
 
 
 def computed_units(monkeypatch):
@@ -333,3 +333,37 @@ def test_a_block_of_a_shorter_record_that_cannot_be_read_anew_holds_nothing_of_i
     assert place.run(fresh=True)[0] == 0
     fresh = zarr.open_array(str(place.path / "out.zarr"), path="scattering", mode="r")[...]
     np.testing.assert_array_equal(grown, fresh)
+
+
+SUMS = (
+    'kind = "scattering3d"\ndims = ["z", "y", "x"]\nJ = 0\nL = 0\nsigma_0 = 1.5\n'
+    'boundary = "seamless"\ngaps = "weight"\n'
+)
+
+
+@pytest.mark.parametrize("gone", [0, 70])
+def test_sums_over_a_stack_that_grows_keep_those_and_their_shares_that_are_there(
+    place, tiny, monkeypatch, gone
+):
+    """Three volumes of a block of four are read back, and are not divided a second time."""
+    x = np.random.default_rng(0).standard_normal((4, 9, 8, 10)).astype(np.float32)
+    x[1].flat[:gone] = np.nan
+    place.archive(x[:3], ("n", "z", "y", "x"))
+    assert place.run(transform=SUMS)[0] == 0
+    place.archive(x, ("n", "z", "y", "x"))
+    units = computed_units(monkeypatch)
+    assert place.run(transform=SUMS)[0] == 0
+    assert sum(units) == 1
+    assert place.bytes() == from_scratch(place, transform=SUMS)
+
+
+def test_sums_over_a_volume_that_becomes_longer_are_those_over_all_of_it(place, tiny):
+    """Its work is one cell of a grid without axes: none could say that all of it is new."""
+    x = np.random.default_rng(0).standard_normal((12, 9, 8)).astype(np.float32)
+    place.archive(x[:10], ("z", "y", "x"))
+    assert place.run(transform=SUMS)[0] == 0
+    place.archive(x, ("z", "y", "x"))
+    code, said = place.run(transform=SUMS)
+    assert code == 0
+    assert "1 of 1 blocks to compute" in said
+    assert place.bytes() == from_scratch(place, transform=SUMS)
