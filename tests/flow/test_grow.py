@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
 from scatflow.dataset import FAILED
-from scatflow.errors import OutputError
+from scatflow.errors import OutputError, SourceError
 from scatflow.flow import block as block_module
 from scatflow.flow import layout as layout_module
 from scatflow.flow import run as run_module
@@ -222,6 +222,23 @@ def test_a_selection_with_a_stop_does_not_grow_and_an_open_one_does(place, tiny)
     assert code == 0
     assert "along time from 700 to 1400" in said
     assert place.bytes() == from_scratch(place, **longer)
+
+
+def test_a_stop_beyond_the_end_grows_along_and_a_start_counted_from_the_end_is_refused(place, tiny):
+    x = np.random.default_rng(0).standard_normal((1, 2000)).astype(np.float32)
+    beyond = {"transform": SEAMLESS, "source": "isel = { time = [96, 9999] }"}
+    moving = {**beyond, "source": "isel = { time = [-500, 9999] }", "output": "moving.zarr"}
+    place.archive(x[:, :900])
+    assert place.run(**beyond)[0] == place.run(**moving)[0] == 0
+    with pytest.raises(SourceError, match=r"or \[start, stop\]; stop may lie beyond the end"):
+        place.run(transform=SEAMLESS, source="isel = { time = [96] }")
+    before = place.bytes("moving.zarr")
+    place.archive(x)
+    assert "along time from 804 to 1904" in place.run(**beyond)[1]
+    assert place.bytes() == from_scratch(place, **beyond)
+    with pytest.raises(OutputError, match=r"selection.time: \[400, 900\] -> \[1500, 2000\]"):
+        place.run(**moving)
+    assert place.bytes("moving.zarr") == before
 
 
 def test_outputs_in_memory_grow_like_others(place, tiny):
