@@ -46,7 +46,7 @@ FRAMES = (
 WHOLE = 'kind = "scattering1d"\ndims = ["time"]\nJ = 8\nQ = 4\n'
 IMAGES = 'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 3\nL = 4\n'
 VOLUMES = 'kind = "scattering3d"\ndims = ["z", "y", "x"]\nJ = 2\nL = 2\n'
-JOINT = 'kind = "timefrequency"\ndims = ["time"]\nJ = 8\nQ = 8\nboundary = "seamless"\n'
+JOINT = 'kind = "timefrequency"\ndims = ["time"]\nJ = 8\nJ_fr = 3\nQ = 8\nboundary = "seamless"\n'
 
 
 @dataclass(frozen=True)

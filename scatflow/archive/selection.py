@@ -73,7 +73,10 @@ def by_number(dim: str, wanted: Any, n: int) -> Picked:
     if isinstance(wanted, slice) and wanted.step in (None, 1):
         wanted = [wanted.start, wanted.stop]
     if not isinstance(wanted, list | tuple) or len(wanted) != 2:
-        raise SourceError(f"isel says {dim} = {wanted!r}: give a number, or [start, stop].")
+        raise SourceError(
+            f"isel says {dim} = {wanted!r}: give a number, or [start, stop]; stop "
+            "may lie beyond the end."
+        )
     if not all(v is None or _is_int(v) for v in wanted):
         raise SourceError(f"isel says {dim} = {wanted!r}: start and stop are whole numbers.")
     start, stop, _ = slice(*wanted).indices(n)
@@ -170,7 +173,8 @@ def _among_names(dim: str, wanted: Any, values: NDArray[Any]) -> Picked:
 def _ends(dim: str, wanted: Sequence[Any], is_time: bool) -> tuple[Any, Any]:
     if len(wanted) != 2:
         raise SourceError(
-            f"sel = {dim}: {_shown(wanted)} is no range: give [start, stop]; stop is left out."
+            f"sel = {dim}: {_shown(wanted)} is no range: give [start, stop]; stop is left out, "
+            "and may lie beyond the end."
         )
     start, stop = (None if v is None else _label(dim, v, is_time) for v in wanted)
     return start, stop

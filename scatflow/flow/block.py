@@ -354,7 +354,7 @@ def evaluate(
         bad += wrong
     assert kept is not None  # A block has a part at least.
     return Evaluated(
-        _finished(work, kept, bad),
+        _finished(work, index, kept, bad, there or ()),
         read_checksum,
         engine_seconds,
         units,
@@ -423,12 +423,16 @@ def _blank(work: Work, region: tuple[slice, ...]) -> Kept:
     return Kept(np.full(shape, np.nan, work.dtype), np.full(windows, np.nan, work.dtype))
 
 
-def _finished(work: Work, kept: Kept, bad: list[str]) -> Kept:
+def _finished(work: Work, index: int, kept: Kept, bad: list[str], held: tuple[int, ...]) -> Kept:
     """Return what a block gives in the precision of the output, sums divided by their share."""
     if not work.layout.summed:
         return kept
     size, how = math.prod(work.layout.lengths), work.layout.transform.gaps
     sums, share = shared(*kept, size, how, work.dtype)
+    if held:  # Records that were read back have been divided before.
+        cells = work.layout.cuts.cells(index)
+        there = tuple(slice(0, max(0, n - a)) for n, (a, _) in zip(held, cells, strict=False))
+        sums[there], share[there] = kept.values[there], kept.fraction[there]
     with np.errstate(over="ignore"):
         values = sums.astype(work.dtype, copy=False)
     if np.isinf(values).any():

@@ -53,15 +53,22 @@ def settled(old: Layout, new: Layout) -> tuple[int, ...]:
     return (*old.cuts.shape[: old.n_untouched], *units)
 
 
-def settled_cells(old: Layout, new: Layout) -> tuple[int, ...]:
-    """Return the same along the axes of the work grid.
+def unsettled(old: Layout, new: Layout) -> bool:
+    """Tell whether a longer source leaves no unit as it is.
 
-    None at all where coefficients depend on a dimension as a whole that has grown.
+    So it is where coefficients depend on a dimension as a whole that has grown: sums over whole
+    records, or values at points of them. The work grid may have no axis then that could say so.
     """
+    return new.by_tile and old.lengths != new.lengths
+
+
+def settled_cells(old: Layout, new: Layout) -> tuple[int, ...]:
+    """Return the same along the axes of the work grid."""
     found, n = settled(old, new), new.n_untouched
-    if new.by_tile:  # Sums over whole records, or values at points of them.
-        grown = old.lengths != new.lengths
-        return (0,) * len(new.cuts.shape) if grown else (*found[:n], *new.cuts.shape[n:])
+    if unsettled(old, new):
+        return (0,) * len(new.cuts.shape)
+    if new.by_tile:
+        return (*found[:n], *new.cuts.shape[n:])
     cut = (True,) * len(new.tiles) or new.framed
     return (*found[:n], *(units for units, here in zip(found[n:], cut, strict=True) if here))
 
@@ -155,6 +162,8 @@ def restore(
         None if the store no longer has what was written then.
     """
     old, new = earlier.layout, work.layout
+    if unsettled(old, new):
+        return ()
     box = [
         (a, min(b, limit))
         for (a, b), limit in zip(new.cuts.cells(index), settled_cells(old, new), strict=True)

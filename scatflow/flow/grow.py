@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED, MISSING, PARTIAL, Template, differing, extend, finish
 from scatflow.errors import OutputError
-from scatflow.flow.earlier import settled_blocks, shorter
+from scatflow.flow.earlier import settled_blocks, shorter, unsettled
 from scatflow.flow.labels import template
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import ARRAYS, Ledger
@@ -159,7 +159,8 @@ def carried(
     """
     state = ledger.state.reshape(old.cuts.counts).copy()
     touched = np.ones(state.shape, bool)
-    touched[tuple(slice(0, n) for n in settled_blocks(old, new))] = False
+    if not unsettled(old, new):
+        touched[tuple(slice(0, n) for n in settled_blocks(old, new))] = False
     state[touched & (state == FAILED)] = MISSING
     room = len(ledger.earlier) < MOST_EXTENTS
     state[touched & (state == DONE)] = PARTIAL + len(ledger.earlier) if room else MISSING

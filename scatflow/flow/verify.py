@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -43,6 +43,8 @@ from scatflow.flow.progress import Reporter
 from scatflow.flow.run import run
 from scatflow.flow.settings import fingerprint
 from scatflow.flow.work import Work, from_settings, written
+
+Found = TypeVar("Found")
 
 ROUNDINGS = 32
 """Operations on the largest coefficient of a block whose rounding is within the tolerance."""
@@ -274,33 +276,32 @@ def _stored(
     laid = plan.work.layout
     gone = set(lost(plan.output, ledger, plan.work).tolist())
 
-    def one(block: int) -> tuple[int, str | None]:
+    def one(block: int) -> tuple[int, str, str | None]:
         if block in gone:
-            return block, "is not in the store, or empty"
+            return block, COEFFICIENTS, "is not in the store, or empty"
+        found, name = 0, COEFFICIENTS
         try:
-            found = 0
             for name, where in regions(plan.work, arrays, block):
                 found = checksum(np.ascontiguousarray(arrays[name][where]), found)
         except DAMAGE as problem:
-            return block, f"cannot be read ({type(problem).__name__}: {problem})"
+            return block, name, f"cannot be read ({type(problem).__name__}: {problem})"
         if found == ledger.checksum[block]:
-            return block, None
-        return block, f"has the checksum {found:08x}, the ledger {ledger.checksum[block]:08x}"
+            return block, name, None
+        why = f"has the checksum {found:08x}, the ledger {ledger.checksum[block]:08x}"
+        return block, COEFFICIENTS, why
 
     with Reporter(blocks.size, 0) as reporter:
-        for block, why in in_threads(one, blocks.tolist(), _threads(plan)):
+        for block, name, why in in_threads(one, blocks.tolist(), _threads(plan)):
             reporter.advance(laid.samples(block), why is not None)
             reporter.tick()
             if why is not None:
-                yield _of_block("coefficients", plan, arrays, block, why)
+                yield _of_block("coefficients", plan, arrays, block, why, name)
 
 
-def in_threads(
-    call: Callable[[int], tuple[int, str | None]], items: Iterable[int], threads: int
-) -> Iterator[tuple[int, str | None]]:
+def in_threads(call: Callable[[int], Found], items: Iterable[int], threads: int) -> Iterator[Found]:
     """Yield what `call` returns for each item, in order, a few items in flight."""
     with ThreadPoolExecutor(threads) as pool:
-        flying: deque[Future[tuple[int, str | None]]] = deque()
+        flying: deque[Future[Found]] = deque()
         for item in items:
             flying.append(pool.submit(call, item))
             if len(flying) > 2 * threads:
@@ -315,9 +316,11 @@ def _threads(plan: RunPlan) -> int:
     return max(1, min(plan.job.workers * plan.job.run.threads, CPU_COUNT)) if here else CPU_COUNT
 
 
-def _of_block(kind: str, plan: RunPlan, arrays: Arrays, block: int, what: str) -> Problem:
-    array = arrays[COEFFICIENTS]
-    key = f"{array.path}/{shard_key(array, plan.work.layout.region(block))}"
+def _of_block(
+    kind: str, plan: RunPlan, arrays: Arrays, block: int, what: str, name: str = COEFFICIENTS
+) -> Problem:
+    region = dict(regions(plan.work, arrays, block))[name]
+    key = f"{arrays[name].path}/{shard_key(arrays[name], region)}"
     return Problem(kind, key, what, block, place(plan.work, block))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
 from scatflow.dataset import FAILED
-from scatflow.errors import OutputError
+from scatflow.errors import OutputError, SourceError
 from scatflow.flow import block as block_module
 from scatflow.flow import layout as layout_module
 from scatflow.flow import run as run_module
@@ -63,7 +63,7 @@ def tiny(monkeypatch, inline):
         return grid, plan
 
     monkeypatch.setattr(layout_module, "_canonical", small)
-    monkeypatch.setattr(layout_module, "share", lambda shape, _: (*[1] * (len(shape) - 1), 4))
+    monkeypatch.setattr(layout_module, "share", lambda shape, _: (*[1] * len(shape), 4)[1:])
 
 
 def computed_units(monkeypatch):
@@ -224,6 +224,23 @@ def test_a_selection_with_a_stop_does_not_grow_and_an_open_one_does(place, tiny)
     assert place.bytes() == from_scratch(place, **longer)
 
 
+def test_a_stop_beyond_the_end_grows_along_and_a_start_counted_from_the_end_is_refused(place, tiny):
+    x = np.random.default_rng(0).standard_normal((1, 2000)).astype(np.float32)
+    beyond = {"transform": SEAMLESS, "source": "isel = { time = [96, 9999] }"}
+    moving = {**beyond, "source": "isel = { time = [-500, 9999] }", "output": "moving.zarr"}
+    place.archive(x[:, :900])
+    assert place.run(**beyond)[0] == place.run(**moving)[0] == 0
+    with pytest.raises(SourceError, match=r"or \[start, stop\]; stop may lie beyond the end"):
+        place.run(transform=SEAMLESS, source="isel = { time = [96] }")
+    before = place.bytes("moving.zarr")
+    place.archive(x)
+    assert "along time from 804 to 1904" in place.run(**beyond)[1]
+    assert place.bytes() == from_scratch(place, **beyond)
+    with pytest.raises(OutputError, match=r"selection.time: \[400, 900\] -> \[1500, 2000\]"):
+        place.run(**moving)
+    assert place.bytes("moving.zarr") == before
+
+
 def test_outputs_in_memory_grow_like_others(place, tiny):
     x = np.random.default_rng(0).standard_normal((2, 1100)).astype(np.float32)
     place.archive(x[:, :900])
@@ -333,3 +350,37 @@ def test_a_block_of_a_shorter_record_that_cannot_be_read_anew_holds_nothing_of_i
     assert place.run(fresh=True)[0] == 0
     fresh = zarr.open_array(str(place.path / "out.zarr"), path="scattering", mode="r")[...]
     np.testing.assert_array_equal(grown, fresh)
+
+
+SUMS = (
+    'kind = "scattering3d"\ndims = ["z", "y", "x"]\nJ = 0\nL = 0\nsigma_0 = 1.5\n'
+    'boundary = "seamless"\ngaps = "weight"\n'
+)
+
+
+@pytest.mark.parametrize("gone", [0, 70])
+def test_sums_over_a_stack_that_grows_keep_those_and_their_shares_that_are_there(
+    place, tiny, monkeypatch, gone
+):
+    """Three volumes of a block of four are read back, and are not divided a second time."""
+    x = np.random.default_rng(0).standard_normal((4, 9, 8, 10)).astype(np.float32)
+    x[1].flat[:gone] = np.nan
+    place.archive(x[:3], ("n", "z", "y", "x"))
+    assert place.run(transform=SUMS)[0] == 0
+    place.archive(x, ("n", "z", "y", "x"))
+    units = computed_units(monkeypatch)
+    assert place.run(transform=SUMS)[0] == 0
+    assert sum(units) == 1
+    assert place.bytes() == from_scratch(place, transform=SUMS)
+
+
+def test_sums_over_a_volume_that_becomes_longer_are_those_over_all_of_it(place, tiny):
+    """Its work is one cell of a grid without axes: none could say that all of it is new."""
+    x = np.random.default_rng(0).standard_normal((12, 9, 8)).astype(np.float32)
+    place.archive(x[:10], ("z", "y", "x"))
+    assert place.run(transform=SUMS)[0] == 0
+    place.archive(x, ("z", "y", "x"))
+    code, said = place.run(transform=SUMS)
+    assert code == 0
+    assert "1 of 1 blocks to compute" in said
+    assert place.bytes() == from_scratch(place, transform=SUMS)

@@ -113,6 +113,16 @@ def test_a_damaged_shard_is_named_and_repaired(done, how):
     assert done.bytes() == before
 
 
+def test_a_damaged_shard_of_shares_is_named_and_not_that_of_the_coefficients(done):
+    before, name = done.bytes(), "valid_fraction/c/1/0/0"
+    flip(done.path / "out.zarr" / name)
+    report, _ = look_over(done)
+    (problem,) = report.problems
+    assert (problem.object, problem.what.split(" (")[0]) == (name, "cannot be read")
+    look_over(done, repair=True)
+    assert done.bytes() == before
+
+
 def test_swapped_shards_are_named_and_repaired(done):
     before = done.bytes()
     one, two = done.path / "out.zarr/scattering/c/0/0/0/0", done.path / "out.zarr" / OTHER
