@@ -18,6 +18,7 @@ from scatflow.dataset.template import (
     inner_chunks,
     rewrite,
 )
+from scatflow.dataset.timely import DEADLINE
 from scatflow.dataset.write import (
     COEFFICIENTS,
     FRACTION,
@@ -31,6 +32,7 @@ from scatflow.dataset.write import (
 __all__ = [
     "COEFFICIENTS",
     "DAMAGE",
+    "DEADLINE",
     "DONE",
     "FAILED",
     "FRACTION",

@@ -10,6 +10,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
+from zarr.storage import StorePath
+
+from scatflow.dataset.timely import timely
 
 COEFFICIENTS, FRACTION = "scattering", "valid_fraction"
 """The variables that blocks write, an object each; the second where samples may be missing."""
@@ -22,7 +25,13 @@ def open_arrays(
     # A block of which nothing can be told is all fill values, and is written all the same: what
     # is not there counts as lost.
     with zarr.config.set({"array.write_empty_chunks": True}):
-        return {name: zarr.open_array(store, path=name, mode=mode) for name in names}
+        plain = {name: zarr.open_array(store, path=name, mode=mode) for name in names}
+        if mode == "r":
+            return plain
+        return {
+            name: zarr.open_array(StorePath(timely(array.store), array.path), mode=mode)
+            for name, array in plain.items()
+        }
 
 
 def write_region(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from dask.system import CPU_COUNT
+from distributed import get_worker
 from numpy.typing import NDArray
 
 from scatflow.archive import Loaded
@@ -50,7 +51,7 @@ from scatflow.flow.groups import TASK_SECONDS
 from scatflow.flow.layout import Layout, Part
 from scatflow.flow.ledger import Ledger, check_unreplaced
 from scatflow.flow.output import check_reachable
-from scatflow.flow.patience import within
+from scatflow.flow.patience import ROOM, within
 from scatflow.flow.work import Work, from_settings, written
 
 REASON = 2000
@@ -167,6 +168,14 @@ def processors() -> int:
     return int(CPU_COUNT)
 
 
+def _held() -> int:
+    """Return how many blocks this process holds at a time: one in each of its worker's threads."""
+    try:
+        return int(get_worker().state.nthreads)
+    except ValueError:  # Called without a worker.
+        return processors()
+
+
 def warm_up(key: Key) -> None:
     """Open a run in this process, so that its first block does not wait for imports and plans."""
     OPEN.get(key)
@@ -196,9 +205,10 @@ def process(key: Key, index: int) -> Receipt:
     with ACTIVE_LOCK:
         ACTIVE[key.token] += 1
     try:
-        work, arrays, turn, earlier = OPEN.get(key)
-        mine = functools.partial(check_unreplaced, key.output, "ledger", key.fingerprint)
-        return compute(work, arrays, index, mine, turn, earlier.get(index))
+        with ROOM.block(_held()):
+            work, arrays, turn, earlier = OPEN.get(key)
+            mine = functools.partial(check_unreplaced, key.output, "ledger", key.fingerprint)
+            return compute(work, arrays, index, mine, turn, earlier.get(index))
     except OutputError:
         raise
     except Exception as problem:  # As a receipt: one bad block must not end the run.

@@ -1,14 +1,21 @@
-"""Waiting for a store, but not for ever."""
+"""Waiting for a store, but not for ever, and what becomes of calls that nobody waits for."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from scatflow.dataset import DEADLINE
+
 PATIENCE_SECONDS, SLOWEST = 180.0, 50_000
 """Seconds, and bytes per second, that a store may take for a block's samples or coefficients."""
+
+GRACE_SECONDS = 0.5
+"""How long after its deadline a call may take to say that it has been given up."""
 
 Done = TypeVar("Done")
 
@@ -17,7 +24,8 @@ def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
     """Return what a call to a store returns, but do not wait for it without end.
 
     A file system or a server that no longer answers would keep a worker for ever. The thread that
-    waits for it is left alone: what it may write at last is what is to be written anyway.
+    waits for it is left behind: it keeps its block's room (see :class:`Room`), and as its deadline
+    has passed, no write of it begins any more.
 
     Parameters
     ----------
@@ -34,16 +42,72 @@ def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
         It takes longer than the slowest store that is worth waiting for.
     """
     ended: Future[Done] = Future()
+    seconds = PATIENCE_SECONDS + size / SLOWEST
 
     def run() -> None:
+        DEADLINE.set(time.monotonic() + seconds)
         try:
             ended.set_result(call())
         except BaseException as problem:
             ended.set_exception(problem)
 
-    seconds = PATIENCE_SECONDS + size / SLOWEST
     threading.Thread(target=run, name=f"scatflow {doing}", daemon=True).start()
-    wait([ended], seconds)
+    wait([ended], seconds + GRACE_SECONDS)
     if not ended.done():
+        ROOM.leave(ended)
         raise TimeoutError(f"{doing} {size} bytes has not ended after {seconds:.0f} s")
     return ended.result()
+
+
+class Room:
+    """Room for the blocks of one process: a call that was left behind keeps that of its block.
+
+    So what a plan says of a worker's memory holds: its blocks and the slabs of such calls are no
+    more together than the blocks that it was to hold.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.blocks, self.left = 0, 0
+
+    @contextlib.contextmanager
+    def block(self, most: int) -> Iterator[None]:
+        """Hold the room of one block, of `most` that there are, as soon as there is some.
+
+        Raises
+        ------
+        TimeoutError
+            Calls that do not end have kept it for as long as one may take.
+        """
+        with self._changed:
+            free = self._changed.wait_for(
+                lambda: self.blocks + self.left < most, timeout=PATIENCE_SECONDS
+            )
+            if not free:
+                raise TimeoutError(
+                    f"{self.left} reads or writes of this worker have not ended, and their memory "
+                    f"is that of the {most} block(s) it may hold: it computes nothing more until "
+                    "one of them does. Restore the store, or start the worker again."
+                )
+            self.blocks += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.blocks -= 1
+                self._changed.notify_all()
+
+    def leave(self, call: Future[Done]) -> None:
+        """Count a call until it ends."""
+        with self._changed:
+            self.left += 1
+        call.add_done_callback(self._ended)
+
+    def _ended(self, _: Future[Done]) -> None:
+        with self._changed:
+            self.left -= 1
+            self._changed.notify_all()
+
+
+ROOM = Room()
+"""Of this process."""
