@@ -11,6 +11,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
+from scatflow.dataset.shards import encode, put
+
 COEFFICIENTS, FRACTION = "scattering", "valid_fraction"
 """The variables that blocks write, an object each; the second where samples may be missing."""
 
@@ -43,6 +45,10 @@ def write_region(
     """
     contiguous = np.ascontiguousarray(values)
     contiguous = contiguous.reshape(values.shape)  # numbers without axes have got one
+    data = encode(array, contiguous)
+    if data is not None:
+        put(array, shard_key(array, region), data)
+        return checksum(contiguous, before), contiguous.nbytes
     try:
         array[region] = contiguous
     except (ValueError, RuntimeError):
