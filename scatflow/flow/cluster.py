@@ -63,6 +63,8 @@ CONFIG = {
     # cycles, each with a tree of all stacks.
     "distributed.worker.profile.interval": "100ms",
     "distributed.worker.profile.cycle": "10s",
+    # Once somebody has looked at the dashboard, as many tasks are kept for it, not 100 000.
+    "distributed.scheduler.dashboard.tasks.task-stream-length": 10_000,
     # Which of a dead worker's blocks it died of is for the window to find out.
     "distributed.scheduler.allowed-failures": 0,
     # A worker that is stopped, or whose machine is gone without a word, counts as dead then.
