@@ -3,8 +3,21 @@
     python benchmarks/blocks.py [--blocks 100 1000 10000 100000] [--cluster local] [--output FOLDER]
 
 Each run transforms that many records of 256 samples, one a block, in an interpreter of its own.
-Printed are the seconds per block beyond the engine, the resident memory of the process that holds
-client and scheduler, before the first block and at its peak, and the time to plan.
+What is counted begins when the workers are ready and ends with the receipt of the last block:
+
+cost per block
+    Processor time (user and system) of all processes, that is of the one that holds client and
+    scheduler and of its workers, with all their threads; less the processor time of the threads
+    that were inside `Plan.apply`, measured by the same workers in the same run (with one thread an
+    engine, as here, that is all of it); divided by the number of blocks. Reading, checking,
+    encoding, writing, messages, the ledger and whatever Dask does by itself are in it; starting
+    and stopping are not. Other programs on the machine do not count, though they slow its caches.
+elapsed time per block
+    By the clock, engine included, all workers together. Other programs do count.
+memory
+    Resident bytes of the process of client and scheduler when the workers are ready, when the last
+    block has ended, and the most since the interpreter began; and the most of any worker.
+
 With `--plan N` only the planning of N blocks is timed: opening the source, laying out, making the
 output's template and its ledger.
 """
@@ -15,8 +28,6 @@ import argparse
 import dataclasses
 import json
 import os
-import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,7 +35,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import dask
 import numpy as np
+import psutil
 import zarr
 
 SAMPLES, PER_CHUNK = 256, 256
@@ -45,8 +58,50 @@ workers = 2
 memory = "1 GiB"
 """
 
-READY = re.compile(r"ready after ([\d.]+) s")
-PACE = re.compile(r"(\d+) blocks in ([\d.:]+)(?: (s|min))?:.*the engine took (\d+)%")
+PRELOAD = """
+import threading, time
+from scatflow.flow import block
+
+def timing(real):
+    lock = threading.Lock()
+
+    def timed(plan, x):
+        begun = time.thread_time()
+        found = real(plan, x)
+        with lock:
+            block.benchmark_engine_seconds += time.thread_time() - begun
+        return found
+
+    return timed
+
+if block._apply.__module__ == block.__name__:  # Some processes load this twice.
+    block.benchmark_engine_seconds = 0.0
+    block._apply = timing(block._apply)
+"""
+
+
+def engine_seconds() -> float:
+    """Return the processor time that this worker has spent in the engine so far."""
+    from scatflow.flow import block
+
+    return block.benchmark_engine_seconds
+
+
+def processor_seconds() -> tuple[float, float]:
+    """Return the processor time of this process so far, and that of its workers."""
+    own, *others = (process.cpu_times() for process in _family())
+    return own.user + own.system, sum(times.user + times.system for times in others)
+
+
+def _family() -> list[psutil.Process]:
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
+
+
+def peak_bytes(process: psutil.Process) -> int:
+    """Return the most that was resident of a process so far (Linux)."""
+    text = Path(f"/proc/{process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in text.splitlines() if "VmHWM" in line) * 1024
 
 
 def make_archive(path: Path, records: int) -> None:
@@ -68,10 +123,6 @@ def make_archive(path: Path, records: int) -> None:
         os.link(first, folder / "0")
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 def prepared(folder: Path, cluster: str):
     """Return the plan of a job with one record a block."""
     from scatflow.flow.job import parse
@@ -85,8 +136,8 @@ def prepared(folder: Path, cluster: str):
 
 def one(folder: Path, records: int, cluster: str, only_plan: bool) -> dict:
     """Run in this interpreter and return the figures."""
+    import scatflow.flow.run as run_module
     from scatflow.flow.output import make
-    from scatflow.flow.run import run
 
     make_archive(folder / "archive.zarr", records)
     found: dict = {"blocks": records, "cluster": cluster}
@@ -98,44 +149,66 @@ def one(folder: Path, records: int, cluster: str, only_plan: bool) -> dict:
         ledger = make(plan.output, plan.work, plan.template)
         ledger.pending()
         found["make_seconds"] = time.perf_counter() - begun
-        found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        found["peak_bytes"] = peak_bytes(psutil.Process())
         return found
 
-    def say(text: str) -> None:
-        if READY.search(text):
-            found["start_bytes"], found["begun"] = resident(), time.perf_counter()
-            found["processor_seconds"] = -time.process_time()
-        if PACE.search(text):
-            seconds = time.perf_counter() - found.pop("begun")
-            share = int(PACE.search(text)[4]) / 100
-            found["processor_seconds"] += time.process_time()
-            found.update(
-                seconds=seconds,
-                engine_share=share,
-                beyond_engine_ms=1e3 * seconds * (1 - share) / records,
-                end_bytes=resident(),
-            )
+    real = run_module._work_through
 
-    code = run(plan, say=say)
+    def counted(cluster, *words):
+        before, of_engine = processor_seconds(), sum(cluster.client.run(engine_seconds).values())
+        found["start_bytes"], begun = psutil.Process().memory_info().rss, time.perf_counter()
+        totals = real(cluster, *words)
+        seconds, after = time.perf_counter() - begun, processor_seconds()
+        of_engine = sum(cluster.client.run(engine_seconds).values()) - of_engine
+        client, workers = (b - a for a, b in zip(before, after, strict=True))
+        own, *others = _family()
+        found.update(
+            elapsed_ms=1e3 * seconds / records,
+            engine_ms=1e3 * of_engine / records,
+            client_ms=1e3 * client / records,
+            workers_ms=1e3 * workers / records,
+            beyond_engine_ms=1e3 * (client + workers - of_engine) / records,
+            end_bytes=own.memory_info().rss,
+            worker_peak_bytes=max(map(peak_bytes, others), default=0),
+        )
+        return totals
+
+    run_module._work_through = counted
+    script = folder / "preload.py"
+    script.write_text(PRELOAD)
+    with dask.config.set({"distributed.worker.preload": [str(script)]}):
+        said: list[str] = []
+        code = run_module.run(plan, say=said.append)
     if code:
-        sys.exit(f"the run ended with exit code {code}")
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        sys.exit("\n".join([*said[-20:], f"the run ended with exit code {code}"]))
+    found["peak_bytes"] = peak_bytes(psutil.Process())
     return found
 
 
+COLUMNS = {
+    "blocks": ("blocks", "d", 1),
+    "beyond the engine": ("beyond_engine_ms", ".2f", 1),
+    "engine": ("engine_ms", ".2f", 1),
+    "client and scheduler": ("client_ms", ".2f", 1),
+    "workers": ("workers_ms", ".2f", 1),
+    "elapsed": ("elapsed_ms", ".2f", 1),
+    "start": ("start_bytes", ".0f", 2**20),
+    "end": ("end_bytes", ".0f", 2**20),
+    "peak": ("peak_bytes", ".0f", 2**20),
+    "peak of a worker": ("worker_peak_bytes", ".0f", 2**20),
+}
+"""Milliseconds a block, and MiB."""
+
+
 def row(found: dict) -> str:
-    mib = {k: found[k] / 2**20 for k in ("start_bytes", "end_bytes", "peak_bytes")}
-    return (
-        f"| {found['blocks']} | {found['seconds']:.1f} s | {found['beyond_engine_ms']:.2f} ms | "
-        f"{1e3 * found['processor_seconds'] / found['blocks']:.2f} ms | "
-        f"{mib['start_bytes']:.0f} MiB | {mib['end_bytes']:.0f} MiB | {mib['peak_bytes']:.0f} MiB |"
+    cells = (
+        f"{found[key] / unit:{form}}" if unit > 1 else f"{found[key]:{form}}"
+        for key, form, unit in COLUMNS.values()
     )
+    return f"| {' | '.join(cells)} |"
 
 
-HEAD = (
-    "| blocks | run | beyond the engine, per block | client's processor time, per block | "
-    "memory at the start | at the end | at the peak |"
-)
+HEAD = f"| {' | '.join(COLUMNS)} |"
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 Span = tuple[int, int]
 """First index and the index after the last."""
@@ -34,12 +35,12 @@ class Cuts:
     shape: tuple[int, ...]
     per_block: tuple[int, ...]
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, ...]:
         """Blocks along each axis."""
         return tuple(ceil_div(n, m) for n, m in zip(self.shape, self.per_block, strict=True))
 
-    @property
+    @cached_property
     def n_blocks(self) -> int:
         """How many blocks there are."""
         return math.prod(self.counts)

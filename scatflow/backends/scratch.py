@@ -29,9 +29,10 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
 
-    def clear(self) -> None:
-        """Forget this thread's buffers."""
-        self._buffers.clear()
+    def clear(self, beyond: int = 0) -> None:
+        """Forget this thread's buffers if they hold more than some bytes."""
+        if sum(buffer.size for buffer in self._buffers.values()) > beyond:
+            self._buffers.clear()
 
     def take(self, use: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array of undefined contents that the next call for `use` overwrites.

@@ -7,6 +7,7 @@ from scatflow.dataset.coordinates import (
     path_coordinates,
     row_coordinates,
 )
+from scatflow.dataset.shards import UNFINISHED
 from scatflow.dataset.states import DONE, FAILED, MISSING, PARTIAL, count, counts_in
 from scatflow.dataset.template import (
     DAMAGE,
@@ -38,6 +39,7 @@ __all__ = [
     "FRACTION",
     "MISSING",
     "PARTIAL",
+    "UNFINISHED",
     "Coordinate",
     "Ruler",
     "Template",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
+from scatflow.dataset.shards import encode, put
 from scatflow.dataset.timely import timely
 
 COEFFICIENTS, FRACTION = "scattering", "valid_fraction"
@@ -52,6 +53,10 @@ def write_region(
     """
     contiguous = np.ascontiguousarray(values)
     contiguous = contiguous.reshape(values.shape)  # numbers without axes have got one
+    data = encode(array, contiguous)
+    if data is not None:
+        put(array, shard_key(array, region), data)
+        return checksum(contiguous, before), contiguous.nbytes
     try:
         array[region] = contiguous
     except (ValueError, RuntimeError):

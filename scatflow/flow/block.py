@@ -14,7 +14,7 @@ import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,9 +24,8 @@ from dask.system import CPU_COUNT
 from distributed import get_worker
 from numpy.typing import NDArray
 
-from scatflow.archive import Loaded
 from scatflow.backends.scratch import SCRATCH
-from scatflow.blocks import Span, Tiles, repeated
+from scatflow.blocks import Tiles
 from scatflow.dataset import (
     FRACTION,
     checksum,
@@ -35,7 +34,7 @@ from scatflow.dataset import (
     write_region,
 )
 from scatflow.engines import Plan
-from scatflow.errors import OutputError, ScatflowError, SourceError
+from scatflow.errors import OutputError, ScatflowError
 from scatflow.flow.earlier import (
     Arrays,
     Earlier,
@@ -49,13 +48,18 @@ from scatflow.flow.earlier import (
 from scatflow.flow.gaps import Filtered, shared, summed, transform
 from scatflow.flow.groups import TASK_SECONDS
 from scatflow.flow.layout import Layout, Part
-from scatflow.flow.ledger import Ledger, check_unreplaced
+from scatflow.flow.ledger import Ledger, Watch
 from scatflow.flow.output import check_reachable
 from scatflow.flow.patience import ROOM, within
+from scatflow.flow.reading import Ahead, Read, read
 from scatflow.flow.work import Work, from_settings, written
 
 REASON = 2000
 """Characters of the reason why a block failed, at most."""
+
+SMALL_SCRATCH = 2**20
+"""Bytes of buffers that a turn may leave to the next one: to make them anew takes small blocks
+longer than to use them."""
 
 REASONS = 3
 """Units that a failed block names; the others are counted."""
@@ -109,6 +113,8 @@ class Opened(NamedTuple):
     """Whose blocks are computed now; those that wait for it have been read."""
     earlier: Mapping[int, Earlier]
     """Blocks of which a shorter source has left some units."""
+    mine: Watch
+    """Raises once the output is another run's."""
 
 
 class OpenWork:
@@ -143,7 +149,8 @@ def _open(key: Key) -> Opened:
     work = from_settings(ledger.settings, key.base).on(key.threads)
     slots = key.slots or max(1, processors() // key.threads)
     earlier = partial_blocks(work, ledger)
-    return Opened(work, open_arrays(key.output, written(work)), _turn(slots), earlier)
+    arrays = open_arrays(key.output, written(work))
+    return Opened(work, arrays, _turn(slots), earlier, Watch(key.output, key.fingerprint))
 
 
 @functools.lru_cache
@@ -181,7 +188,7 @@ def warm_up(key: Key) -> None:
     OPEN.get(key)
 
 
-def process(key: Key, index: int) -> Receipt:
+def process(key: Key, index: int, ahead: Ahead | None = None) -> Receipt:
     """Compute block `index` of a run and write it; what a block may suffer from is not raised.
 
     Parameters
@@ -190,6 +197,8 @@ def process(key: Key, index: int) -> Receipt:
         The run.
     index : int
         The block.
+    ahead : Ahead, optional
+        Reads it together with its neighbours.
 
     Returns
     -------
@@ -206,9 +215,10 @@ def process(key: Key, index: int) -> Receipt:
         ACTIVE[key.token] += 1
     try:
         with ROOM.block(_held()):
-            work, arrays, turn, earlier = OPEN.get(key)
-            mine = functools.partial(check_unreplaced, key.output, "ledger", key.fingerprint)
-            return compute(work, arrays, index, mine, turn, earlier.get(index))
+            work, arrays, turn, earlier, mine = OPEN.get(key)
+            return compute(
+                work, arrays, index, mine, turn, earlier.get(index), (ahead or Ahead([])).read
+            )
     except OutputError:
         raise
     except Exception as problem:  # As a receipt: one bad block must not end the run.
@@ -226,12 +236,12 @@ def process_all(key: Key, blocks: list[int]) -> list[Receipt]:
 
     See :func:`process`; blocks without a receipt have not been computed.
     """
-    begun, receipts = time.monotonic(), []
+    begun, receipts, ahead = time.monotonic(), [], Ahead(blocks)
     with ACTIVE_LOCK:  # None of the moments between two blocks is the end.
         ACTIVE[key.token] += 1
     try:
         for block in blocks:
-            receipts.append(process(key, block))
+            receipts.append(process(key, block, ahead))
             if time.monotonic() - begun > TASK_SECONDS:
                 break
     finally:
@@ -247,6 +257,7 @@ def compute(
     before_writing: Callable[[], None] = lambda: None,
     turn: AbstractContextManager[Any] | None = None,
     earlier: Earlier | None = None,
+    read: Read = read,
 ) -> Receipt:
     """Read one block, compute it and write its region.
 
@@ -267,11 +278,13 @@ def compute(
         Held while the engine is at work, so that other threads read and write meanwhile.
     earlier : Earlier, optional
         The block as it was when the source was shorter: units that still hold are taken from it.
+    read : callable
+        Reads what a block needs at a time.
     """
     begun = time.perf_counter()
     laid = work.layout
     before = (arrays, earlier) if earlier is not None else None
-    made = evaluate(work, index, turn, before)
+    made = evaluate(work, index, turn, before, read)
     size = made.kept.values.nbytes + made.kept.fraction.nbytes
     written_checksum, n_written = within(
         size, f"writing block {index}", lambda: _write(work, arrays, index, made, before_writing)
@@ -326,12 +339,13 @@ def evaluate(
     index: int,
     turn: AbstractContextManager[Any] | None = None,
     before: tuple[Arrays, Earlier] | None = None,
+    read: Read = read,
 ) -> Evaluated:
     """Read one block and compute it; nothing is written.
 
     Parameters
     ----------
-    work, index, turn
+    work, index, turn, read
         As :func:`compute` has them.
     before : tuple, optional
         The output's variables, and the block as it was when the source was shorter.
@@ -344,7 +358,7 @@ def evaluate(
     read_checksum, engine_seconds, units, absent, gaps = 0, 0.0, 0, 0, False
     bad: list[str] = []
     for part in laid.parts(index):
-        stored, n_absent = _read(work, part)
+        stored, n_absent = read(work, part)
         read_checksum = checksum(stored, read_checksum)
         with turn or contextlib.nullcontext():
             if kept is None:
@@ -357,7 +371,7 @@ def evaluate(
             # that has it next may be another one, with buffers of its own.
             del stored, data
             if turn is not None:
-                SCRATCH.clear()
+                SCRATCH.clear(beyond=SMALL_SCRATCH)
         engine_seconds, absent, gaps = engine_seconds + seconds, absent + n_absent, gaps or missing
         units += math.prod(b - a for a, b in (*part.untouched, *part.units))
         units -= n_held(held, (*part.untouched, *part.units))
@@ -373,55 +387,6 @@ def evaluate(
         _summary(bad, absent),
         there is None,
     )
-
-
-def source_checksum(work: Work, index: int) -> int:
-    """Read a block's samples again and return their checksum, for which chunks do not matter."""
-    found = 0
-    for part in work.layout.parts(index):
-        found = checksum(_read(work, part)[0], found)
-    return found
-
-
-def _read(work: Work, part: Part) -> Loaded:
-    """Read what a block needs at a time, axes as in the source."""
-    laid = work.layout
-    order = laid.order
-    spans = [(0, 0)] * len(order)
-    for axis, span in zip(order, part.slab, strict=True):
-        spans[axis] = span
-    # What lies beyond the end of a periodic record is its beginning.
-    # The record may be one that was shorter than the source is now.
-    sizes = dict(zip(order, (*laid.cuts.shape[: laid.n_untouched], *laid.lengths), strict=True))
-    runs = [list(repeated(*span, sizes[axis])) for axis, span in enumerate(spans)]
-    if all(len(along) == 1 for along in runs):
-        return _read_box(work, [along[0].span for along in runs])
-    slab, absent = np.empty([b - a for a, b in spans], work.dtype), 0
-    for box in itertools.product(*runs):
-        where = tuple(slice(run.at, run.at + run.count) for run in box)
-        slab[where], n = _read_box(work, [run.span for run in box])
-        absent += n
-    return Loaded(slab, absent)
-
-
-def _read_box(work: Work, spans: Sequence[Span]) -> Loaded:
-    slices = tuple(slice(*span) for span in spans)
-
-    def read() -> Loaded:
-        return work.source.load(slices, dtype=work.dtype)
-
-    size = work.source.dtype.itemsize
-    for (a, b), chunk in zip(spans, work.source.chunks, strict=True):
-        size *= (max(b - 1, a) // max(chunk, 1) - a // max(chunk, 1) + 1) * max(chunk, 1)
-    try:
-        return within(size, "reading", read)
-    except Exception as problem:
-        where = ", ".join(
-            f"{d} {s.start}:{s.stop}" for d, s in zip(work.source.dims, slices, strict=True)
-        )
-        raise SourceError(
-            f"{type(problem).__name__}: {problem} (while reading {work.source.variable} at {where})"
-        ) from problem
 
 
 def _blank(work: Work, region: tuple[slice, ...]) -> Kept:

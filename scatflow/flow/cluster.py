@@ -59,6 +59,12 @@ CONFIG = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.comm.timeouts.connect": "10s",
+    # A tenth of the samples that Dask takes of what workers do, and of what it keeps of them: 3600
+    # cycles, each with a tree of all stacks.
+    "distributed.worker.profile.interval": "100ms",
+    "distributed.worker.profile.cycle": "10s",
+    # Once somebody has looked at the dashboard, as many tasks are kept for it, not 100 000.
+    "distributed.scheduler.dashboard.tasks.task-stream-length": 10_000,
     # Which of a dead worker's blocks it died of is for the window to find out.
     "distributed.scheduler.allowed-failures": 0,
     # A worker that is stopped, or whose machine is gone without a word, counts as dead then.

@@ -8,10 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-TASK_SECONDS = 0.25
-"""Blocks are put together until a task lasts as long: client and scheduler spend 3 ms on a task."""
+TASK_SECONDS = 1.0
+"""Blocks are put together until a task lasts as long: client, scheduler and worker spend 5 to 10 ms
+of processor time on a task."""
 
-MOST = 64
+MOST = 256
 """Blocks in one task: what is to be computed again, at most, when a worker dies."""
 
 FADING = 0.9
@@ -27,10 +28,12 @@ class Groups:
     ----------
     pending : array of int
         The blocks, in order.
+    at_once : int
+        Tasks in flight: towards the end there is something for each of them.
     """
 
-    def __init__(self, pending: NDArray[Any]) -> None:
-        self._pending, self._at = pending, 0
+    def __init__(self, pending: NDArray[Any], at_once: int = 1) -> None:
+        self._pending, self._at, self._at_once = pending, 0, at_once
         self._alone: deque[int] = deque()
         self._seconds: float | None = None
 
@@ -53,4 +56,5 @@ class Groups:
     def _size(self) -> int:
         if self._seconds is None:
             return 1
-        return max(1, min(MOST, int(TASK_SECONDS / max(self._seconds, 1e-6))))
+        share = (self._pending.size - self._at) // self._at_once
+        return max(1, min(MOST, share, int(TASK_SECONDS / max(self._seconds, 1e-6))))

@@ -23,7 +23,7 @@ from scatflow.errors import JobError
 
 TARGET_SAMPLES = 2**21
 """Input samples of one block, where they take as long as usual: about a second of work, against
-3 ms that a task costs."""
+10 ms, at most, that a task costs."""
 
 TARGET_BYTES = 64 * 2**20
 """Coefficients of one block, at most (unless a single unit has more)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from zarr.core.sync import sync
 
 from scatflow.dataset import DAMAGE, DONE, FAILED, MISSING, PARTIAL, count
 from scatflow.errors import OutputError
+from scatflow.flow.work import local_path
 
 ARRAYS = {"checksum": np.uint32, "source": np.uint32, "state": np.uint8}
 """In the order of writing: a block that is said to be done has its checksums in the store."""
@@ -282,6 +284,43 @@ def check_unreplaced(store: Any, path: str, fingerprint: str) -> None:
             f"The output {store} was replaced by another run while this one wrote it, so this "
             "one stopped and left it alone. Start one run at a time."
         )
+
+
+class Watch:
+    """Makes sure, as often as it is called, that the ledger of an output has not been replaced.
+
+    A ledger on this machine is read again only where its file is another one or has changed.
+
+    Parameters
+    ----------
+    store : str
+        The output.
+    fingerprint : str
+        What its ledger should have.
+    """
+
+    def __init__(self, store: str, fingerprint: str) -> None:
+        self._store, self._fingerprint = store, fingerprint
+        path = local_path(store)
+        self._file = None if path is None else os.path.join(path, "ledger", "zarr.json")
+        self._seen: tuple[int, ...] | None = None
+
+    def __call__(self) -> None:
+        """Raise :class:`OutputError` if another run has replaced or deleted the ledger."""
+        now = self._state()
+        if now is None or now != self._seen:
+            check_unreplaced(self._store, "ledger", self._fingerprint)
+            self._seen = now
+
+    def _state(self) -> tuple[int, ...] | None:
+        if self._file is None:
+            return None
+        try:
+            with open(self._file, "rb") as file:  # Network file systems look anew when one opens.
+                found = os.fstat(file.fileno())
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def versions() -> dict[str, str]:

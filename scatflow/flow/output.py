@@ -17,15 +17,13 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, StorePath
 
 from scatflow.archive.stores import BAD_METADATA, EXTRAS
-from scatflow.dataset import COEFFICIENTS, DONE, FRACTION, Template, create, finish
+from scatflow.dataset import COEFFICIENTS, DONE, FRACTION, UNFINISHED, Template, create, finish
 from scatflow.errors import MissingExtraError, OutputError
 from scatflow.flow.ledger import DamagedLedgerError, Ledger
 from scatflow.flow.settings import differences, growth
 from scatflow.flow.work import Work, local_path, written
 
 MARKER = "scatflow_unfinished_template"
-PARTIAL = ".partial"
-"""Zarr writes local objects under such a name and renames them when they are whole."""
 
 Kind = Literal["absent", "half-made", "ours", "damaged", "foreign"]
 
@@ -246,7 +244,7 @@ def sweep(store: str) -> None:
         return
     for folder, _, files in os.walk(path):
         for name in files:
-            if name.endswith(PARTIAL):
+            if name.endswith(UNFINISHED):
                 Path(folder, name).unlink(missing_ok=True)
 
 
@@ -259,7 +257,7 @@ def _is_empty(store: str) -> bool:
     if not os.path.isdir(path):
         return False
     with os.scandir(path) as entries:
-        return all(e.name.endswith(PARTIAL) for e in entries)
+        return all(e.name.endswith(UNFINISHED) for e in entries)
 
 
 def _store_path(store: str) -> StorePath:

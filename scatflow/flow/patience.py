@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from scatflow.dataset import DEADLINE
 
@@ -18,6 +22,43 @@ GRACE_SECONDS = 0.5
 """How long after its deadline a call may take to say that it has been given up."""
 
 Done = TypeVar("Done")
+
+
+class Helper:
+    """A thread that makes calls to a store, one after the other."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="scatflow store", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._one(*self._calls.get())
+
+    def _one(self, call: Callable[[], Any], ended: Future[Any]) -> None:
+        found, problem = None, None
+        try:
+            found = call()
+        except BaseException as caught:
+            problem = caught
+        IDLE.append(self)  # Before its caller goes on, who would start another one.
+        if problem is None:
+            ended.set_result(found)
+        else:
+            ended.set_exception(problem)
+
+    def start(self, call: Callable[[], Done]) -> Future[Done]:
+        """Have a call made, and return what will tell of its end."""
+        ended: Future[Done] = Future()
+        self._calls.put((call, ended))
+        return ended
+
+
+IDLE: deque[Helper] = deque()
+"""Helpers without a call: to start a thread for each costs a tenth of a millisecond."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=IDLE.clear)  # Threads do not come along.
 
 
 def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
@@ -41,17 +82,20 @@ def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
     TimeoutError
         It takes longer than the slowest store that is worth waiting for.
     """
-    ended: Future[Done] = Future()
     seconds = PATIENCE_SECONDS + size / SLOWEST
 
-    def run() -> None:
+    def timed() -> Done:
         DEADLINE.set(time.monotonic() + seconds)
         try:
-            ended.set_result(call())
-        except BaseException as problem:
-            ended.set_exception(problem)
+            return call()
+        finally:
+            DEADLINE.set(math.inf)  # The thread makes other calls.
 
-    threading.Thread(target=run, name=f"scatflow {doing}", daemon=True).start()
+    try:
+        helper = IDLE.pop()
+    except IndexError:
+        helper = Helper()
+    ended = helper.start(timed)
     wait([ended], seconds + GRACE_SECONDS)
     if not ended.done():
         ROOM.leave(ended)

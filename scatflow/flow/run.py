@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED, PARTIAL
 from scatflow.errors import OutputError
-from scatflow.flow.block import Key, Receipt, active, place, source_checksum, warm_up
+from scatflow.flow.block import Key, Receipt, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow
@@ -33,6 +33,7 @@ from scatflow.flow.plan import (
     crowded_machines,
 )
 from scatflow.flow.progress import Reporter, clock
+from scatflow.flow.reading import source_checksum
 from scatflow.flow.window import TICK_SECONDS, Window
 from scatflow.flow.work import Work
 

@@ -54,8 +54,8 @@ class Window:
 
     def __init__(self, cluster: Cluster, key: Key, pending: NDArray[Any]) -> None:
         self._client, self._key = cluster.client, key
-        self._groups = Groups(pending)
         self._most = cluster.held + QUEUED_PER_SLOT * cluster.slots
+        self._groups = Groups(pending, self._most)
         self._flying: dict[Task, list[int]] = {}
         self._ended: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._attempts: Counter[int] = Counter()

@@ -19,6 +19,8 @@ from scatflow.dataset import (
     inner_chunks,
     open_arrays,
     path_coordinates,
+    shards,
+    write,
     write_region,
 )
 from scatflow.dataset.template import CHUNK_BYTES
@@ -91,6 +93,60 @@ def test_a_region_is_one_shard_and_reads_back(tmp_path):
     assert size == values.nbytes
     assert checksum > 0
     np.testing.assert_array_equal(array[1:2, :, 4:6], values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_objects_have_the_bytes_that_zarr_gives_them(tmp_path, monkeypatch, dtype):
+    """Whole ones, one at the array's end, one of nothing but NaN; written once and again."""
+    shares = {"fraction": {"units": "1"}, "windowed": (0, 2)}
+    made = template(dtype=np.dtype(dtype), **shares)
+    rng, encoded, found = np.random.default_rng(0), [], []
+    values = rng.standard_normal((2, 5, 6)).astype(dtype)
+    values[1, :, :4] = np.nan
+
+    def encode(*given):
+        encoded.append(shards.encode(*given))
+        return encoded[-1]
+
+    for name, way in (("here", encode), ("zarr", lambda *_: None)):
+        monkeypatch.setattr(write, "encode", way)
+        written(tmp_path / name, made)
+        arrays = open_arrays(str(tmp_path / name), ["scattering", "valid_fraction"])
+        for factor in (2, 1):
+            for station in (0, 1):
+                for times in (slice(0, 4), slice(4, 6)):
+                    where = (slice(station, station + 1), slice(0, 5), times)
+                    block = factor * values[where]
+                    write_region(arrays["scattering"], where, block)
+                    write_region(arrays["valid_fraction"], where[::2], block[:, 0])
+        np.testing.assert_array_equal(arrays["scattering"][...], values)
+        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
+        found.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in files})
+    assert None not in encoded
+    assert found[0] == found[1]
+
+
+def test_shards_of_several_chunks_are_left_to_zarr(tmp_path):
+    array = zarr.create_array(
+        str(tmp_path / "a.zarr"), shape=(4, 4), chunks=(2, 2), shards=(4, 4), dtype="f4"
+    )
+    assert shards.encode(array, np.ones((4, 4), np.float32)) is None
+    values = np.arange(16, dtype=np.float32).reshape(4, 4)
+    write_region(array, (slice(0, 4), slice(0, 4)), values)
+    np.testing.assert_array_equal(array[...], values)
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    written(tmp_path / "a.zarr")
+    array = open_arrays(str(tmp_path / "a.zarr"), ["scattering"])["scattering"]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_region(array, (slice(0, 1), slice(0, 5), slice(0, 4)), np.zeros((1, 5, 4), "f4"))
+    assert not [p for p in (tmp_path / "a.zarr/scattering/c").rglob("*") if p.is_file()]
 
 
 def test_a_flipped_bit_in_a_shard_is_an_error_on_reading(tmp_path):

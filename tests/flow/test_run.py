@@ -26,6 +26,7 @@ from scatflow.errors import (
 )
 from scatflow.flow import block as block_module
 from scatflow.flow import output as output_module
+from scatflow.flow import reading as reading_module
 from scatflow.flow import run as run_module
 from scatflow.flow.cluster import connect
 from scatflow.flow.job import parse
@@ -165,10 +166,11 @@ def test_blocks_are_read_and_written_while_another_is_computed(done, monkeypatch
     before = done.bytes()
     lock, read, second = threading.Lock(), threading.Semaphore(0), threading.Event()
     met, busy, most = [], [], []
-    real = {name: getattr(block_module, name) for name in ("_read", "_seamless", "write_region")}
+    real = {name: getattr(block_module, name) for name in ("_seamless", "write_region")}
+    real["read"] = reading_module.read
 
     def reading(*words):
-        stored = real["_read"](*words)
+        stored = real["read"](*words)
         read.release()
         return stored
 
@@ -194,7 +196,8 @@ def test_blocks_are_read_and_written_while_another_is_computed(done, monkeypatch
             met.append(second.wait(30))
         return real["write_region"](*words)
 
-    for name, stand_in in (("_read", reading), ("_seamless", computing), ("write_region", writing)):
+    monkeypatch.setattr(reading_module, "read", reading)
+    for name, stand_in in (("_seamless", computing), ("write_region", writing)):
         monkeypatch.setattr(block_module, name, stand_in)
     assert done.run(fresh=True, workers=1)[0] == 0
     assert [m for m in met if m is not None] == [True, True]
