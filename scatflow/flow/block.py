@@ -9,18 +9,21 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 import secrets
+import socket
 import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from dask.system import CPU_COUNT
+from distributed import get_worker
 from numpy.typing import NDArray
 
 from scatflow.archive import Loaded
@@ -51,6 +54,7 @@ from scatflow.flow.layout import Layout, Part
 from scatflow.flow.ledger import Ledger, check_unreplaced
 from scatflow.flow.output import check_reachable
 from scatflow.flow.patience import within
+from scatflow.flow.sight import metrics
 from scatflow.flow.work import Work, from_settings, written
 
 REASON = 2000
@@ -80,6 +84,8 @@ class Receipt:
     failure: str | None = None
     retry: bool = False
     """Whether another attempt may end otherwise."""
+    worker: str = ""
+    """Who computed it: host and port of a Dask worker; nothing where it died of it."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,8 @@ class Key:
     """Threads that the engine keeps busy for one block."""
     slots: int = 0
     """Blocks that one process computes at a time; 0: as many as its processors allow."""
+    job: str = ""
+    """The job's name, for the metrics of workers."""
     token: str = field(default_factory=lambda: secrets.token_hex(4))
     """A later run of the same job opens its source anew."""
 
@@ -216,18 +224,27 @@ def process_all(key: Key, blocks: list[int]) -> list[Receipt]:
 
     See :func:`process`; blocks without a receipt have not been computed.
     """
-    begun, receipts = time.monotonic(), []
+    begun, receipts, worker = time.monotonic(), [], _here()
     with ACTIVE_LOCK:  # None of the moments between two blocks is the end.
         ACTIVE[key.token] += 1
     try:
         for block in blocks:
-            receipts.append(process(key, block))
+            receipts.append(replace(process(key, block), worker=worker))
+            metrics.count(key.job, receipts[-1])
             if time.monotonic() - begun > TASK_SECONDS:
                 break
     finally:
         with ACTIVE_LOCK:
             ACTIVE[key.token] -= 1
     return receipts
+
+
+def _here() -> str:
+    """Return the Dask worker that runs this task."""
+    try:
+        return str(get_worker().address).rpartition("://")[2]
+    except ValueError:  # Not in a task of Dask's.
+        return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def compute(
