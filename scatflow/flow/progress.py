@@ -27,6 +27,9 @@ ROWS = 8
 FAILURES_TOLD = 5
 """Failed blocks that are named at once; the others are counted, and all are named at the end."""
 
+NAME = 24
+"""Characters of a worker's name that are shown in any case."""
+
 REASON = 160
 """Characters of a reason, while a run goes on."""
 
@@ -105,7 +108,7 @@ class Terminal(Listener):
             self._next = now + min(wait, LINE_LONGEST)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self) -> str:
         tally = self._tally
@@ -130,9 +133,10 @@ def workers_table(tally: Tally, rows: int) -> Table:
     """Return a table of the workers that stand out: those with failures, then the slowest."""
     shown = tally.noteworthy(rows)
     table = Table(box=None, pad_edge=False)
-    table.add_column("worker", overflow="ellipsis", no_wrap=True)
-    for name in ("blocks", "failed", "samples/s"):
-        table.add_column(name, justify="right", no_wrap=True)
+    widest = max(len(name) for name, _ in shown)
+    table.add_column("worker", overflow="ellipsis", no_wrap=True, min_width=min(widest, NAME))
+    for name, width in (("blocks", 7), ("failed", 6), ("samples/s", 11)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     table.add_column("last failure", overflow="ellipsis", no_wrap=True)
     for name, worker in shown:
         table.add_row(

@@ -10,6 +10,7 @@ from typing import Any
 from bokeh.document import Document
 from bokeh.layouts import column, row
 from bokeh.models import (
+    BasicTicker,
     ColumnDataSource,
     DataTable,
     Div,
@@ -92,8 +93,8 @@ def _curves(run: Shown, told: Sequence[Rates]) -> dict[str, list[float]]:
         "time": [1000 * (run.began + point.seconds) for point in points],
         "done": [point.done for point in points],
         "failed": [point.failed for point in points],
-        "samples": [rate.samples for rate in told],
-        "bytes": [rate.bytes for rate in told],
+        "samples": [rate.samples / 1e6 for rate in told],
+        "bytes": [rate.bytes / 1e6 for rate in told],
         "engine": [100 * rate.engine for rate in told],
         "other": [100 * (1 - rate.engine) for rate in told],
     }
@@ -109,7 +110,7 @@ def _summary(run: Shown, now: Rates) -> str:
         f"{last.done:,} of {run.total:,} blocks",
         f"{last.failed:,} failed",
         f"{now.samples:,.0f} samples/s",
-        f"{now.bytes / 2**20:,.1f} MiB/s written",
+        f"{now.bytes / 1e6:,.1f} MB/s written",
         f"engine {now.engine:.0%}, all else {1 - now.engine:.0%} of the workers' time",
         f"{run.n_workers:,} workers",
     ]
@@ -135,21 +136,24 @@ def _plots(curves: ColumnDataSource) -> list[figure]:
     """Return the figures: blocks, samples and bytes, failures, and whose the time was."""
     looks = {
         "x_axis_type": "datetime",
-        "height": 210,
+        "height": 230,
         "sizing_mode": "stretch_width",
         "tools": "xpan,xwheel_zoom,reset",
+        "toolbar_location": "above",
     }
     made: list[figure] = []
-    for title, name, colour, form in (
-        ("Blocks done", "done", ENGINE, "0,0"),
-        ("Samples per second", "samples", ENGINE, "0.0a"),
-        ("Bytes written per second", "bytes", ENGINE, "0.0 ib"),
-        ("Blocks failed", "failed", FAILED, "0,0"),
+    for title, name, colour in (
+        ("Blocks done", "done", ENGINE),
+        ("Million samples per second", "samples", ENGINE),
+        ("MB written per second", "bytes", ENGINE),
+        ("Blocks failed", "failed", FAILED),
     ):
         plot = figure(title=title, name=name, **looks)
         plot.line("time", name, source=curves, line_width=2, color=colour)
-        plot.yaxis.formatter = NumeralTickFormatter(format=form)
+        plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
         plot.y_range.start = 0
+        if name in ("done", "failed"):
+            plot.yaxis.ticker = BasicTicker(min_interval=1)
         made.append(plot)
     share = figure(title="Workers' time, %", name="share", y_range=(0, 100), **looks)
     share.varea_stack(
@@ -159,8 +163,10 @@ def _plots(curves: ColumnDataSource) -> list[figure]:
         color=[ENGINE, OTHER],
         legend_label=["engine", "reading, writing, waiting"],
     )
-    share.legend.location = "bottom_left"
-    share.legend.background_fill_alpha = 0.7
+    share.add_layout(share.legend[0], "below")
+    share.legend.orientation = "horizontal"
+    share.legend.padding = share.legend.margin = 0
+    share.legend.border_line_color = None
     made.append(share)
     for plot in made[1:]:
         plot.x_range = made[0].x_range

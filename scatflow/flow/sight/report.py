@@ -58,20 +58,16 @@ class Report(Listener):
     def of_dask(self, say: Callable[[str], None]) -> Iterator[None]:
         """Have Dask record what it does meanwhile, for its part of the report."""
         with tempfile.TemporaryDirectory() as folder:
-            page = Path(folder, "dask.html")
-            recorder = performance_report(filename=str(page), mode="inline")
-            recorder.__enter__()
-            try:
-                yield
-            finally:
+            file = Path(folder, "dask.html")
+            recorder = performance_report(filename=str(file), mode="inline")
+            if _worked(recorder.__enter__, say):
                 try:
-                    recorder.__exit__(None, None, None)
-                    self._dask = EXTERNAL.sub("", page.read_text("utf-8"))
-                except Exception as problem:  # A scheduler without Bokeh, or gone.
-                    say(
-                        "note: the report has no part of Dask's: "
-                        f"{type(problem).__name__}: {problem}"
-                    )
+                    yield
+                finally:
+                    if _worked(lambda: recorder.__exit__(None, None, None), say):
+                        self._dask = EXTERNAL.sub("", file.read_text("utf-8"))
+            else:
+                yield
 
     def started(self, run: Run, tally: Tally) -> None:  # noqa: ARG002
         """Keep the tally, which is up to date at the end."""
@@ -87,6 +83,16 @@ class Report(Listener):
                 f'srcdoc="{html.escape(self._dask)}"></iframe>'
             )
         self._path.write_text(f"{_head(run)}{parts}</body></html>\n", "utf-8")
+
+
+def _worked(call: Callable[[], None], say: Callable[[str], None]) -> bool:
+    """Do what needs a scheduler that has Bokeh and is still there; tell of it where it is not."""
+    try:
+        call()
+    except Exception as problem:  # The scheduler's process may raise anything.
+        say(f"note: the report has no part of Dask's: {type(problem).__name__}: {problem}")
+        return False
+    return True
 
 
 def _head(run: Run) -> str:

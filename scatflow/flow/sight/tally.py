@@ -12,8 +12,9 @@ from scatflow.flow.block import Receipt
 POINTS = 512
 """Points of a history, at most: when there are more, every other one goes."""
 
-RATE_SECONDS, RATE_SHARE = 5.0, 1 / 60
-"""A rate is a mean over so many seconds, and over such a part of the run at least."""
+RATE_SECONDS, RATE_SHARE, RATE_ROUNDS = 5.0, 1 / 60, 2
+"""A rate is a mean over so many seconds, such a part of the run, and so many blocks of each slot
+at least: what a block did is known when it ends."""
 
 FAILURES_KEPT = 100
 """Failed blocks, the first ones, that are kept with their reasons."""
@@ -60,12 +61,17 @@ class History:
 
 
 def rates(points: Sequence[Point], slots: int) -> list[Rates]:
-    """Return the rates at each point, over the seconds before it."""
+    """Return the rates at each point, over the time before it."""
     found = [Rates(0.0, 0.0, 0.0)]
     window = max(RATE_SECONDS, points[-1].seconds * RATE_SHARE)
     before = 0
     for now, point in enumerate(points[1:], 1):
-        while before + 1 < now and points[before + 1].seconds <= point.seconds - window:
+        latest, most = point.seconds - window, point.done - RATE_ROUNDS * slots
+        while (
+            before + 1 < now
+            and points[before + 1].seconds <= latest
+            and points[before + 1].done <= most
+        ):
             before += 1
         found.append(between(points[before], point, slots))
     return found
