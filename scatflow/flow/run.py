@@ -31,6 +31,7 @@ from scatflow.flow.plan import (
     check_budget,
     check_workers,
     crowded_machines,
+    estimate_seconds,
     summary,
 )
 from scatflow.flow.progress import Terminal
@@ -93,7 +94,7 @@ def run(
         The workers cannot be reached.
     """
     check_budget(plan)
-    page = None if report is None else Report(report, summary(plan, None))
+    page = None if report is None else Report(report, summary(plan, estimate_seconds(plan)))
     heard = [Terminal(), *([] if page is None else [page]), *([] if log is None else [Log(log)])]
     watch = Watch(_who(plan), [*heard, *listeners], say)
     with _interruptible(), watch.until_the_end(), contextlib.ExitStack() as stack:
@@ -105,7 +106,7 @@ def run(
         except KeyboardInterrupt:
             resumes = f"Interrupted. The same command resumes: scatflow run {plan.job.path}"
             say(resumes)
-            watch.ends(End("interrupted", resumes, _counts(plan)))
+            watch.ends(End("interrupted", resumes))
             return INTERRUPTED
 
 
@@ -120,12 +121,6 @@ def _who(plan: RunPlan) -> Run:
         place=partial(place, plan.work),
         threads=plan.job.run.threads,
     )
-
-
-def _counts(plan: RunPlan) -> dict[str, int] | None:
-    """Return how many blocks of the output are done, missing and failed, if there is one."""
-    ledger = look(plan.output).ledger
-    return ledger.counts() if ledger is not None else None
 
 
 def _resume(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None) -> int:
@@ -154,7 +149,8 @@ def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
             _finish(plan, ledger)
         nothing = f"{plan.output} is complete ({total} blocks): nothing to do."
         say(nothing)
-        watch.ends(End("complete", nothing, ledger.counts()))
+        watch.counts = ledger.counts()
+        watch.ends(End("complete", nothing))
     elif pending < total:
         say(f"Resuming: {total - pending} of {total} blocks are done.")
     return bool(pending)
@@ -262,12 +258,11 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
             say(f"{cluster.slots} workers are ready after {clock(time.monotonic() - called)}.")
             if page is not None:
                 stack.enter_context(page.of_dask(say))
-            pending, total = ledger.pending(), ledger.state.size
-            watch.started(Tally(total, total - pending.size, cluster.slots), cluster.dashboard)
             erase = partial(erase_block, plan.work, plan.output)
-            _work_through(cluster, key, pending, ledger, watch, erase)
+            _work_through(cluster, key, ledger.pending(), ledger, watch, erase)
     finally:
         if ledger is not None:
+            watch.counts = ledger.counts()
             with _uninterrupted():
                 _finish(plan, ledger)
     tally = watch.tally
@@ -300,9 +295,10 @@ def _work_through(
 
     A block that could not be computed and has coefficients of a shorter record is erased.
     """
-    started = time.time()
+    started, total = time.time(), ledger.state.size
     window = Window(cluster, key, pending)
     try:
+        watch.started(Tally(total, total - pending.size, cluster.slots), cluster.dashboard)
         while window.fill():
             for receipt in window.ended():
                 if ledger.state[receipt.block] >= PARTIAL and not receipt.checksum:
@@ -366,10 +362,10 @@ def _conclude(ledger: Ledger, watch: Watch) -> int:
     if not counts["failed"]:
         complete = f"Complete: {counts['done']} blocks."
         say(complete)
-        watch.ends(End("complete", complete, counts))
+        watch.ends(End("complete", complete))
         return COMPLETE
     failed = f"{counts['failed']} of {ledger.state.size} blocks failed"
-    watch.ends(End("failed", f"{failed}.", counts))
+    watch.ends(End("failed", f"{failed}."))
     say(f"{failed} and hold NaN where they did:")
     for block in np.flatnonzero(ledger.state == FAILED).tolist():
         say(f"  block {block}: {ledger.reason(block)}")

@@ -29,6 +29,7 @@ table { border-collapse: collapse; margin: 1em 0; }
 td, th { border-bottom: 1px solid #ccc; padding: .2em .8em .2em 0; text-align: left; }
 td.number, th.number { text-align: right; }
 figure { display: inline-block; margin: 0 1em 1em 0; }
+summary { font-size: 1.5em; font-weight: bold; margin: 1em 0; }
 pre { background: #f4f4f4; overflow: auto; padding: 1em; }
 iframe { border: 1px solid #ccc; height: 60em; width: 100%; }
 .failed { color: #b3261e; }
@@ -121,7 +122,7 @@ def page(run: Run, tally: Tally | None, end: End, planned: Mapping[str, Any]) ->
             *_workers(tally),
         ]
     settings = html.escape(json.dumps(run.settings, indent=2, default=str))
-    return "".join([*parts, f"<h2>Settings</h2><pre>{settings}</pre>"])
+    return "".join([*parts, f"<details><summary>Settings</summary><pre>{settings}</pre></details>"])
 
 
 def _about(run: Run) -> dict[str, str]:

@@ -86,6 +86,8 @@ class Watch:
         self.run = run
         self.say = say
         self.tally = Tally(0)
+        self.counts: Mapping[str, int] | None = None
+        """Blocks of the output that are done, missing and failed, once that is known."""
         self._listeners = list(listeners)
         self._end = End("error", "")
 
@@ -128,7 +130,8 @@ class Watch:
             self._end = End("error", str(problem) or type(problem).__name__)
             raise
         finally:
-            self._tell(lambda listener: listener.ended(self.run, self._end))
+            end = replace(self._end, counts=self.counts)
+            self._tell(lambda listener: listener.ended(self.run, end))
 
     def _tell(self, call: Callable[[Listener], None]) -> None:
         for listener in list(self._listeners):
