@@ -84,7 +84,7 @@ def chosen(name: str | None, ndim: int) -> Choice:
     for variable in (f"SCATFLOW_BACKEND_{ndim}D", "SCATFLOW_BACKEND"):
         if os.environ.get(variable):
             return Choice(check(os.environ[variable], variable), f"by {variable}")
-    path, settings = _settings()
+    path, settings = user_settings()
     for key in (f"backend_{ndim}d", "backend"):
         if key in settings:
             return Choice(check(settings[key], f"{key} in {path}"), f"by {path}")
@@ -92,8 +92,8 @@ def chosen(name: str | None, ndim: int) -> Choice:
 
 
 @lru_cache(maxsize=1)
-def _settings() -> tuple[Path, dict[str, Any]]:
-    """Return the user's configuration file and what is in it."""
+def user_settings() -> tuple[Path, dict[str, Any]]:
+    """Return the user's configuration file and what is in it; the table ``run`` is for runs."""
     # The public names import nothing but NumPy and SciPy.
     import platformdirs
 
@@ -104,7 +104,7 @@ def _settings() -> tuple[Path, dict[str, Any]]:
         settings = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BackendError(f"{path} is not TOML: {error}. Mend or remove it.") from error
-    known = {"backend", *(f"backend_{ndim}d" for ndim in (1, 2, 3))}
+    known = {"backend", *(f"backend_{ndim}d" for ndim in (1, 2, 3)), "run"}
     unknown = sorted(set(settings) - known)
     if unknown:
         raise BackendError(

@@ -8,12 +8,19 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import scatflow
 from scatflow.errors import BudgetError, ScatflowError
+
+if TYPE_CHECKING:
+    from scatflow.flow.sight.hooks import Hooks
 
 USAGE, OVER_BUDGET, INTERNAL, INTERRUPTED = 2, 3, 70, 130
 """Exit codes besides 0 (complete) and 1 (finished with failed blocks); 70 is an internal error."""
@@ -87,29 +94,72 @@ def run(
     ] = False,
     report: Annotated[
         str | None,
-        typer.Option("--report", metavar="FILE.html", help="Write Dask's performance report."),
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Write a page on the run that stands alone, with Dask's performance report.",
+        ),
+    ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option("--log", metavar="FILE.jsonl", help="Append a JSON line for each block."),
+    ] = None,
+    on_success: Annotated[
+        str | None,
+        typer.Option("--on-success", metavar="COMMAND", help="Call a command when all is done."),
+    ] = None,
+    on_failure: Annotated[
+        str | None,
+        typer.Option("--on-failure", metavar="COMMAND", help="Call a command when it is not."),
     ] = None,
 ) -> None:
     """Run a job, or what is missing of it."""
-    from pathlib import Path
-
     from scatflow.flow.plan import prepare
 
-    if report is not None:
-        page = Path(report).absolute()
-        if not page.parent.is_dir():
-            raise typer.BadParameter(f"there is no folder {page.parent}")
-        if page.is_dir() or not os.access(page if page.exists() else page.parent, os.W_OK):
-            raise typer.BadParameter(f"{page} cannot be written: name a file, not a folder")
+    for file in (report, log):
+        _check_writable(file)
     if dry_run:
         plan(job, cluster, workers)
         return
-    prepared = prepare(_job(job, cluster=cluster, workers=workers), fresh=fresh)
-    for note in prepared.notes:
-        typer.echo(f"note: {note}")
     from scatflow.flow.run import run as run_plan
+    from scatflow.flow.sight.hooks import Hooks
 
-    raise typer.Exit(run_plan(prepared, fresh=fresh, report=report, say=typer.echo))
+    hooks = Hooks(job, on_success, on_failure)
+    with _told(hooks):
+        prepared = prepare(_job(job, cluster=cluster, workers=workers), fresh=fresh)
+        for note in prepared.notes:
+            typer.echo(f"note: {note}")
+        code = run_plan(
+            prepared, fresh=fresh, report=report, log=log, listeners=[hooks], say=typer.echo
+        )
+        raise typer.Exit(code)
+
+
+def _check_writable(file: str | None) -> None:
+    """Refuse a file that a run could not write at its end."""
+    if file is None:
+        return
+    path = Path(file).absolute()
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {path.parent}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written: name a file, not a folder")
+
+
+@contextmanager
+def _told(hooks: Hooks) -> Iterator[None]:
+    """Call the command that is meant for however this ends."""
+    code, message = INTERNAL, ""
+    try:
+        yield
+    except typer.Exit as end:
+        code = end.exit_code
+        raise
+    except BaseException as problem:
+        code, message = _told_of(problem)
+        raise
+    finally:
+        hooks.call(code, message, partial(typer.echo, err=True))
 
 
 @app.command()
@@ -260,20 +310,26 @@ def main() -> None:
     """
     try:
         app()
-    except BudgetError as problem:
-        _fail(problem, OVER_BUDGET)
-    except ScatflowError as problem:
-        _fail(problem, USAGE)
-    except OSError as problem:
-        _fail(f"{problem}. Check that this can be read or written, and that there is room.", USAGE)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        sys.exit(INTERRUPTED)
-    except Exception as problem:
-        if type(problem).__module__.partition(".")[0] in STORE_CLIENTS:
-            _fail(f"{problem}. Check that the store can be reached, and its credentials.", USAGE)
-        traceback.print_exc()
-        _fail("This is a mistake in scatflow: please report it with the lines above.", INTERNAL)
+    except (Exception, KeyboardInterrupt) as problem:
+        code, message = _told_of(problem)
+        if code == INTERNAL:
+            traceback.print_exc()
+            message = "This is a mistake in scatflow: please report it with the lines above."
+        typer.echo(message if code == INTERRUPTED else f"error: {_cut(message)}", err=True)
+        sys.exit(code)
+
+
+def _told_of(problem: BaseException) -> tuple[int, str]:
+    """Return the exit code of what ended a command, and what to say of it."""
+    if isinstance(problem, ScatflowError):
+        return OVER_BUDGET if isinstance(problem, BudgetError) else USAGE, str(problem)
+    if isinstance(problem, OSError):
+        return USAGE, f"{problem}. Check that this can be read or written, and that there is room."
+    if isinstance(problem, KeyboardInterrupt):
+        return INTERRUPTED, "Interrupted."
+    if type(problem).__module__.partition(".")[0] in STORE_CLIENTS:
+        return USAGE, f"{problem}. Check that the store can be reached, and its credentials."
+    return INTERNAL, f"{type(problem).__name__}: {problem}"
 
 
 STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")
@@ -283,9 +339,5 @@ MESSAGE = 8000
 """Characters of a message, at most: names in other people's stores may be of any length."""
 
 
-def _fail(problem: Exception | str, code: int) -> None:
-    text = str(problem)
-    if len(text) > MESSAGE:
-        text = f"{text[: MESSAGE // 2]} ... {text[-MESSAGE // 2 :]}"
-    typer.echo(f"error: {text}", err=True)
-    sys.exit(code)
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE else f"{text[: MESSAGE // 2]} ... {text[-MESSAGE // 2 :]}"

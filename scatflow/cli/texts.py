@@ -67,7 +67,7 @@ def _shape(dims: list[str], shape: list[int]) -> str:
 
 def plan_lines(told: Mapping[str, Any]) -> list[str]:
     """Say what a job would do."""
-    from scatflow.flow.progress import clock
+    from scatflow.flow.sight.tally import clock
 
     source, output, transform = told["source"], told["output"], told["transform"]
     overhead = told["bytes_read"] / max(told["bytes_source"], 1) - 1
@@ -143,6 +143,8 @@ def _coordinate(name: str, told: Mapping[str, Any]) -> str:
 
 def status_lines(told: Mapping[str, Any]) -> list[str]:
     """Say how far a job is."""
+    from scatflow.flow.sight.tally import clock
+
     if told["state"] == "not started":
         return [f"{told['output']}: not started"]
     lines = [
@@ -157,6 +159,10 @@ def status_lines(told: Mapping[str, Any]) -> list[str]:
             f"  process {run['pid']} on {run['host']} is at work: {run['rate']:,.0f} samples/s "
             f"({ago:.0f} s ago)"
         )
+        if told["eta_seconds"] is not None:
+            lines.append(f"  about {clock(told['eta_seconds'])} left")
+        if run.get("dashboard"):
+            lines.append(f"  dashboard: {run['dashboard']}")
     elif run is not None:
         lines.append(
             f"  process {run['pid']} on {run['host']} died; the same scatflow run goes on from here"

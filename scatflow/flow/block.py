@@ -9,14 +9,16 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 import secrets
+import socket
 import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +54,7 @@ from scatflow.flow.ledger import Ledger, Watch
 from scatflow.flow.output import check_reachable
 from scatflow.flow.patience import ROOM, within
 from scatflow.flow.reading import Ahead, Read, read
+from scatflow.flow.sight import metrics
 from scatflow.flow.work import Work, from_settings, written
 
 REASON = 2000
@@ -85,6 +88,8 @@ class Receipt:
     failure: str | None = None
     retry: bool = False
     """Whether another attempt may end otherwise."""
+    worker: str = ""
+    """Who computed it: host and port of a Dask worker; nothing where it died of it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class Key:
     """Threads that the engine keeps busy for one block."""
     slots: int = 0
     """Blocks that one process computes at a time; 0: as many as its processors allow."""
+    job: str = ""
+    """The job's name, for the metrics of workers."""
     token: str = field(default_factory=lambda: secrets.token_hex(4))
     """A later run of the same job opens its source anew."""
 
@@ -236,18 +243,27 @@ def process_all(key: Key, blocks: list[int]) -> list[Receipt]:
 
     See :func:`process`; blocks without a receipt have not been computed.
     """
-    begun, receipts, ahead = time.monotonic(), [], Ahead(blocks)
+    begun, receipts, worker, ahead = time.monotonic(), [], _here(), Ahead(blocks)
     with ACTIVE_LOCK:  # None of the moments between two blocks is the end.
         ACTIVE[key.token] += 1
     try:
         for block in blocks:
-            receipts.append(process(key, block, ahead))
+            receipts.append(replace(process(key, block, ahead), worker=worker))
+            metrics.count(key.job, receipts[-1])
             if time.monotonic() - begun > TASK_SECONDS:
                 break
     finally:
         with ACTIVE_LOCK:
             ACTIVE[key.token] -= 1
     return receipts
+
+
+def _here() -> str:
+    """Return the Dask worker that runs this task."""
+    try:
+        return str(get_worker().address).rpartition("://")[2]
+    except ValueError:  # Not in a task of Dask's.
+        return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def compute(

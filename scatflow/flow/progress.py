@@ -1,4 +1,4 @@
-"""Progress of a run, for people: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a run, for people: a live view on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -7,39 +7,68 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
-LINE_SECONDS = 10.0
+from scatflow.flow.block import Receipt
+from scatflow.flow.sight.tally import Tally, clock
+from scatflow.flow.sight.watch import Listener, Run
+
+LINE_SECONDS, LINE_SHARE, LINE_LONGEST = 10.0, 0.1, 600.0
+"""Lines come after so many seconds, then more rarely as a run lasts, and so often at least."""
+
+VIEW_SECONDS = 0.25
+
+ROWS = 8
+"""Workers that the live view shows; the others are counted."""
+
+FAILURES_TOLD = 5
+"""Failed blocks that are named at once; the others are counted, and all are named at the end."""
+
+NAME = 24
+"""Characters of a worker's name that are shown in any case."""
+
+REASON = 160
+"""Characters of a reason, while a run goes on."""
 
 
-class Reporter:
-    """Shows blocks done, samples per second and time left."""
+class Terminal(Listener):
+    """Shows blocks done, failures, samples per second, time left, and the workers that stand out.
 
-    def __init__(self, total: int, done: int, console: Console | None = None) -> None:
-        self.total, self.done = total, done
-        self.samples = 0
-        self.failed = 0
-        self._at_start = done
-        self._begun = self._said = time.monotonic()
+    Parameters
+    ----------
+    console : rich.console.Console, optional
+        Where; by default standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stdout, soft_wrap=True, highlight=False)
-        self._bar: Progress | None = None
+        self._tally = Tally(0)
+        self._live: Live | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("blocks{task.fields[words]}"),
+            console=self._console,
+        )
         self._task: Any = None
+        self._next = 0.0
 
-    def __enter__(self) -> Reporter:
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("blocks  {task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._task = self._bar.add_task(
-                "running", total=self.total, completed=self.done, rate=""
-            )
-            self._bar.start()
+    def begin(self, tally: Tally) -> Terminal:
+        """Show a tally from now on; as a context, until its end."""
+        self._tally = tally
+        self._next = time.monotonic() + LINE_SECONDS
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._task = self._bar.add_task("running", total=tally.total)
+            self._console.soft_wrap = False  # What is drawn anew must know how many lines it has.
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __enter__(self) -> Terminal:
         return self
 
     def __exit__(
@@ -48,57 +77,82 @@ class Reporter:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.stopped()
 
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(text, markup=False)
+    def stopped(self) -> None:
+        """Leave the last view as it is."""
+        if self._live is not None:
+            self._live.update(self._view(), refresh=True)
+            self._live.stop()
+            self._live = None
 
-    @property
-    def rate(self) -> float:
-        """Samples per second so far."""
-        return self.samples / max(time.monotonic() - self._begun, 1e-9)
+    def started(self, run: Run, tally: Tally) -> None:  # noqa: ARG002
+        """See :meth:`begin`."""
+        self.begin(tally)
 
-    def advance(self, samples: int, failed: bool) -> None:
-        """Note that a block has ended."""
-        self.done += 1
-        self.failed += failed
-        self.samples += samples
-        if self._bar is not None:
-            rate = f"{self.rate:,.0f} samples/s{self._failures()}"
-            self._bar.update(self._task, completed=self.done, rate=rate)
+    def block(self, receipt: Receipt) -> None:
+        """Name a block that has failed, if it is one of the first."""
+        if receipt.failure is not None and self._tally.failed <= FAILURES_TOLD:
+            self._say(f"block {receipt.block} failed: {_short(receipt.failure)}")
 
     def tick(self) -> None:
-        """Say where the run is, if it is time to and there is no bar."""
+        """Draw the view anew, or say where the run is, if it is time to."""
         now = time.monotonic()
-        if self._bar is None and now - self._said >= LINE_SECONDS:
-            self._said = now
-            self.say(
-                f"{self.done}/{self.total} blocks{self._failures()}, "
-                f"{self.rate:,.0f} samples/s, {self._left(now)} left"
-            )
+        if self._live is not None:
+            if now >= self._next or not self._tally.blocks:
+                self._live.update(self._view(), refresh=True)
+                self._next = now + VIEW_SECONDS
+        elif now >= self._next:
+            self._say(self._line())
+            wait = max(LINE_SECONDS, LINE_SHARE * self._tally.elapsed)
+            self._next = now + min(wait, LINE_LONGEST)
 
-    def _failures(self) -> str:
-        return f", {self.failed} failed" if self.failed else ""
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _left(self, now: float) -> str:
-        fresh = self.done - self._at_start
-        if not fresh:
-            return "unknown time"
-        return clock((now - self._begun) / fresh * (self.total - self.done))
+    def _line(self) -> str:
+        tally = self._tally
+        return f"{tally.done}/{tally.total} blocks{self._words()}"
+
+    def _words(self) -> str:
+        tally = self._tally
+        failed = f", {tally.failed} failed" if tally.failed else ""
+        left = "unknown time" if tally.left is None else clock(tally.left)
+        return f"{failed}, {tally.rate:,.0f} samples/s, {left} left"
+
+    def _view(self) -> RenderableType:
+        tally = self._tally
+        self._bar.update(self._task, completed=tally.done, words=self._words())
+        if not tally.workers:
+            return self._bar
+        rows = min(ROWS, max(self._console.height - 6, 1))
+        return Group(self._bar, workers_table(tally, rows))
 
 
-def clock(seconds: float) -> str:
-    """Write a duration.
+def workers_table(tally: Tally, rows: int) -> Table:
+    """Return a table of the workers that stand out: those with failures, then the slowest."""
+    shown = tally.noteworthy(rows)
+    table = Table(box=None, pad_edge=False)
+    widest = max(len(name) for name, _ in shown)
+    table.add_column("worker", overflow="ellipsis", no_wrap=True, min_width=min(widest, NAME))
+    for name, width in (("blocks", 7), ("failed", 6), ("samples/s", 11)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    table.add_column("last failure", overflow="ellipsis", no_wrap=True)
+    for name, worker in shown:
+        table.add_row(
+            name,
+            f"{worker.blocks:,}",
+            f"{worker.failed:,}" if worker.failed else "",
+            f"{worker.rate:,.0f}",
+            _short(worker.failure).replace("[", "\\["),
+        )
+    if hidden := len(tally.workers) - len(shown):
+        table.caption = f"and {hidden:,} faster ones without a failure"
+        if shown[-1][1].failed:
+            table.caption = f"and {hidden:,} more"
+        table.caption_justify = "left"
+    return table
 
-    Examples
-    --------
-    >>> clock(7.25), clock(3725)
-    ('7.2 s', '1:02:05')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d} min"
+
+def _short(reason: str) -> str:
+    return reason if len(reason) <= REASON else f"{reason[:REASON]} ..."

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from distributed import performance_report
 from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED, PARTIAL
 from scatflow.errors import OutputError
-from scatflow.flow.block import Key, Receipt, active, place, warm_up
+from scatflow.flow.block import Key, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow
@@ -31,9 +31,17 @@ from scatflow.flow.plan import (
     check_budget,
     check_workers,
     crowded_machines,
+    estimate_seconds,
+    summary,
 )
-from scatflow.flow.progress import Reporter, clock
+from scatflow.flow.progress import Terminal
 from scatflow.flow.reading import source_checksum
+from scatflow.flow.sight import feed
+from scatflow.flow.sight.feed import dashboard_lines
+from scatflow.flow.sight.log import Log
+from scatflow.flow.sight.report import Report
+from scatflow.flow.sight.tally import Tally, clock
+from scatflow.flow.sight.watch import End, Listener, Run, Watch, new_id
 from scatflow.flow.window import TICK_SECONDS, Window
 from scatflow.flow.work import Work
 
@@ -46,47 +54,13 @@ CHECKED_BLOCKS, CHECKED_BYTES = 8, 256 * 2**20
 COMPLETE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 
 
-@dataclass
-class Totals:
-    """Sums over the receipts of one run."""
-
-    blocks: int = 0
-    seconds: float = 0.0
-    engine_seconds: float = 0.0
-    samples: int = 0
-    bytes_written: int = 0
-    gaps: int = 0
-    absent: int = 0
-
-    def add(self, receipt: Receipt) -> None:
-        """Add one receipt."""
-        self.blocks += 1
-        self.seconds += receipt.seconds
-        self.engine_seconds += receipt.engine_seconds
-        self.samples += receipt.samples
-        self.bytes_written += receipt.bytes_written
-        self.gaps += receipt.gaps
-        self.absent += receipt.absent > 0
-
-    def missing(self, shares: bool) -> str | None:
-        """Say in how many blocks samples were missing, None if in none."""
-        if not self.gaps:
-            return None
-        where = "valid_fraction tells where" if shares else "coefficients that saw them are NaN"
-        words = f"{self.gaps} of {self.blocks} blocks have gaps: {where}."
-        if self.absent:
-            words += (
-                f" In {self.absent} of them chunks are not in the store; if chunks that were never "
-                'written mean the fill value, set absent = "fill" in [source].'
-            )
-        return words
-
-
 def run(
     plan: RunPlan,
     *,
     fresh: bool = False,
     report: str | None = None,
+    log: str | None = None,
+    listeners: Sequence[Listener] = (),
     say: Callable[[str], None] = print,
 ) -> int:
     """Run what is missing of a job.
@@ -98,7 +72,11 @@ def run(
     fresh : bool
         Delete an output of scatflow's that is there and start over.
     report : str, optional
-        HTML file for Dask's performance report.
+        HTML file for a report of the run, with Dask's performance report inside.
+    log : str, optional
+        File to which a JSON line is appended for each block.
+    listeners : sequence of Listener
+        Who else is told what happens.
     say : callable
         Prints one line.
 
@@ -117,28 +95,45 @@ def run(
         The workers cannot be reached.
     """
     check_budget(plan)
-    with _interruptible(), contextlib.ExitStack() as stack:
+    page = None if report is None else Report(report, summary(plan, estimate_seconds(plan)))
+    heard = [Terminal(), *([] if page is None else [page]), *([] if log is None else [Log(log)])]
+    watch = Watch(_who(plan), [*heard, *listeners], say)
+    with _interruptible(), watch.until_the_end(), contextlib.ExitStack() as stack:
         check(plan.output, look(plan.output), plan.work, fresh)  # Before anything is written.
         try:
             stack.enter_context(locked(plan.output))
-            found = look(plan.output)
-            return _resume(plan, check(plan.output, found, plan.work, fresh), report, say)
+            ledger = check(plan.output, look(plan.output), plan.work, fresh)
+            return _resume(plan, ledger, watch, page)
         except KeyboardInterrupt:
-            say(f"Interrupted. The same command resumes: scatflow run {plan.job.path}")
+            resumes = f"Interrupted. The same command resumes: scatflow run {plan.job.path}"
+            say(resumes)
+            watch.ends(End("interrupted", resumes))
             return INTERRUPTED
 
 
-def _resume(
-    plan: RunPlan, ledger: Ledger | None, report: str | None, say: Callable[[str], None]
-) -> int:
+def _who(plan: RunPlan) -> Run:
+    """Say which run this is."""
+    return Run(
+        id=new_id(),
+        job=plan.job.name,
+        path=str(plan.job.path),
+        output=plan.output,
+        settings=plan.work.settings,
+        place=partial(place, plan.work),
+        threads=plan.job.run.threads,
+    )
+
+
+def _resume(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None) -> int:
     """Make the output or go on with it, until every block has ended."""
-    if ledger is not None and not _look_over(plan, ledger, say):
+    if ledger is not None and not _look_over(plan, ledger, watch):
         return COMPLETE
-    return _conclude(_compute(plan, ledger, report, say), say)
+    return _conclude(_compute(plan, ledger, watch, page), watch)
 
 
-def _look_over(plan: RunPlan, ledger: Ledger, say: Callable[[str], None]) -> bool:
+def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
     """Check what earlier runs left, and tell whether there is anything to do."""
+    say = watch.say
     _catch_up(plan, ledger, say)
     if ledger.versions != versions():
         say(
@@ -153,7 +148,10 @@ def _look_over(plan: RunPlan, ledger: Ledger, say: Callable[[str], None]) -> boo
     if not pending:
         if ledger.run is not None:  # A run that died between its last block and its last words.
             _finish(plan, ledger)
-        say(f"{plan.output} is complete ({total} blocks): nothing to do.")
+        nothing = f"{plan.output} is complete ({total} blocks): nothing to do."
+        say(nothing)
+        watch.counts = ledger.counts()
+        watch.ends(End("complete", nothing))
     elif pending < total:
         say(f"Resuming: {total - pending} of {total} blocks are done.")
     return bool(pending)
@@ -237,50 +235,51 @@ def _some(blocks: NDArray[np.int64], most: int) -> list[int]:
     return [int(block) for block in blocks[picked]]
 
 
-def _compute(
-    plan: RunPlan, ledger: Ledger | None, report: str | None, say: Callable[[str], None]
-) -> Ledger:
+def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None) -> Ledger:
     """Compute the pending blocks on a cluster; the output is made once there is one."""
+    say = watch.say
     try:
         with contextlib.ExitStack() as stack:
             called, job = time.monotonic(), plan.job
             cluster = stack.enter_context(connect(job))
             check_workers(plan, cluster.workers, cluster.processors)
             ledger = ledger or make(plan.output, plan.work, plan.template)
-            ledger.flush(_words(0.0, time.time()))
-            say(f"Dashboard: {cluster.dashboard}")
+            ledger.flush(_words(watch, cluster.dashboard, time.time()))
+            stack.enter_context(_dashboard(cluster, watch))
             for note in crowded_machines(plan, cluster.workers, cluster.processors):
                 say(f"note: {note}")
             slots = 0 if cluster.workers else job.slots
-            key = Key(plan.output, plan.base, plan.work.fingerprint, job.run.threads, slots)
+            key = Key(
+                plan.output, plan.base, plan.work.fingerprint, job.run.threads, slots, job.name
+            )
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
-            ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
+            # Libraries may have taken a while to load.
+            ledger.flush(_words(watch, cluster.dashboard, time.time()))
             say(f"{cluster.slots} workers are ready after {clock(time.monotonic() - called)}.")
-            if report is not None:
-                stack.enter_context(performance_report(filename=report))
-            pending, total = ledger.pending(), ledger.state.size
-            reporter = stack.enter_context(Reporter(total, total - pending.size))
-            begun = time.monotonic()
+            if page is not None:
+                stack.enter_context(page.of_dask(say))
             erase = partial(erase_block, plan.work, plan.output)
-            totals = _work_through(cluster, key, pending, ledger, reporter, erase)
-            seconds = max(time.monotonic() - begun, 1e-9)
+            _work_through(cluster, key, ledger.pending(), ledger, watch, erase)
     finally:
         if ledger is not None:
+            watch.counts = ledger.counts()
             with _uninterrupted():
                 _finish(plan, ledger)
-    say(_pace(totals, seconds, cluster.slots, job.run.threads))
-    if missing := totals.missing(plan.work.shares):
+    tally = watch.tally
+    say(_pace(tally, job.run.threads))
+    if missing := tally.missing(plan.work.shares):
         say(missing)
     return ledger
 
 
-def _pace(totals: Totals, seconds: float, slots: int, threads: int) -> str:
+def _pace(tally: Tally, threads: int) -> str:
     """Say how fast a run was, and how much of its time the engine took."""
-    rate, share = totals.samples / seconds, totals.engine_seconds / (seconds * slots)
+    seconds = max(tally.history.points[-1].seconds, 1e-9)
+    rate, share = tally.samples / seconds, tally.engine_seconds / (seconds * tally.slots)
     return (
-        f"{totals.blocks} blocks in {clock(seconds)}: {rate:,.0f} samples/s, "
-        f"{rate / (slots * threads):,.0f} per thread; {totals.bytes_written / 2**20:,.0f} MiB "
+        f"{tally.blocks} blocks in {clock(seconds)}: {rate:,.0f} samples/s, "
+        f"{rate / (tally.slots * threads):,.0f} per thread; {tally.bytes_written / 2**20:,.0f} MiB "
         f"written; the engine took {share:.0%} of the workers' time, all else {1 - share:.0%}."
     )
 
@@ -290,30 +289,30 @@ def _work_through(
     key: Key,
     pending: np.ndarray[Any, Any],
     ledger: Ledger,
-    reporter: Reporter,
+    watch: Watch,
     erase: Callable[[int], None],
-) -> Totals:
+) -> None:
     """Keep a window of futures full, record each receipt, and let each future go at once.
 
     A block that could not be computed and has coefficients of a shorter record is erased.
     """
-    started, totals = time.time(), Totals()
+    started, total = time.time(), ledger.state.size
     window = Window(cluster, key, pending)
     try:
+        watch.started(Tally(total, total - pending.size, cluster.slots), cluster.dashboard)
         while window.fill():
             for receipt in window.ended():
-                totals.add(receipt)
                 if ledger.state[receipt.block] >= PARTIAL and not receipt.checksum:
                     erase(receipt.block)
                 ledger.record(
                     receipt.block, receipt.checksum, receipt.source_checksum, receipt.failure
                 )
-                reporter.advance(receipt.samples, receipt.failure is not None)
-            reporter.tick()
+                watch.block(receipt)
+            watch.tick()
             if ledger.due():
-                ledger.flush(_words(reporter.rate, started))
-        return totals
+                ledger.flush(_words(watch, watch.run.dashboard, started))
     finally:
+        watch.stopped()
         if window:
             with contextlib.suppress(OSError):  # The scheduler may be gone.
                 with _uninterrupted():
@@ -330,18 +329,45 @@ def _wait_for_last_tasks(cluster: Cluster, key: Key) -> None:
         time.sleep(TICK_SECONDS / 5)
 
 
-def _words(rate: float, started: float) -> dict[str, Any]:
+def _words(watch: Watch, dashboard: str, started: float) -> dict[str, Any]:
     """Return what the ledger says of a run at work."""
-    return {**me(), "started": started, "updated": time.time(), "rate": round(rate, 3)}
+    left = watch.tally.left
+    return {
+        **me(),
+        "id": watch.run.id,
+        "dashboard": dashboard,
+        "started": started,
+        "updated": time.time(),
+        "rate": round(watch.tally.rate, 3),
+        "left": None if left is None else round(left, 3),
+    }
 
 
-def _conclude(ledger: Ledger, say: Callable[[str], None]) -> int:
+@contextlib.contextmanager
+def _dashboard(cluster: Cluster, watch: Watch) -> Iterator[None]:
+    """Say where the dashboard is and how to get there, and have this run shown on it."""
+    missing = feed.install(cluster.client)
+    for line in dashboard_lines(cluster.dashboard, socket.gethostname(), missing):
+        watch.say(line)
+    if missing is not None:
+        yield
+        return
+    with feed.Feed(cluster.client) as told:
+        watch.add(told)
+        yield
+
+
+def _conclude(ledger: Ledger, watch: Watch) -> int:
     """Name every failed block and return the exit code."""
-    counts = ledger.counts()
+    say, counts = watch.say, ledger.counts()
     if not counts["failed"]:
-        say(f"Complete: {counts['done']} blocks.")
+        complete = f"Complete: {counts['done']} blocks."
+        say(complete)
+        watch.ends(End("complete", complete))
         return COMPLETE
-    say(f"{counts['failed']} of {ledger.state.size} blocks failed and hold NaN where they did:")
+    failed = f"{counts['failed']} of {ledger.state.size} blocks failed"
+    watch.ends(End("failed", f"{failed}."))
+    say(f"{failed} and hold NaN where they did:")
     for block in np.flatnonzero(ledger.state == FAILED).tolist():
         say(f"  block {block}: {ledger.reason(block)}")
     say("The same command tries them again.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,10 +31,13 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        `output`, `state` ("not started", "running", "interrupted", "incomplete", "failed",
-        "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`,
-        `provisional_from` {dim: {"index", "coordinate"}}: the first windows, along dimensions that
-        are transformed seamlessly, which see the reflection at the end of the record.
+        `job`, `output`, `state` ("not started", "running", "interrupted", "incomplete", "failed",
+        "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`
+        {"id", "host", "pid", "dashboard", "started", "updated", "rate", "left"} of a run at work or
+        one that died (times in seconds since 1970), `rate` (samples per second) and `eta_seconds`
+        of one at work, `provisional_from` {dim: {"index", "coordinate"}}: the first windows, along
+        dimensions that are transformed seamlessly, which see the reflection at the end of the
+        record.
 
     Raises
     ------
@@ -53,19 +58,24 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
     counts = {"done": 0, "missing": 0, "failed": 0}
     if found.ledger is None:
         return {
+            "job": job.name,
             "output": output,
             "state": "not started",
             "blocks": None,
             **counts,
             "failures": {},
             "run": None,
+            "rate": None,
+            "eta_seconds": None,
             "provisional_from": {},
         }
     ledger = found.ledger
     counts = ledger.counts()
+    at_work = _at_work(output, ledger)
     return {
+        "job": job.name,
         "output": output,
-        "state": _state(ledger, counts, _at_work(output, ledger)),
+        "state": _state(ledger, counts, at_work),
         "blocks": int(ledger.state.size),
         **counts,
         "failures": {
@@ -73,8 +83,19 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
             for block in np.flatnonzero(ledger.state == FAILED).tolist()
         },
         "run": dict(ledger.run) if ledger.run is not None else None,
+        **_pace(ledger.run if at_work else None),
         "provisional_from": provisional(output),
     }
+
+
+def _pace(run: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Return how fast a run at work is, and how long it will take from now on."""
+    if run is None:
+        return {"rate": None, "eta_seconds": None}
+    left = run.get("left")
+    if left is not None:
+        left = round(max(left - (time.time() - run["updated"]), 0.0), 3)
+    return {"rate": run["rate"], "eta_seconds": left}
 
 
 def _at_work(output: str, ledger: Ledger) -> bool:

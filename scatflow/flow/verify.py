@@ -31,7 +31,7 @@ from scatflow.dataset import (
     shard_key,
 )
 from scatflow.errors import OutputError, SourceError
-from scatflow.flow.block import evaluate, place
+from scatflow.flow.block import Receipt, evaluate, place
 from scatflow.flow.earlier import Arrays, regions
 from scatflow.flow.labels import template
 from scatflow.flow.layout import layout
@@ -39,9 +39,10 @@ from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import locked
 from scatflow.flow.output import check, look, lost
 from scatflow.flow.plan import RunPlan
-from scatflow.flow.progress import Reporter
+from scatflow.flow.progress import Terminal
 from scatflow.flow.run import run
 from scatflow.flow.settings import fingerprint
+from scatflow.flow.sight.tally import Tally
 from scatflow.flow.work import Work, from_settings, written
 
 Found = TypeVar("Found")
@@ -290,10 +291,11 @@ def _stored(
         why = f"has the checksum {found:08x}, the ledger {ledger.checksum[block]:08x}"
         return block, COEFFICIENTS, why
 
-    with Reporter(blocks.size, 0) as reporter:
+    tally = Tally(blocks.size)
+    with Terminal().begin(tally) as view:
         for block, name, why in in_threads(one, blocks.tolist(), _threads(plan)):
-            reporter.advance(laid.samples(block), why is not None)
-            reporter.tick()
+            tally.add(Receipt(block, samples=laid.samples(block), failure=why))
+            view.tick()
             if why is not None:
                 yield _of_block("coefficients", plan, arrays, block, why, name)
 

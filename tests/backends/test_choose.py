@@ -91,17 +91,17 @@ def settings(tmp_path, monkeypatch):
     monkeypatch.setattr(platformdirs, "user_config_path", lambda name: tmp_path / name)
     for name in ("", "_1D", "_2D", "_3D"):
         monkeypatch.delenv(f"SCATFLOW_BACKEND{name}", raising=False)
-    choose._settings.cache_clear()
+    choose.user_settings.cache_clear()
 
     def write(text):
         path = tmp_path / "scatflow" / "config.toml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-        choose._settings.cache_clear()
+        choose.user_settings.cache_clear()
         return path
 
     yield write
-    choose._settings.cache_clear()
+    choose.user_settings.cache_clear()
 
 
 def test_who_is_asked_first(settings, monkeypatch):

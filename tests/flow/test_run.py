@@ -41,7 +41,6 @@ from scatflow.flow.plan import (
     prepare,
     summary,
 )
-from scatflow.flow.progress import Reporter
 from scatflow.flow.status import status
 from scatflow.flow.window import Window
 
@@ -518,14 +517,6 @@ def test_a_long_flush_does_not_make_a_run_look_dead(done, monkeypatch):
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + STALE_SECONDS / 4 + 1)
     assert ledger.due()
-
-
-def test_failed_blocks_are_shown_while_a_run_goes_on(monkeypatch, capsys):
-    monkeypatch.setattr("scatflow.flow.progress.LINE_SECONDS", 0.0)
-    reporter = Reporter(5, 0)
-    reporter.advance(10, failed=True)
-    reporter.tick()
-    assert "1/5 blocks, 1 failed, " in capsys.readouterr().out
 
 
 def test_an_output_that_another_run_replaced_is_left_alone(place, noise, monkeypatch):
