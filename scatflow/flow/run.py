@@ -250,8 +250,7 @@ def _compute(
             say(f"Dashboard: {cluster.dashboard}")
             for note in crowded_machines(plan, cluster.workers, cluster.processors):
                 say(f"note: {note}")
-            slots = 0 if cluster.workers else job.slots
-            key = Key(plan.output, plan.base, plan.work.fingerprint, job.run.threads, slots)
+            key = Key(plan.output, plan.base, plan.work.fingerprint, job.threads, cluster.each)
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
             ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
@@ -268,7 +267,7 @@ def _compute(
         if ledger is not None:
             with _uninterrupted():
                 _finish(plan, ledger)
-    say(_pace(totals, seconds, cluster.slots, job.run.threads))
+    say(_pace(totals, seconds, cluster.slots, job.threads))
     if missing := totals.missing(plan.work.shares):
         say(missing)
     return ledger
@@ -308,6 +307,7 @@ def _work_through(
                     receipt.block, receipt.checksum, receipt.source_checksum, receipt.failure
                 )
                 reporter.advance(receipt.samples, receipt.failure is not None)
+            cluster.check()
             reporter.tick()
             if ledger.due():
                 ledger.flush(_words(reporter.rate, started))
