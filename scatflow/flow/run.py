@@ -254,7 +254,7 @@ def _compute(
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
             ledger.flush(_words(0.0, time.time()))  # Libraries may have taken a while to load.
-            say(f"{cluster.slots} workers are ready after {clock(time.monotonic() - called)}.")
+            say(_called(cluster, time.monotonic() - called))
             if report is not None:
                 stack.enter_context(performance_report(filename=report))
             pending, total = ledger.pending(), ledger.state.size
@@ -271,6 +271,12 @@ def _compute(
     if missing := totals.missing(plan.work.shares):
         say(missing)
     return ledger
+
+
+def _called(cluster: Cluster, seconds: float) -> str:
+    if cluster.coming:
+        return f"{cluster.slots} workers are asked for; blocks begin as they come."
+    return f"{cluster.slots} workers are ready after {clock(seconds)}."
 
 
 def _pace(totals: Totals, seconds: float, slots: int, threads: int) -> str:

@@ -13,6 +13,7 @@ from scatflow.flow.job import Job
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import alive, held
 from scatflow.flow.output import look, provisional
+from scatflow.flow.submit import told as batch_job
 from scatflow.flow.work import absolute, local_path
 
 
@@ -31,8 +32,9 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
     dict
         `output`, `state` ("not started", "running", "interrupted", "incomplete", "failed",
         "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`,
-        `provisional_from` {dim: {"index", "coordinate"}}: the first windows, along dimensions that
-        are transformed seamlessly, which see the reflection at the end of the record.
+        `batch` (the batch job that the run was sent as, if it was), `provisional_from` {dim:
+        {"index", "coordinate"}}: the first windows, along dimensions that are transformed
+        seamlessly, which see the reflection at the end of the record.
 
     Raises
     ------
@@ -59,6 +61,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
             **counts,
             "failures": {},
             "run": None,
+            "batch": batch_job(job),
             "provisional_from": {},
         }
     ledger = found.ledger
@@ -72,6 +75,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
             str(block): ledger.reason(block)
             for block in np.flatnonzero(ledger.state == FAILED).tolist()
         },
+        "batch": batch_job(job),
         "run": dict(ledger.run) if ledger.run is not None else None,
         "provisional_from": provisional(output),
     }

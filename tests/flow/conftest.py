@@ -132,6 +132,7 @@ class Inline:
         self._result = result
         self.held = self.slots = 1
         self.workers, self.processors, self.each = {}, {}, 1
+        self.coming = False
         self.dashboard, self.lasting = "nowhere", False
         self.check = lambda: None
         self.status = "finished"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 import math
 import os
@@ -71,6 +72,7 @@ def connect(job: Job) -> Iterator[Cluster]:
             dashboard=jobs.dashboard_link,
             each=job.slots,
             lasting=True,
+            coming=True,
             check=watch.check,
         )
 
@@ -140,7 +142,7 @@ def _words(job: Job, place: Any, *, secured: bool) -> dict[str, Any]:
         "worker_extra_args": _worker_arguments(place),
         "job_script_prologue": [*place.prologue, *_exports(place)],
         "job_extra_directives": list(place.directives),
-        "job_name": f"scatflow-{job.name}".replace("/", "-").replace(" ", "-"),
+        "job_name": tag(job),
         "python": shlex.quote(place.python) if place.python else None,
         "scheduler_options": scheduler,
         "shared_temp_directory": str(folder) if secured else None,
@@ -234,6 +236,13 @@ def shared_folder(job: Job) -> Path:
             "and that can be written, as shared in the profile."
         ) from problem
     return folder
+
+
+def tag(job: Job) -> str:
+    """Return a name for batch jobs of one output, with which they can be found."""
+    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in job.name)[:40]
+    output = absolute(job.output.store, os.getcwd())
+    return f"scatflow-{plain}-{hashlib.sha256(output.encode()).hexdigest()[:6]}"
 
 
 def _first_jobs(jobs: Any, place: Any) -> None:

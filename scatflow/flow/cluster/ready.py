@@ -80,6 +80,8 @@ class Cluster:
     dashboard: str
     lasting: bool
     """Whether a block that is computed goes on when the client lets go of it."""
+    coming: bool = False
+    """Whether workers are on their way, and begin as they come."""
     each: int = 0
     """Blocks that one process computes at a time; 0: as many as its processors allow."""
     workers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
