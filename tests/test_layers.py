@@ -26,6 +26,7 @@ ROOMS = {
 OUTSIDE = {
     "dask": {"flow"},
     "distributed": {"flow"},
+    "dask_jobqueue": {"flow.cluster"},
     "torch": {"backends.torch", "torch"},
     "sklearn": {"sklearn"},
     "cupy": {"backends.cupy"},

@@ -41,7 +41,10 @@ JobPath = Annotated[str, typer.Argument(metavar="JOB", help="A job file (TOML)."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Runner = Annotated[
     str | None,
-    typer.Option("--cluster", help='"local", "threads" or a scheduler\'s address (tcp://...).'),
+    typer.Option(
+        "--cluster",
+        help='"local", "threads", a scheduler\'s address, or a profile (.toml).',
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", help="Workers to start.")]
 
@@ -163,12 +166,50 @@ def _told(hooks: Hooks) -> Iterator[None]:
 
 
 @app.command()
-def status(job: JobPath, as_json: AsJson = False) -> None:
+def submit(
+    job: JobPath,
+    cluster: Runner = None,
+    workers: Workers = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the scripts that would be sent; send nothing.")
+    ] = False,
+) -> None:
+    """Send the run itself to a batch system, where it goes on without this shell."""
+    from scatflow.flow.plan import check_budget, prepare
+    from scatflow.flow.submit import scripts
+    from scatflow.flow.submit import submit as send
+
+    prepared = prepare(_job(job, cluster=cluster, workers=workers))
+    check_budget(prepared)
+    if dry_run:
+        for what, text in scripts(prepared).items():
+            typer.echo(f"# --- {what} ---\n{text}")
+        return
+    for note in prepared.notes:
+        typer.echo(f"note: {note}")
+    record = send(prepared)
+    where = f" --cluster {cluster}" if cluster else ""
+    typer.echo(
+        f"Sent as job {record.number}. Its log: {record.log}\n"
+        f"How far it is: scatflow status {job}{where}\nTo end it: scatflow cancel {job}{where}"
+    )
+
+
+@app.command()
+def cancel(job: JobPath, cluster: Runner = None) -> None:
+    """Cancel a run that was sent to a batch system; what is done is kept."""
+    from scatflow.flow.submit import cancel as end
+
+    typer.echo("\n".join(end(_job(job, cluster=cluster))))
+
+
+@app.command()
+def status(job: JobPath, cluster: Runner = None, as_json: AsJson = False) -> None:
     """Show how far a job is, also while another process runs it."""
     from scatflow.cli.texts import as_text, status_lines
     from scatflow.flow.status import status as read
 
-    told = read(_job(job))
+    told = read(_job(job, cluster=cluster))
     typer.echo(as_text(told) if as_json else "\n".join(status_lines(told)))
 
 

@@ -145,13 +145,15 @@ def status_lines(told: Mapping[str, Any]) -> list[str]:
     """Say how far a job is."""
     from scatflow.flow.sight.tally import clock
 
+    sent = _batch_lines(told["batch"])
     if told["state"] == "not started":
-        return [f"{told['output']}: not started"]
+        return [f"{told['output']}: not started", *sent]
     lines = [
         f"{told['output']}: {told['state']}",
         f"  {told['done']} of {told['blocks']} blocks done, {told['missing']} missing, "
         f"{told['failed']} failed",
     ]
+    lines += sent
     run = told["run"]
     if run is not None and told["state"] == "running":
         ago = max(time.time() - run["updated"], 0)
@@ -173,6 +175,16 @@ def status_lines(told: Mapping[str, Any]) -> list[str]:
             "coefficients see the end of the record"
         )
     return [*lines, *(f"  block {block}: {why}" for block, why in told["failures"].items())]
+
+
+def _batch_lines(batch: Mapping[str, Any] | None) -> list[str]:
+    if batch is None:
+        return []
+    state = {True: "waits or runs", False: "has ended", None: "is not known on this machine"}
+    return [
+        f"  sent as job {batch['number']} of {batch['kind']}, which {state[batch['at_work']]}; "
+        f"log: {batch['log']}"
+    ]
 
 
 def verify_lines(told: Report) -> list[str]:

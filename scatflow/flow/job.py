@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import difflib
 import math
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dask.system import CPU_COUNT
-from dask.utils import parse_bytes
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from scatflow.backends.choose import BACKENDS, HOST, SERVED_BY
 from scatflow.engines import ENGINES, Engine, engine_from_dict
 from scatflow.errors import JobError
+from scatflow.flow.profiles import AnyProfile, Threads, is_runner, profile, with_workers
+from scatflow.flow.tables import (
+    SECRET,
+    Bytes,
+    Count,
+    Table,
+    Text,
+    describe,
+    memory_bytes,
+    near,
+    parse_toml,
+    read_toml,
+    unique,
+)
 
 Boundary = Literal["whole", "frames", "seamless"]
 
@@ -35,17 +46,9 @@ RESERVED = {
 SLOTS_PER_READER = 4
 """Blocks that are computed while one is read or written: that takes a tenth to a fifth as long."""
 
-SCHEDULERS = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
-
-
-def _bytes(text: str) -> str:
-    if memory_bytes(text) <= 0:
-        raise ValueError("not positive")
-    return text
-
 
 def _cluster(text: str) -> str:
-    if text not in ("local", "threads") and not text.startswith(SCHEDULERS):
+    if not is_runner(text):
         raise ValueError("unknown runner")
     return text
 
@@ -99,20 +102,9 @@ CREDENTIALS = re.compile(
 )
 """A name and a password before a host, or a secret among a URL's parameters."""
 
-SECRET = "secret"
-"""Kind of the error whose input must not be shown."""
-
-Text = Annotated[str, Field(min_length=1)]
 Store = Annotated[str, Field(min_length=1), AfterValidator(_address)]
-Count = Annotated[int, Field(ge=1)]
 Lengths = Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]]
 Hops = Count | list[Annotated[int, Field(ge=0)]]
-
-
-class Table(BaseModel):
-    """A table of a job file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class SourceTable(Table):
@@ -193,8 +185,8 @@ class RunTable(Table):
 
     cluster: Annotated[str, AfterValidator(_cluster)] = Field(
         default="local",
-        description='"local", "threads" or a scheduler\'s address such as "tcp://host:8786"; '
-        "cluster profile files come with a later version",
+        description='"local", "threads", a scheduler\'s address such as "tcp://host:8786", or the '
+        'path of a cluster profile such as "cluster/slurm.toml"',
     )
     workers: Count | None = Field(
         default=None, description="a number of workers (integer, 1 or more)"
@@ -203,7 +195,7 @@ class RunTable(Table):
         default=1,
         description="threads that the transform of one block keeps busy (integer, 1 or more)",
     )
-    memory: Annotated[str, AfterValidator(_bytes)] = Field(
+    memory: Bytes = Field(
         default="2 GiB", description='the budget of one worker, such as "2 GiB" (string)'
     )
     backend: Literal["numpy"] | None = Field(default=None, description='"numpy"')
@@ -224,14 +216,6 @@ class JobFile(Table):
     run: RunTable = Field(default=RunTable(), description="a table [run]")
 
 
-TABLES: dict[str, type[Table]] = {
-    "source": SourceTable,
-    "transform": TransformTable,
-    "output": OutputTable,
-    "run": RunTable,
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A job file that makes sense in itself: its source has not been looked at yet."""
@@ -247,6 +231,8 @@ class Job:
     frame: tuple[int, ...]
     """Samples per frame along each transformed dim; 0 where it is not cut."""
     hop: tuple[int, ...]
+    profile: AnyProfile
+    """Where it runs; what it states goes before `run`."""
 
     @property
     def edges(self) -> str:
@@ -256,17 +242,23 @@ class Job:
     @property
     def memory(self) -> int:
         """The budget of one worker, bytes."""
-        return memory_bytes(self.run.memory)
+        return memory_bytes(self.profile.memory or self.run.memory)
+
+    @property
+    def threads(self) -> int:
+        """Threads that the transform of one block keeps busy."""
+        return self.profile.threads or self.run.threads
 
     @property
     def workers(self) -> int:
         """Workers to start: as many as keep all processors busy unless the job says otherwise."""
-        return self.run.workers or max(1, CPU_COUNT // self.run.threads)
+        named = getattr(self.profile, "most", None) or getattr(self.profile, "workers", None)
+        return named or self.run.workers or max(1, CPU_COUNT // self.threads)
 
     @property
     def slots(self) -> int:
         """Blocks that one process computes at a time."""
-        return self.workers if self.run.cluster == "threads" else 1
+        return self.workers if isinstance(self.profile, Threads) else 1
 
     @property
     def held(self) -> int:
@@ -286,23 +278,12 @@ class Job:
         try:
             table = RunTable(**{**self.run.model_dump(), **given})
         except ValidationError as wrong:
-            lines = [_describe(error, "--{key}", RunTable) for error in wrong.errors()]
+            lines = [describe(error, "--{key}", RunTable) for error in wrong.errors()]
             raise JobError("\n".join(lines)) from None
-        return dataclasses.replace(self, run=table)
-
-
-def memory_bytes(text: str) -> int:
-    """Return the bytes that a budget such as ``"2 GiB"`` stands for.
-
-    Raises
-    ------
-    ValueError
-        It stands for no finite number of bytes.
-    """
-    try:
-        return int(parse_bytes(text))
-    except OverflowError as problem:
-        raise ValueError(f"{text!r} is not finite") from problem
+        place = profile(table.cluster) if table.cluster != self.run.cluster else self.profile
+        if given.get("workers") is not None:
+            place = with_workers(place, table.workers)
+        return dataclasses.replace(self, run=table, profile=place)
 
 
 def load(path: str | Path) -> Job:
@@ -323,31 +304,19 @@ def load(path: str | Path) -> Job:
         If the file cannot be read, is not TOML, or holds unknown keys, wrong types or settings
         that contradict each other; all problems are listed.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        reason = getattr(problem, "strerror", None) or "it is not UTF-8 text"
-        raise JobError(
-            f"The job file {file.absolute()} cannot be read: {reason}. "
-            "Give the path of a TOML file, relative to the current directory."
-        ) from None
+    file, text = read_toml(path, "job file")
     return parse(text, file)
 
 
 def parse(text: str, path: Path) -> Job:
     """Check the text of a job file; see :func:`load`."""
-    try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as problem:  # of numbers too long, and nesting too deep
-        raise JobError(f"{path} is not valid TOML: {problem}.") from None
-    raw = _plain(raw)
+    raw = _plain(parse_toml(text, path))
     problems: list[str] = []
     try:
         tables: JobFile | None = JobFile.model_validate(raw)
     except ValidationError as wrong:
         tables = None
-        problems += [_describe(error, None, JobFile) for error in _unique(wrong.errors())]
+        problems += [describe(error, None, JobFile) for error in unique(wrong.errors())]
     transform = raw.get("transform")
     if isinstance(transform, dict):
         problems += _engine_problems(transform, raw.get("run"))
@@ -368,67 +337,8 @@ def parse(text: str, path: Path) -> Job:
         engine=engine_from_dict(_engine_parameters(raw["transform"], raw.get("run"))),
         frame=frame,
         hop=hop,
+        profile=profile(tables.run.cluster),
     )
-
-
-# --- what is wrong -----------------------------------------------------------------------------
-
-
-def _unique(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Keep one error per key: a union of types reports each of its members."""
-    seen: dict[tuple[Any, ...], ErrorDetails] = {}
-    for error in errors:
-        seen.setdefault(_key(error), error)
-    return list(seen.values())
-
-
-def _key(error: ErrorDetails) -> tuple[Any, ...]:
-    return tuple(part for part in error["loc"][:2] if isinstance(part, str))
-
-
-def _describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> str:
-    """Say which key is wrong, what was found and what is accepted."""
-    *tables, key = _key(error)
-    for table in tables:
-        model = TABLES[table]
-    where = form.format(key=key) if form else "".join(f"[{table}] " for table in tables) + key
-    if error["type"] == "extra_forbidden":
-        accepted = list(model.model_fields)
-        return f"{where}: unknown key. Accepted: {', '.join(accepted)}.{_near(key, accepted)}"
-    description = model.model_fields[key].description
-    if error["type"] == "missing":
-        where = f"[{key}]" if description == f"a table [{key}]" else where
-        return f"{where} is missing. It takes {description}."
-    if error["type"] == SECRET:
-        return (
-            f"{where} holds a name or a password, which would be written into the results and "
-            "their ledger. Take it out: credentials come from the environment, profile files or "
-            "the machine's role, as the store's own tools have it."
-        )
-    found = error["input"]
-    options = [w.strip('",') for w in (description or "").split() if w.startswith('"')]
-    near = _near(found, options) if isinstance(found, str) else ""
-    return f"{where}: found {_show(found)}. Accepted: {description}.{near}"
-
-
-def _show(value: Any) -> str:
-    names = {
-        bool: "boolean",
-        int: "integer",
-        float: "number",
-        str: "string",
-        list: "list",
-        dict: "table",
-    }
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
-    return f"{text} ({names.get(type(value), type(value).__name__)})"
-
-
-def _near(word: str, options: list[str]) -> str:
-    """Guess which option was meant."""
-    folded = {option.lower(): option for option in options}
-    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
-    return f" Did you mean `{folded[close[0]]}`?" if close else ""
 
 
 def _plain(value: Any) -> Any:
@@ -462,7 +372,7 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
     if not isinstance(kind, str):
         return []  # The table's own check has told.
     if kind not in ENGINES:
-        near = _near(kind, list(ENGINES))
+        guess = near(kind, list(ENGINES))
         return [f'[transform] kind: found "{kind}". Accepted: {", ".join(ENGINES)}.{near}']
     given = _engine_parameters(transform, run)
     problems = [
@@ -475,8 +385,8 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
     for key in given:
         if key not in names and key != "kind":
             listed = ", ".join(accepted)
-            near = _near(key, accepted)
-            problems.append(f"[transform] {key}: unknown key. Accepted: {listed}.{near}")
+            guess = near(key, accepted)
+            problems.append(f"[transform] {key}: unknown key. Accepted: {listed}.{guess}")
     if given.get("T") == 0 and not isinstance(given["T"], bool):
         problems.append(
             "[transform] T = 0 gives each path its own sampling, which one labelled array cannot "

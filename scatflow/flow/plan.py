@@ -22,6 +22,7 @@ from scatflow.flow.job import Job, suggest_memory
 from scatflow.flow.labels import left_out, template
 from scatflow.flow.layout import dropped
 from scatflow.flow.output import look
+from scatflow.flow.profiles import Threads
 from scatflow.flow.work import Work, absolute, from_job
 
 BASELINE_BYTES = (180 + 64 + 64) * 2**20
@@ -29,7 +30,7 @@ BASELINE_BYTES = (180 + 64 + 64) * 2**20
 
 The first, interpreter, libraries and compiled code, was measured as the peak resident size of a
 LocalCluster worker (VmHWM, Linux x86-64, Python 3.11): 178 MiB. The second is the trim threshold
-that flow/cluster.py sets. tests/flow/test_kill.py compares a run with what its plan announced.
+that flow/cluster/ready.py sets; tests/flow/test_kill.py compares a run with its plan.
 """
 
 ENCODING_COPIES = 3
@@ -157,7 +158,7 @@ def _check_shared(job: Job) -> None:
     """Refuse stores that only this process could see where others are to read or write them."""
     tables = {"source": job.source.store, "output": job.output.store}
     for table, store in tables.items():
-        if store.startswith("memory:") and job.run.cluster != "threads":
+        if store.startswith("memory:") and not isinstance(job.profile, Threads):
             raise JobError(
                 f"[{table}] store = {store!r} lives in the memory of one process, and the workers "
                 f'of cluster = "{job.run.cluster}" are others: they would not find it. Set '
@@ -178,7 +179,9 @@ def check_budget(plan: RunPlan) -> None:
         return
     line = job.line_of("memory")
     wanted = f'memory = "{suggest_memory(plan.peak_bytes)}"'
-    if line is None:
+    if job.profile.memory is not None:
+        remedy = f'In {job.run.cluster}, change memory = "{job.profile.memory}" to {wanted}'
+    elif line is None:
         remedy = f"Add {wanted} under [run] in {job.path}"
     else:
         remedy = f'In {job.path}, line {line}, change memory = "{job.run.memory}" to {wanted}'
@@ -208,7 +211,7 @@ def check_workers(
         One of them has too little memory for as many blocks as it has threads.
     """
     for name, (threads, limit) in workers.items():
-        computing = slots(threads, processors.get(name, threads), plan.job.run.threads)
+        computing = slots(threads, processors.get(name, threads), plan.job.threads)
         needed = peak_bytes(plan.work, computing, threads)
         if 0 < limit < needed:
             raise BudgetError(
@@ -221,8 +224,8 @@ def check_workers(
 
 def _crowded(job: Job) -> list[str]:
     """Say where a job starts more threads than there are processors."""
-    threads = job.run.threads
-    if job.run.cluster not in ("local", "threads") or job.workers * threads <= CPU_COUNT:
+    threads = job.threads
+    if job.profile.kind not in ("local", "threads") or job.workers * threads <= CPU_COUNT:
         return []
     fewer = max(1, CPU_COUNT // threads)
     remedy = f"workers = {fewer}" if threads <= CPU_COUNT else f"threads = {CPU_COUNT} or less"
@@ -247,7 +250,7 @@ def crowded_machines(
     processors : mapping
         Processors that each worker may use.
     """
-    threads = plan.job.run.threads
+    threads = plan.job.threads
     blocks: defaultdict[str, int] = defaultdict(int)
     usable: defaultdict[str, int] = defaultdict(int)
     for address in workers.keys() & processors.keys():
@@ -531,7 +534,7 @@ def summary(plan: RunPlan, seconds: float | None) -> dict[str, Any]:
         "budget_bytes_per_worker": job.memory,
         "cluster": job.run.cluster,
         "workers": job.workers,
-        "threads": job.run.threads,
+        "threads": job.threads,
         "estimated_seconds": seconds,
         "notes": [*plan.notes, *foreseen(look(plan.output).ledger, work)],
         "fingerprint": work.fingerprint,

@@ -248,15 +248,19 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
             stack.enter_context(_dashboard(cluster, watch))
             for note in crowded_machines(plan, cluster.workers, cluster.processors):
                 say(f"note: {note}")
-            slots = 0 if cluster.workers else job.slots
             key = Key(
-                plan.output, plan.base, plan.work.fingerprint, job.run.threads, slots, job.name
+                plan.output,
+                plan.base,
+                plan.work.fingerprint,
+                job.threads,
+                cluster.each,
+                job.name,
             )
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
             # Libraries may have taken a while to load.
             ledger.flush(_words(watch, cluster.dashboard, time.time()))
-            say(f"{cluster.slots} workers are ready after {clock(time.monotonic() - called)}.")
+            say(_called(cluster, time.monotonic() - called))
             if page is not None:
                 stack.enter_context(page.of_dask(say))
             erase = partial(erase_block, plan.work, plan.output)
@@ -267,10 +271,16 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
             with _uninterrupted():
                 _finish(plan, ledger)
     tally = watch.tally
-    say(_pace(tally, job.run.threads))
+    say(_pace(tally, job.threads))
     if missing := tally.missing(plan.work.shares):
         say(missing)
     return ledger
+
+
+def _called(cluster: Cluster, seconds: float) -> str:
+    if cluster.coming:
+        return f"{cluster.slots} workers are asked for; blocks begin as they come."
+    return f"{cluster.slots} workers are ready after {clock(seconds)}."
 
 
 def _pace(tally: Tally, threads: int) -> str:
@@ -308,6 +318,7 @@ def _work_through(
                     receipt.block, receipt.checksum, receipt.source_checksum, receipt.failure
                 )
                 watch.block(receipt)
+            cluster.check()
             watch.tick()
             if ledger.due():
                 ledger.flush(_words(watch, watch.run.dashboard, started))

@@ -15,6 +15,7 @@ from scatflow.flow.job import Job
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import alive, held
 from scatflow.flow.output import look, provisional
+from scatflow.flow.submit import told as batch_job
 from scatflow.flow.work import absolute, local_path
 
 
@@ -35,7 +36,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
         "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`
         {"id", "host", "pid", "dashboard", "started", "updated", "rate", "left"} of a run at work or
         one that died (times in seconds since 1970), `rate` (samples per second) and `eta_seconds`
-        of one at work, `provisional_from` {dim: {"index", "coordinate"}}: the first windows, along
+        of one at work, `batch` (the batch job that the run was sent as, if it was), `provisional_from` {dim: {"index", "coordinate"}}: the first windows, along
         dimensions that are transformed seamlessly, which see the reflection at the end of the
         record.
 
@@ -65,6 +66,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
             **counts,
             "failures": {},
             "run": None,
+            "batch": batch_job(job),
             "rate": None,
             "eta_seconds": None,
             "provisional_from": {},
@@ -82,6 +84,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
             str(block): ledger.reason(block)
             for block in np.flatnonzero(ledger.state == FAILED).tolist()
         },
+        "batch": batch_job(job),
         "run": dict(ledger.run) if ledger.run is not None else None,
         **_pace(ledger.run if at_work else None),
         "provisional_from": provisional(output),

@@ -191,7 +191,7 @@ def _opened(plan: RunPlan, say: Callable[[str], None]) -> tuple[RunPlan, Ledger]
         )
     if ledger.fingerprint != plan.work.fingerprint:
         say("The source has grown since the last run; what that wrote is verified.")
-        work = from_settings(ledger.settings, plan.base).on(plan.job.run.threads)
+        work = from_settings(ledger.settings, plan.base).on(plan.job.threads)
         plan = replace(plan, work=work, template=template(work))
     return plan, ledger
 
@@ -314,8 +314,8 @@ def in_threads(call: Callable[[int], Found], items: Iterable[int], threads: int)
 
 def _threads(plan: RunPlan) -> int:
     """Return how many blocks are read at a time: as many as the job would compute here."""
-    here = plan.job.run.cluster in ("local", "threads")
-    return max(1, min(plan.job.workers * plan.job.run.threads, CPU_COUNT)) if here else CPU_COUNT
+    here = plan.job.profile.kind in ("local", "threads")
+    return max(1, min(plan.job.workers * plan.job.threads, CPU_COUNT)) if here else CPU_COUNT
 
 
 def _of_block(

@@ -135,7 +135,7 @@ def from_job(job: Job, base: str) -> Work:
         "output": {"dtype": job.output.dtype},
         "block": _cut(laid),
     }
-    return Work(source, job.engine, laid, dtype, settings).on(job.run.threads)
+    return Work(source, job.engine, laid, dtype, settings).on(job.threads)
 
 
 def _check_even(source: Source, dims: Sequence[str]) -> None:

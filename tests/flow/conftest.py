@@ -131,8 +131,10 @@ class Inline:
     def __init__(self, result=None):
         self._result = result
         self.held = self.slots = 1
-        self.workers, self.processors = {}, {}
+        self.workers, self.processors, self.each = {}, {}, 1
+        self.coming = False
         self.dashboard, self.lasting = "nowhere", False
+        self.check = lambda: None
         self.status = "finished"
 
     client = property(lambda self: self)

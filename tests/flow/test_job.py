@@ -111,8 +111,8 @@ def test_a_good_job_is_read():
         ),
         (
             "workers = 2",
-            'cluster = "cluster/slurm.toml"',
-            ["[run] cluster: found 'cluster/slurm.toml'", "threads", "tcp://", "later version"],
+            'cluster = "cluster/slurm"',
+            ["[run] cluster: found 'cluster/slurm'", "threads", "tcp://", "profile"],
         ),
         (
             'store = "b.zarr"',

@@ -600,7 +600,7 @@ def test_file_urls_are_sources_and_outputs_alike(place, noise):
 
 
 def test_a_scheduler_that_does_not_answer_is_a_cluster_error(place, noise, monkeypatch):
-    monkeypatch.setattr("scatflow.flow.cluster.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("scatflow.flow.cluster.reached.CONNECT_SECONDS", 0.5)
     place.archive(noise[:1, :4096])
     with pytest.raises(ClusterError, match=r"No scheduler answers at tcp://127\.0\.0\.1:9"):
         place.run(transform=WHOLE, cluster="tcp://127.0.0.1:9")

@@ -1,0 +1,313 @@
+"""Workers as jobs of a batch system, through dask-jobqueue."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import math
+import os
+import shlex
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client
+
+from scatflow.errors import ClusterError
+from scatflow.flow.cluster.ready import (
+    CONFIG,
+    HEADROOM,
+    LOOPBACK,
+    MALLOC,
+    ONE_THREAD,
+    UNSPILLED,
+    Cluster,
+    dashboard_port,
+    security,
+)
+from scatflow.flow.profiles import Batch, HtCondor, Lsf, Pbs, Sge, Slurm, seconds
+from scatflow.flow.work import absolute, local_path
+
+if TYPE_CHECKING:
+    from scatflow.flow.job import Job
+
+CLUSTERS = {
+    "slurm": "SLURMCluster",
+    "pbs": "PBSCluster",
+    "lsf": "LSFCluster",
+    "sge": "SGECluster",
+    "htcondor": "HTCondorCluster",
+}
+
+LEAVE_SHARE, LEAVE_MOST = 0.1, 300
+"""Workers end by themselves so much before their walltime (part of it, and seconds at most): what
+they compute then is given to others, and their neighbours do not end in the same moment."""
+
+IN_VAIN = 3
+"""Batch jobs, per worker that is wanted, that may end before any worker has ever come."""
+
+LOG_LINES = 12
+
+ENTRY_WAIT = 60
+"""Seconds that a worker looks for the scheduler before it gives its processors back."""
+
+
+@contextlib.contextmanager
+def connect(job: Job) -> Iterator[Cluster]:
+    """Have a batch system start the workers; those that are cancelled or die are replaced."""
+    place: Any = job.profile
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="dask_jobqueue")
+        jobs = _cluster(job)
+    with jobs, Client(jobs) as client:
+        watch = _Watch(jobs, place, Path(jobs._job_kwargs["log_directory"]))
+        _first_jobs(jobs, place)
+        jobs.adapt(minimum=place.least, maximum=place.most, interval="2s")
+        yield Cluster(
+            client=client,
+            held=job.workers * job.held,
+            slots=job.workers,
+            dashboard=jobs.dashboard_link,
+            each=job.slots,
+            lasting=True,
+            coming=True,
+            check=watch.check,
+        )
+
+
+def script(job: Job) -> str:
+    """Return the script of a worker's batch job, as it would be sent; nothing is started.
+
+    Raises
+    ------
+    ClusterError
+        The package dask-jobqueue is missing.
+    """
+    module = _jobqueue()
+    kind = getattr(module, CLUSTERS[job.profile.kind])
+    place: Any = job.profile
+    words = _words(job, place, secured=False)
+    words.pop("scheduler_options"), words.pop("shared_temp_directory")
+    unit = kind.job_cls("tcp://SCHEDULER:PORT", name="scatflow-0", config_name=None, **words)
+    return str(unit.job_script())
+
+
+def _jobqueue() -> Any:
+    try:
+        import dask_jobqueue
+    except ImportError as problem:
+        raise ClusterError(
+            "Profiles of batch systems need the package dask-jobqueue, which is not installed: "
+            "nothing was sent. Install it: pip install 'scatflow[hpc]'"
+        ) from problem
+    return dask_jobqueue
+
+
+def _cluster(job: Job) -> Any:
+    place: Any = job.profile
+    module = _jobqueue()
+    words = _words(job, place, secured=place.tls != "off")
+    secured = security(place.tls)
+    try:
+        return getattr(module, CLUSTERS[place.kind])(
+            n_workers=0, security=secured, protocol="tls://" if secured else "tcp://", **words
+        )
+    except (OSError, ValueError, RuntimeError) as problem:
+        raise ClusterError(
+            f"The scheduler for the batch jobs cannot be started: {problem}. Look at host, "
+            "interface and shared in the profile."
+        ) from problem
+
+
+def _words(job: Job, place: Any, *, secured: bool) -> dict[str, Any]:
+    """Return what dask-jobqueue is told."""
+    folder = shared_folder(job)
+    scheduler: dict[str, Any] = {"dashboard_address": f"{LOOPBACK}:{dashboard_port()}"}
+    if place.host is not None:
+        scheduler["host"] = place.host
+    elif place.interface is not None:
+        scheduler["interface"] = place.interface
+    words: dict[str, Any] = {
+        "cores": place.processes * job.held,
+        "processes": place.processes,
+        "memory": f"{math.ceil(job.memory * HEADROOM * place.processes / 2**20)} MiB",
+        "walltime": place.walltime,
+        "queue": place.queue,
+        "interface": place.interface,
+        "death_timeout": ENTRY_WAIT,
+        "local_directory": place.scratch or str(folder / "scratch"),
+        "log_directory": str(folder / "logs"),
+        "worker_extra_args": _worker_arguments(place),
+        "job_script_prologue": [*place.prologue, *_exports(place)],
+        "job_extra_directives": list(place.directives),
+        "job_name": tag(job),
+        "python": shlex.quote(place.python) if place.python else None,
+        "scheduler_options": scheduler,
+        "shared_temp_directory": str(folder) if secured else None,
+    }
+    return words | _peculiar(place, job.threads)
+
+
+def _peculiar(place: Batch, threads: int) -> dict[str, Any]:
+    """Return what only one batch system is told.
+
+    A worker has more threads than it asks processors for: some read and write.
+    """
+    cores = place.cores or place.processes * threads
+    if isinstance(place, Slurm):
+        return {"account": place.account, "job_cpu": cores}
+    if isinstance(place, Pbs):
+        return {"account": place.account, "resource_spec": f"select=1:ncpus={cores}"}
+    if isinstance(place, Lsf):
+        return {"project": place.account, "ncpus": cores}
+    if isinstance(place, Sge):
+        several = [f"-pe {place.parallel_environment} {cores}"] if cores > 1 else []
+        return {"project": place.account, "job_extra_directives": [*several, *place.directives]}
+    if isinstance(place, HtCondor):
+        return {"disk": place.disk}
+    raise TypeError(f"{place.kind} is no batch system")
+
+
+def _worker_arguments(place: Any) -> list[str]:
+    margin = min(seconds(place.walltime) * LEAVE_SHARE, LEAVE_MOST)
+    given = [
+        "--lifetime",
+        f"{seconds(place.walltime) - margin:.0f}s",
+        "--lifetime-stagger",
+        f"{margin / 2:.0f}s",
+        "--dashboard-address",
+        f"{LOOPBACK}:0",
+    ]
+    if place.host is not None and _is_loopback(place.host):
+        given += ["--host", LOOPBACK]
+    return given
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _exports(place: Any) -> list[str]:
+    """Return lines that set a worker's environment, and Dask's settings in it."""
+    config: dict[str, Any] = dict(CONFIG)
+    if place.spill:
+        for name in UNSPILLED:
+            del config[name]
+    del config["distributed.nanny.pre-spawn-environ"]  # Exported as it is.
+    variables = {
+        **ONE_THREAD,
+        **MALLOC,
+        **{_variable(name): str(value) for name, value in config.items()},
+        **place.environment,
+    }
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def _variable(name: str) -> str:
+    """Return the environment variable of a setting of Dask's."""
+    return "DASK_" + name.replace(".", "__").replace("-", "_").upper()
+
+
+def shared_folder(job: Job) -> Path:
+    """Return the folder that batch jobs share for logs and certificates, made if it is missing.
+
+    Raises
+    ------
+    ClusterError
+        It cannot be made, or there is no telling where.
+    """
+    place: Any = job.profile
+    if place.shared is not None:
+        folder = Path(place.shared).absolute()
+    else:
+        output = local_path(absolute(job.output.store, os.getcwd()))
+        folder = (Path(output).parent if output else Path.cwd()) / ".scatflow"
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # Temporary certificates lie there.
+    except OSError as problem:
+        raise ClusterError(
+            f"The folder {folder} cannot be made: {problem.strerror}. Name one that all nodes see "
+            "and that can be written, as shared in the profile."
+        ) from problem
+    return folder
+
+
+def tag(job: Job) -> str:
+    """Return a name for batch jobs of one output, with which they can be found."""
+    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in job.name)[:40]
+    output = absolute(job.output.store, os.getcwd())
+    return f"scatflow-{plain}-{hashlib.sha256(output.encode()).hexdigest()[:6]}"
+
+
+def _first_jobs(jobs: Any, place: Any) -> None:
+    """Send the first batch jobs, so that a system that refuses them is heard.
+
+    Raises
+    ------
+    ClusterError
+        It refuses them, or is not there.
+    """
+    try:
+        jobs.scale(max(place.least, 1))
+        jobs.sync(jobs._correct_state)
+    except FileNotFoundError as problem:
+        raise ClusterError(
+            f"The command {problem.filename} is not there, so no batch job could be sent. Run on a "
+            f"machine that has the commands of {place.kind}, or choose another profile."
+        ) from problem
+    except RuntimeError as problem:
+        raise ClusterError(
+            f"The batch system refuses a worker's job: {_said(problem)}. Look at queue, account, "
+            "walltime, memory and directives in the profile; --dry-run prints the script."
+        ) from problem
+
+
+def _said(problem: Exception) -> str:
+    """Return the batch system's own words of a failed command."""
+    text = str(problem)
+    for mark in ("stderr:", "stdout:"):
+        _, _, rest = text.partition(mark)
+        lines = [line.strip() for line in rest.splitlines() if line.strip()]
+        if lines and not lines[0].startswith("command:"):
+            return lines[0]
+    return " ".join(text.split())
+
+
+class _Watch:
+    """Find out whether workers will ever come: jobs that end at once are sent again and again."""
+
+    def __init__(self, jobs: Any, place: Any, logs: Path) -> None:
+        self._jobs, self._place, self._logs = jobs, place, logs
+        self._before = set(logs.glob("*"))
+        self._came = False
+
+    def check(self) -> None:
+        """Raise where no worker has ever come of many batch jobs.
+
+        Raises
+        ------
+        ClusterError
+            With the last lines of one's log.
+        """
+        self._came = self._came or bool(self._jobs.scheduler.workers)
+        wanted = max(self._place.least, 1) // self._place.processes
+        if self._came or self._jobs._i < (1 + IN_VAIN) * wanted:
+            return
+        raise ClusterError(
+            f"{self._jobs._i} batch jobs were sent, and no worker ever came of them: "
+            f"nothing was computed. {self._last_words()}"
+        )
+
+    def _last_words(self) -> str:
+        written = [p for p in self._logs.glob("*") if p not in self._before and p.stat().st_size]
+        if not written:
+            return f"They left no log in {self._logs}: is that folder shared with the nodes?"
+        last = max(written, key=lambda path: path.stat().st_mtime)
+        lines = last.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return "\n".join([f"One says ({last}):", *(f"  {line}" for line in lines)])

@@ -1,0 +1,517 @@
+"""Cluster profiles: where a job runs, in TOML, so that the job file need not know.
+
+A profile has a ``kind`` and what that kind takes; each is a strict model whose fields say what they
+accept. What a profile states goes before the ``[run]`` table of a job, and the command line before
+both.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from scatflow.errors import JobError
+from scatflow.flow.tables import (
+    Bytes,
+    Count,
+    Table,
+    Text,
+    describe,
+    near,
+    parse_toml,
+    read_toml,
+    unique,
+)
+
+SCHEDULERS = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+SECRET_NAME = re.compile(r"(?i)secret|password|passwd|token|credential|api_?key|access_?key")
+"""Names of variables whose values do not belong into a file that is handed around."""
+
+
+def _address(text: str) -> str:
+    if not text.startswith(SCHEDULERS):
+        raise ValueError("no scheduler's address")
+    return text
+
+
+def _walltime(text: str) -> str:
+    seconds(text)
+    return text
+
+
+def seconds(walltime: str) -> int:
+    """Return the seconds of a walltime.
+
+    Examples
+    --------
+    >>> seconds("01:30:00"), seconds("2-00:00:10")
+    (5400, 172810)
+    """
+    match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3}):([0-5]\d):([0-5]\d)", walltime)
+    if match is None:
+        raise ValueError(f"{walltime!r} is no walltime")
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    if total < SHORTEST_WALLTIME:
+        raise ValueError(f"{walltime!r} is shorter than a minute")
+    return total
+
+
+SHORTEST_WALLTIME = 60
+
+Walltime = Annotated[str, AfterValidator(_walltime)]
+
+
+def _environment(given: dict[str, str]) -> dict[str, str]:
+    for name in given:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a variable")
+        if SECRET_NAME.search(name):
+            raise ValueError(f"{name} looks like a secret")
+    return given
+
+
+Environment = Annotated[dict[str, str], AfterValidator(_environment)]
+
+
+class Tls(Table):
+    """Certificates of whoever may talk to the scheduler."""
+
+    ca: Text = Field(description="the authority's certificate, a file (string)")
+    cert: Text = Field(description="the certificate of this side, a file (string)")
+    key: Text = Field(description="its key, a file (string)")
+
+
+class Profile(Table):
+    """What all profiles have."""
+
+    started: ClassVar[bool] = True
+    """Whether the run starts the workers and ends them."""
+
+    kind: str
+    threads: Count | None = Field(
+        default=None,
+        description="threads that the transform of one block keeps busy (integer, 1 or more)",
+    )
+    memory: Bytes | None = Field(
+        default=None, description='the budget of one worker, such as "2 GiB" (string)'
+    )
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        return []
+
+
+class Workers(Profile):
+    """Profiles that say how many workers there are to be."""
+
+    workers: Count | None = Field(
+        default=None, description="a number of workers (integer, 1 or more)"
+    )
+
+
+class Threads(Workers):
+    """Threads of the client's own process."""
+
+    kind: Literal["threads"] = Field(description='"threads"')
+
+
+class Processes(Workers):
+    """Profiles whose workers are processes that the run starts."""
+
+    minimum: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="workers that there are at least (integer, 0 or more)"
+    )
+    maximum: Count | None = Field(
+        default=None, description="workers that there are at most (integer, 1 or more)"
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description='what workers compute on, one of "cpu", "cuda"'
+    )
+    environment: Environment = Field(
+        default={},
+        description="a table of variables of the workers' environment, NAME = string; no secrets: "
+        "credentials come from the machine's own profile files or role",
+    )
+    scratch: Text | None = Field(
+        default=None, description="a folder on the workers' machines for what they spill (string)"
+    )
+    spill: bool = Field(
+        default=False,
+        description="whether workers may move what they hold to `scratch` (true or false); runs "
+        "hold nothing that could be moved, other programs on the same cluster may",
+    )
+    tls: Tls | Literal["temporary", "off"] = Field(
+        default="off",
+        description='a table of ca, cert and key (files), "temporary" for certificates made for '
+        'one run, or "off": whoever reaches the scheduler may then run code on the workers',
+    )
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        found = []
+        if self.workers is not None and (self.minimum is not None or self.maximum is not None):
+            found.append("workers: there are bounds, too. Give workers, or minimum and maximum.")
+        if self.workers is None and (self.minimum is None) != (self.maximum is None):
+            found.append("minimum and maximum go together: one of them is missing.")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            found.append(f"minimum = {self.minimum} is more than maximum = {self.maximum}.")
+        return found
+
+    @property
+    def most(self) -> int | None:
+        """Workers that there may be; None: as the machine suggests."""
+        return self.workers or self.maximum
+
+    @property
+    def least(self) -> int | None:
+        """Workers that there are to be at least."""
+        return self.workers if self.minimum is None else self.minimum
+
+
+class Local(Processes):
+    """Processes on this machine."""
+
+    kind: Literal["local"] = Field(description='"local"')
+
+
+class Cuda(Processes):
+    """Workers on this machine, one for each GPU."""
+
+    kind: Literal["cuda"] = Field(description='"cuda"')
+    device: Literal["cuda"] = Field(default="cuda", description='"cuda"')
+    gpus: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="numbers of the GPUs to use, a list such as [0, 1]; all if absent"
+    )
+    rmm_pool: Bytes | None = Field(
+        default=None, description='memory of a GPU that is set aside at once, such as "20 GiB"'
+    )
+    device_memory: Bytes | None = Field(
+        default=None, description='memory of a GPU before it spills, such as "30 GiB" (string)'
+    )
+    protocol: Literal["tcp", "ucx"] = Field(
+        default="tcp", description='how workers talk, one of "tcp", "ucx"'
+    )
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        found = super().problems()
+        if self.gpus is not None and (not self.gpus or len(set(self.gpus)) < len(self.gpus)):
+            found.append(f"gpus: found {self.gpus}; name each GPU once, at least one.")
+        if self.gpus and self.workers is not None and self.workers != len(self.gpus):
+            found.append(
+                f"workers = {self.workers} for {len(self.gpus)} GPUs: there is one worker for "
+                "each. Leave workers out."
+            )
+        if self.minimum is not None:
+            found.append("minimum and maximum: the number of GPUs is what it is. Leave them out.")
+        return found
+
+
+class Driver(Table):
+    """The batch job of `scatflow submit`, which runs the client and the scheduler."""
+
+    cores: Count = Field(default=1, description="its processors (integer, 1 or more)")
+    memory: Bytes = Field(default="2 GiB", description='its memory, such as "2 GiB" (string)')
+    walltime: Walltime | None = Field(
+        default=None, description='how long it may take before it is queued again, "HH:MM:SS"'
+    )
+    queue: Text | None = Field(default=None, description="its queue or partition (string)")
+
+
+class Batch(Processes):
+    """Workers as jobs of a batch system."""
+
+    workers: Count | None = Field(
+        default=None, description="a number of workers (integer, 1 or more)"
+    )
+    processes: Count = Field(default=1, description="workers in one batch job (integer, 1 or more)")
+    cores: Count | None = Field(
+        default=None,
+        description="processors of one batch job (integer); processes times threads if absent",
+    )
+    walltime: Walltime = Field(
+        default="01:00:00", description='how long a batch job may take, "HH:MM:SS" (string)'
+    )
+    queue: Text | None = Field(default=None, description="a queue or partition (string)")
+    account: Text | None = Field(default=None, description="who is charged (string)")
+    interface: Text | None = Field(
+        default=None,
+        description='the network between the nodes, such as "ib0" (string); the machine\'s usual '
+        "one if absent",
+    )
+    host: Text | None = Field(
+        default=None, description="the address at which workers find the scheduler (string)"
+    )
+    prologue: list[Text] = Field(
+        default=[],
+        description='lines of shell before the worker starts, such as ["module load cuda"]',
+    )
+    directives: list[Text] = Field(
+        default=[],
+        description='further options of the batch system, a list such as ["--exclusive"]',
+    )
+    python: Text | None = Field(
+        default=None, description="the interpreter on the nodes (string); this one if absent"
+    )
+    shared: Text | None = Field(
+        default=None,
+        description="a folder that all nodes see, for logs and temporary certificates (string); "
+        ".scatflow beside the job's output if absent",
+    )
+    driver: Driver = Field(default=Driver(), description="a table [driver]")
+    tls: Tls | Literal["temporary", "off"] = Field(
+        default="temporary", description=Processes.model_fields["tls"].description
+    )
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        found = super().problems()
+        if self.workers is None and self.maximum is None:
+            found.append("workers is missing. It takes a number of workers (integer, 1 or more).")
+        for name in ("workers", "minimum", "maximum"):
+            n = getattr(self, name)
+            if n is not None and n % self.processes:
+                found.append(
+                    f"{name} = {n} is no multiple of processes = {self.processes}, the workers "
+                    "in one batch job."
+                )
+        needed = self.processes * (self.threads or 1)
+        if self.cores is not None and self.cores < needed:
+            found.append(
+                f"cores = {self.cores} for {self.processes} process(es) of {self.threads or 1} "
+                f"thread(s): they would take turns. Give cores = {needed}, or leave it out."
+            )
+        if self.interface is not None and self.host is not None:
+            found.append("interface and host: both say where workers find the scheduler. Give one.")
+        return found
+
+
+class Slurm(Batch):
+    """Jobs of SLURM."""
+
+    kind: Literal["slurm"] = Field(description='"slurm"')
+
+
+class Pbs(Batch):
+    """Jobs of PBS Pro or OpenPBS."""
+
+    kind: Literal["pbs"] = Field(description='"pbs"')
+
+
+class Lsf(Batch):
+    """Jobs of LSF."""
+
+    kind: Literal["lsf"] = Field(description='"lsf"')
+
+
+class Sge(Batch):
+    """Jobs of (Sun, Univa, Altair) Grid Engine."""
+
+    kind: Literal["sge"] = Field(description='"sge"')
+    parallel_environment: Text | None = Field(
+        default=None, description='for more than one core: the parallel environment, such as "smp"'
+    )
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        found = super().problems()
+        cores = self.cores or self.processes * (self.threads or 1)
+        if cores > 1 and self.parallel_environment is None:
+            found.append(
+                f"parallel_environment is missing: {cores} cores in one job need one (qconf -spl "
+                "lists them)."
+            )
+        return found
+
+
+class HtCondor(Batch):
+    """Jobs of HTCondor."""
+
+    kind: Literal["htcondor"] = Field(description='"htcondor"')
+    disk: Bytes = Field(default="1 GiB", description='disk of one batch job, such as "1 GiB"')
+
+
+class Kubernetes(Processes):
+    """Pods, through Dask's operator."""
+
+    kind: Literal["kubernetes"] = Field(description='"kubernetes"')
+    image: Text = Field(description="the container image that has scatflow (string)")
+    namespace: Text | None = Field(
+        default=None, description="a namespace (string); that of the current context if absent"
+    )
+    service_account: Text | None = Field(
+        default=None, description="the account of the pods (string)"
+    )
+    node_selector: dict[str, str] = Field(
+        default={}, description="labels of the nodes to use, a table of strings"
+    )
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        found = super().problems()
+        if self.workers is None and self.maximum is None:
+            found.append("workers is missing. It takes a number of workers (integer, 1 or more).")
+        return found
+
+
+class Gateway(Profile):
+    """Workers that a Dask Gateway starts."""
+
+    kind: Literal["gateway"] = Field(description='"gateway"')
+    address: Text = Field(description='the gateway, such as "https://gateway.example.org" (string)')
+    auth: Literal["basic", "kerberos", "jupyterhub"] | None = Field(
+        default=None, description='how to log in, one of "basic", "kerberos", "jupyterhub"'
+    )
+    workers: Count | None = Field(
+        default=None, description="a number of workers (integer, 1 or more)"
+    )
+    minimum: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="workers that there are at least (integer, 0 or more)"
+    )
+    maximum: Count | None = Field(
+        default=None, description="workers that there are at most (integer, 1 or more)"
+    )
+    options: dict[str, str | int | float | bool] = Field(
+        default={}, description="options of the gateway's clusters, a table"
+    )
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        found = []
+        if self.workers is None and (self.minimum is None or self.maximum is None):
+            found.append("workers is missing. Give workers, or minimum and maximum.")
+        if self.workers is not None and (self.minimum is not None or self.maximum is not None):
+            found.append("workers: there are bounds, too. Give workers, or minimum and maximum.")
+        return found
+
+
+class Mpi(Profile):
+    """The other ranks of an MPI program: ``mpirun -n 8 scatflow run JOB --cluster mpi.toml``."""
+
+    kind: Literal["mpi"] = Field(description='"mpi"')
+    interface: Text | None = Field(
+        default=None, description='the network between the ranks, such as "ib0" (string)'
+    )
+
+
+class Address(Profile):
+    """Workers of a scheduler that runs already."""
+
+    started: ClassVar[bool] = False
+
+    kind: Literal["address"] = Field(description='"address"')
+    address: Annotated[str, AfterValidator(_address)] = Field(
+        description='a scheduler\'s address, such as "tcp://host:8786" (string)'
+    )
+    wait: Annotated[float, Field(ge=0)] | Annotated[int, Field(ge=0)] = Field(
+        default=0, description="seconds to wait for a first worker (number)"
+    )
+    tls: Tls | None = Field(default=None, description="a table of ca, cert and key (files)")
+
+
+AnyProfile: TypeAlias = (
+    Local
+    | Threads
+    | Cuda
+    | Slurm
+    | Pbs
+    | Lsf
+    | Sge
+    | HtCondor
+    | Kubernetes
+    | Gateway
+    | Mpi
+    | Address
+)
+
+KINDS: dict[str, type[Any]] = {
+    "local": Local,
+    "threads": Threads,
+    "cuda": Cuda,
+    "slurm": Slurm,
+    "pbs": Pbs,
+    "lsf": Lsf,
+    "sge": Sge,
+    "htcondor": HtCondor,
+    "kubernetes": Kubernetes,
+    "gateway": Gateway,
+    "mpi": Mpi,
+    "address": Address,
+}
+
+
+def is_runner(text: str) -> bool:
+    """Tell whether `cluster` of a job may read so."""
+    return text in ("local", "threads") or text.startswith(SCHEDULERS) or text.endswith(".toml")
+
+
+def profile(runner: str) -> AnyProfile:
+    """Return the profile that `cluster` of a job, or ``--cluster``, names.
+
+    Parameters
+    ----------
+    runner : str
+        ``"local"``, ``"threads"``, a scheduler's address, or the path of a profile, relative to the
+        current directory.
+
+    Raises
+    ------
+    JobError
+        The profile cannot be read, is not TOML, or holds unknown keys, wrong types or settings that
+        contradict each other; all problems are listed.
+    """
+    if runner == "local":
+        return Local(kind="local")
+    if runner == "threads":
+        return Threads(kind="threads")
+    if runner.startswith(SCHEDULERS):
+        return Address(kind="address", address=runner)
+    file, text = read_toml(runner, "cluster profile")
+    return parse_profile(text, file)
+
+
+def parse_profile(text: str, path: Path) -> AnyProfile:
+    """Check the text of a profile; see :func:`profile`."""
+    raw = parse_toml(text, path)
+    kind = raw.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        told = "is missing" if kind is None else f"found {kind!r}"
+        guess = near(kind, list(KINDS)) if isinstance(kind, str) else ""
+        raise JobError(f"{path}: kind: {told}. Accepted: {', '.join(KINDS)}.{guess}")
+    model = KINDS[kind]
+    try:
+        found: AnyProfile = model.model_validate(raw)
+        problems = found.problems()
+    except ValidationError as wrong:
+        problems = [describe(error, None, model) for error in unique(wrong.errors())]
+    if problems:
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise JobError("\n  ".join([f"{path} has {count}; nothing was run:", *problems]))
+    return found
+
+
+def with_workers(found: AnyProfile, workers: int | None) -> AnyProfile:
+    """Return a profile with a fixed number of workers, as the command line asks for.
+
+    Raises
+    ------
+    JobError
+        This kind of profile cannot be told.
+    """
+    if "workers" not in type(found).model_fields:
+        raise JobError(
+            f"--workers: the workers of a cluster of kind {found.kind!r} are there already or come "
+            "from elsewhere, so their number cannot be chosen. Leave it out."
+        )
+    bounds = {"minimum": None, "maximum": None} if hasattr(found, "maximum") else {}
+    changed = found.model_copy(update={"workers": workers, **bounds})
+    if problems := changed.problems():
+        raise JobError("\n".join(f"--workers: {problem}" for problem in problems))
+    return changed

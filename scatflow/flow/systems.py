@@ -1,0 +1,315 @@
+"""Batch systems: how each is told of a script, sends it, and lets go of it again.
+
+Facts of their manuals as pure text; nothing here runs a command but :class:`System`'s methods.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scatflow.errors import ClusterError
+
+COMMAND_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a batch job takes."""
+
+    name: str
+    log: str
+    """Where it says what it does; a system puts in the job's number, or an array's index."""
+    cores: int
+    memory: int
+    """Bytes."""
+    walltime: str | None
+    seconds: int | None
+    """The same in seconds."""
+    queue: str | None
+    account: str | None
+    directives: Sequence[str] = ()
+    array: int | None = None
+    """Jobs of an array."""
+    after: str | None = None
+    """A job, or an array, whose end is awaited."""
+    parallel_environment: str | None = None
+    disk: int = 0
+
+
+@dataclass(frozen=True)
+class System:
+    """One batch system."""
+
+    kind: str
+    header: Callable[[Wanted], list[str]]
+    """Return the lines at the script's head."""
+    send: tuple[str, ...]
+    """The command that takes a script's path."""
+    number: str
+    """What its answer looks like: a pattern with the job's number."""
+    cancel: tuple[str, ...]
+    state: tuple[str, ...]
+    """The command that fails, or says nothing, for a job that has ended."""
+    again: str
+    """Lines of shell that have the job queued again; $script is the script's path."""
+    index: str
+    """An array's index, in shell, counted from 0."""
+    stdin: bool = False
+    """Whether the script is read from standard input."""
+
+    def submit(self, script: str) -> str:
+        """Send a script and return the job's number.
+
+        Raises
+        ------
+        ClusterError
+            The command is missing, or refuses.
+        """
+        words = [*self.send] if self.stdin else [*self.send, script]
+        if self.stdin:
+            with open(script, "rb") as text:
+                said = _call(words, self.kind, stdin=text)
+        else:
+            said = _call(words, self.kind)
+        match = re.search(self.number, said)
+        if match is None:
+            raise ClusterError(
+                f"{words[0]} took the job, but its answer holds no number: {said.strip()!r}."
+            )
+        return match.group(1)
+
+    def delete(self, number: str) -> None:
+        """Cancel a job; one that has ended is no obstacle.
+
+        Raises
+        ------
+        ClusterError
+            The command is missing, or refuses.
+        """
+        if self.waits_or_runs(number):
+            _call([*self.cancel, number], self.kind)
+
+    def waits_or_runs(self, number: str) -> bool:
+        """Tell whether a job has not ended.
+
+        Raises
+        ------
+        ClusterError
+            The command is missing.
+        """
+        try:
+            return bool(_call([*self.state, number], self.kind).strip())
+        except RefusedError:
+            return False
+
+
+class RefusedError(ClusterError):
+    """A batch system's command ended with an error."""
+
+
+def _call(words: Sequence[str], kind: str, **more: object) -> str:
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, **more
+        )  # type: ignore[call-overload]
+    except FileNotFoundError as problem:
+        raise ClusterError(
+            f"The command {words[0]} is not there, so nothing was sent. Do this on a machine that "
+            f"has the commands of {kind}, or choose another profile."
+        ) from problem
+    except subprocess.TimeoutExpired as problem:
+        raise ClusterError(
+            f"{words[0]} has not answered for {COMMAND_SECONDS:.0f} s. Is {kind} at work?"
+        ) from problem
+    if done.returncode:
+        words_of = (done.stderr or done.stdout).strip()
+        raise RefusedError(f"{words[0]} refused: {words_of or f'exit code {done.returncode}'}")
+    return str(done.stdout)
+
+
+def _mib(size: int) -> int:
+    return math.ceil(size / 2**20)
+
+
+def _slurm(job: Wanted) -> list[str]:
+    found = [
+        f"--job-name={job.name}",
+        f"--output={job.log.replace('{n}', '%A-%a' if job.array else '%j')}",
+        "--open-mode=append",
+        "--ntasks=1",
+        f"--cpus-per-task={job.cores}",
+        f"--mem={_mib(job.memory)}M",
+        "--requeue",
+    ]
+    found += [f"--time={job.walltime}"] if job.walltime else []
+    found += [f"--partition={job.queue}"] if job.queue else []
+    found += [f"--account={job.account}"] if job.account else []
+    found += [f"--array=0-{job.array - 1}"] if job.array else []
+    found += [f"--dependency=afterany:{job.after}"] if job.after else []
+    return [f"#SBATCH {line}" for line in [*found, *job.directives]]
+
+
+def _pbs(job: Wanted) -> list[str]:
+    found = [
+        f"-N {job.name[:230]}",
+        f"-o {job.log.replace('{n}', '^array_index^' if job.array else 'driver')}",
+        "-j oe",
+        "-r y",
+        f"-l select=1:ncpus={job.cores}:mem={_mib(job.memory)}mb",
+    ]
+    found += [f"-l walltime={job.walltime}"] if job.walltime else []
+    found += [f"-q {job.queue}"] if job.queue else []
+    found += [f"-A {job.account}"] if job.account else []
+    found += [f"-J 0-{job.array - 1}"] if job.array else []
+    found += [f"-W depend=afterany:{job.after}"] if job.after else []
+    return [f"#PBS {line}" for line in [*found, *job.directives]]
+
+
+def _lsf(job: Wanted) -> list[str]:
+    name = f'"{job.name}[1-{job.array}]"' if job.array else job.name
+    found = [
+        f"-J {name}",
+        f"-o {job.log.replace('{n}', '%J-%I' if job.array else '%J')}",
+        f"-n {job.cores}",
+        '-R "span[hosts=1]"',
+        f"-M {_mib(job.memory)}MB",
+        f"-Q {AGAIN}",
+        "-r",
+    ]
+    found += [f"-W {math.ceil(job.seconds / 60)}"] if job.seconds else []
+    found += [f"-q {job.queue}"] if job.queue else []
+    found += [f"-P {job.account}"] if job.account else []
+    found += [f'-w "ended({job.after})"'] if job.after else []
+    return [f"#BSUB {line}" for line in [*found, *job.directives]]
+
+
+def _sge(job: Wanted) -> list[str]:
+    found = [
+        f"-N {job.name}",
+        f"-o {job.log.replace('{n}', '$JOB_ID-$TASK_ID' if job.array else '$JOB_ID')}",
+        "-j y",
+        "-S /bin/bash",
+        "-r y",
+        f"-l h_vmem={math.ceil(_mib(job.memory) / job.cores)}M",
+    ]
+    if job.cores > 1:
+        found.append(f"-pe {job.parallel_environment} {job.cores}")
+    found += [f"-l h_rt={job.seconds}"] if job.seconds else []
+    found += [f"-q {job.queue}"] if job.queue else []
+    found += [f"-P {job.account}"] if job.account else []
+    found += [f"-t 1-{job.array}"] if job.array else []
+    found += [f"-hold_jid {job.after}"] if job.after else []
+    return [f"#$ {line}" for line in [*found, *job.directives]]
+
+
+AGAIN = 99
+"""Exit code that has Grid Engine queue a job again, and LSF, which is told so."""
+
+SYSTEMS = {
+    "slurm": System(
+        kind="SLURM",
+        header=_slurm,
+        send=("sbatch", "--parsable"),
+        number=r"^(\d+)",
+        cancel=("scancel",),
+        state=("squeue", "--noheader", "--format=%T", "--jobs"),
+        again='scontrol requeue "$SLURM_JOB_ID"',
+        index="$SLURM_ARRAY_TASK_ID",
+    ),
+    "pbs": System(
+        kind="PBS",
+        header=_pbs,
+        send=("qsub",),
+        number=r"^(\d+(?:\[\])?[\w.\-]*)",
+        cancel=("qdel",),
+        state=("qstat",),
+        again='qsub "$script"',
+        index="$PBS_ARRAY_INDEX",
+    ),
+    "lsf": System(
+        kind="LSF",
+        header=_lsf,
+        send=("bsub",),
+        stdin=True,
+        number=r"Job <(\d+)>",
+        cancel=("bkill",),
+        state=("bjobs", "-noheader"),
+        again=f"code={AGAIN}",
+        index="$((LSB_JOBINDEX - 1))",
+    ),
+    "sge": System(
+        kind="Grid Engine",
+        header=_sge,
+        send=("qsub", "-terse"),
+        number=r"^(\d+)",
+        cancel=("qdel",),
+        state=("qstat", "-j"),
+        again=f"code={AGAIN}",
+        index="$((SGE_TASK_ID - 1))",
+    ),
+}
+
+
+def script(
+    system: System,
+    job: Wanted,
+    *,
+    folder: str,
+    commands: Sequence[str],
+    line: Sequence[str],
+    stop_after: int | None,
+    path: str,
+) -> str:
+    """Return the script of a batch job that runs one command and is queued again at its walltime.
+
+    Parameters
+    ----------
+    system : System
+        Who gets it.
+    job : Wanted
+        What it takes.
+    folder : str
+        Where it starts.
+    commands : sequence of str
+        Lines of shell before it.
+    line : sequence of str
+        The command; words that begin with ``$`` are left to the shell.
+    stop_after : int, optional
+        Seconds after which the command is told to end, and the job is queued again.
+    path : str
+        Where the script lies.
+    """
+    told = " ".join(w if w.startswith("$") else shlex.quote(w) for w in line)
+    if stop_after is not None:
+        told = f"timeout --signal=TERM --kill-after={KILL_AFTER} {stop_after} {told}"
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            *system.header(job),
+            f"script={shlex.quote(path)}",
+            f"cd {shlex.quote(folder)} || exit 2",
+            *commands,
+            f"{told} &",
+            "child=$!",
+            "# A signal that is sent to this job ends the run, which keeps what is done.",
+            "trap 'kill -TERM $child' TERM INT",
+            "wait $child",
+            "code=$?",
+            "while kill -0 $child 2>/dev/null; do wait $child; code=$?; done",
+            "# 124: it was told to end before the walltime does, and there is more to do.",
+            'if [ "$code" -eq 124 ]; then',
+            f"    {system.again}",
+            "fi",
+            'exit "$code"',
+            "",
+        ]
+    )
+
+
+KILL_AFTER = 60
+"""Seconds that a run has to end once it is told to."""

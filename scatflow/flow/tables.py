@@ -1,0 +1,151 @@
+"""Strict tables of TOML: what job files and cluster profiles are made of.
+
+Nothing is coerced, nothing unknown is passed over, and all that is wrong with a file is told at
+once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from dask.utils import parse_bytes
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import ErrorDetails
+
+from scatflow.errors import JobError
+
+SECRET = "secret"
+"""Kind of the error whose input must not be shown."""
+
+
+def _bytes(text: str) -> str:
+    if memory_bytes(text) <= 0:
+        raise ValueError("not positive")
+    return text
+
+
+def memory_bytes(text: str) -> int:
+    """Return the bytes that a budget such as ``"2 GiB"`` stands for.
+
+    Raises
+    ------
+    ValueError
+        It stands for no finite number of bytes.
+    """
+    try:
+        return int(parse_bytes(text))
+    except OverflowError as problem:
+        raise ValueError(f"{text!r} is not finite") from problem
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[str, AfterValidator(_bytes)]
+
+
+class Table(BaseModel):
+    """A table of a job file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def read_toml(path: str | Path, what: str) -> tuple[Path, str]:
+    """Return a file and its text.
+
+    Raises
+    ------
+    JobError
+        It cannot be read.
+    """
+    file = Path(path)
+    try:
+        return file, file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "it is not UTF-8 text"
+        raise JobError(
+            f"The {what} {file.absolute()} cannot be read: {reason}. "
+            "Give the path of a TOML file, relative to the current directory."
+        ) from None
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Raises
+    ------
+    JobError
+        It is no TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:  # of numbers too long, and nesting too deep
+        raise JobError(f"{path} is not valid TOML: {problem}.") from None
+
+
+def unique(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Keep one error per key: a union of types reports each of its members."""
+    seen: dict[tuple[Any, ...], ErrorDetails] = {}
+    for error in errors:
+        seen.setdefault(_key(error), error)
+    return list(seen.values())
+
+
+def _key(error: ErrorDetails) -> tuple[Any, ...]:
+    return tuple(part for part in error["loc"][:2] if isinstance(part, str))
+
+
+def _table(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """Return the model of a table inside a table, None where its keys are free."""
+    found = model.model_fields[name].annotation if name in model.model_fields else None
+    kinds = [found, *get_args(found)]
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+
+
+def describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> str:
+    """Say which key is wrong, what was found and what is accepted."""
+    *tables, key = _key(error)
+    while tables and _table(model, tables[0]) is None:
+        tables, key = tables[:-1], tables[-1]  # A key of a free table: the table itself is told.
+    for table in tables:
+        model = _table(model, table) or model
+    where = form.format(key=key) if form else "".join(f"[{table}] " for table in tables) + key
+    if error["type"] == "extra_forbidden":
+        accepted = list(model.model_fields)
+        return f"{where}: unknown key. Accepted: {', '.join(accepted)}.{near(key, accepted)}"
+    description = model.model_fields[key].description
+    if error["type"] == "missing":
+        where = f"[{key}]" if description == f"a table [{key}]" else where
+        return f"{where} is missing. It takes {description}."
+    if error["type"] == SECRET:
+        return (
+            f"{where} holds a name or a password, which would be written into the results and "
+            "their ledger. Take it out: credentials come from the environment, profile files or "
+            "the machine's role, as the store's own tools have it."
+        )
+    found = error["input"]
+    options = [w.strip('",') for w in (description or "").split() if w.startswith('"')]
+    guess = near(found, options) if isinstance(found, str) else ""
+    return f"{where}: found {_show(found)}. Accepted: {description}.{guess}"
+
+
+def _show(value: Any) -> str:
+    names = {
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+        str: "string",
+        list: "list",
+        dict: "table",
+    }
+    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    return f"{text} ({names.get(type(value), type(value).__name__)})"
+
+
+def near(word: str, options: list[str]) -> str:
+    """Guess which option was meant."""
+    folded = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    return f" Did you mean `{folded[close[0]]}`?" if close else ""
