@@ -2,14 +2,23 @@
 
 import contextlib
 import fcntl
+import shlex
 import subprocess
-import sys
 import time
 
 import numpy as np
+import pytest
+import yaml
 import zarr
+from typer.testing import CliRunner
 
-SCATFLOW = [sys.executable, "-m", "scatflow.cli"]
+from scatflow.cli import app
+from scatflow.errors import OutputBusyError
+from scatflow.flow.job import load
+from scatflow.flow.plan import prepare
+from scatflow.flow.run import run
+from scatflow.flow.schedules import crontab
+
 CLOCK = ["faketime", "-f", "@2026-11-30 02:59:57"]
 
 
@@ -37,21 +46,19 @@ def daemon(alone):
         process.wait()
 
 
-def test_debians_cron_runs_a_job_over_data_that_have_grown(alone, need, home):
+def test_debians_cron_runs_a_job_over_data_that_have_grown(alone, need, home, task, stand_in):
     need("faketime", "faketime")
+    stand_in("crontab", f'exec {shlex.join(alone)} /usr/bin/crontab "$@"')
     grow(home, 20_000)
-    by_hand = subprocess.run([*SCATFLOW, "run", "job.toml"], capture_output=True, check=False)
-    assert by_hand.returncode == 0
+    assert run(prepare(load("job.toml")), say=str) == 0
     grow(home, 30_000)
-    install = [*SCATFLOW, "schedule", "job.toml", "--as", "cron", "--install", "--log", "day.log"]
-    assert subprocess.run([*alone, *install], capture_output=True, check=False).returncode == 0
-    log, until = home / "day.log", time.monotonic() + 60
+    crontab.install(task(log="day.log"))
+    log, until = home / "day.log", time.monotonic() + 90
     with daemon(alone):
-        while time.monotonic() < until and not (log.exists() and "complete" in log.read_text()):
+        while time.monotonic() < until and not (log.exists() and "Complete:" in log.read_text()):
             time.sleep(0.2)
-    assert "complete" in log.read_text()
-    told = subprocess.run([*SCATFLOW, "status", "job.toml"], capture_output=True, check=True).stdout
-    assert b"complete" in told
+    assert "The source grew along time from 20000 to 30000" in log.read_text()
+    assert "Complete:" in log.read_text()
     assert zarr.open_group(str(home / "out.zarr"), mode="r")["scattering"].shape[-1] == 1875
 
 
@@ -59,24 +66,35 @@ def test_a_run_that_finds_another_at_work_does_nothing_and_alarms_nobody(home):
     grow(home, 20_000)
     with open(home / "out.zarr.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        scheduled = [*SCATFLOW, "run", "job.toml", "--unless-running"]
-        quiet = subprocess.run(scheduled, capture_output=True, text=True, check=False)
-        assert (quiet.returncode, quiet.stderr) == (0, "")
+        scheduled = ["run", "job.toml", "--unless-running"]
+        quiet = CliRunner().invoke(app, scheduled)
+        assert quiet.exit_code == 0
         assert "Another run is writing out.zarr" in quiet.stdout
-        loud = subprocess.run(scheduled[:-1], capture_output=True, text=True, check=False)
-        assert (loud.returncode, loud.stdout) == (2, "")
-        assert "Another run is writing out.zarr" in loud.stderr
+        loud = CliRunner().invoke(app, scheduled[:-1])
+        assert isinstance(loud.exception, OutputBusyError)
     assert not (home / "out.zarr").exists()
 
 
-def test_options_that_make_no_sense_are_refused(home):
-    for words, problem in (
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
         (["--as", "at"], "unknown system 'at'"),
         (["--as", "cron", "--image", "x"], "--image has no meaning for cron"),
+        (["--as", "kubernetes", "--log", "x"], "--log has no meaning for"),
         (["--as", "cron", "--install", "--remove"], "exclude each other"),
-    ):
-        done = subprocess.run(
-            [*SCATFLOW, "schedule", "job.toml", *words], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2
-        assert problem in done.stderr
+    ],
+)
+def test_options_that_make_no_sense_are_refused(home, words, problem):
+    done = CliRunner().invoke(app, ["schedule", "job.toml", *words])
+    assert done.exit_code == 2
+    assert problem in done.stderr
+
+
+def test_the_command_prints_the_unit_alone_and_notes_beside_it(home):
+    words = ["schedule", "job.toml", "--as", "kubernetes", "--image", "i", "--claim", "c"]
+    done = CliRunner(env={"AWS_SECRET_ACCESS_KEY": "x"}).invoke(app, words)
+    assert done.exit_code == 0
+    assert [part["kind"] for part in yaml.safe_load_all(done.stdout)] == ["ConfigMap", "CronJob"]
+    assert "AWS_SECRET_ACCESS_KEY" in done.stderr
+    removed = CliRunner().invoke(app, ["schedule", "job.toml", "--as", "systemd", "--remove"])
+    assert "was not among the units" in removed.stdout
