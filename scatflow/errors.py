@@ -70,5 +70,9 @@ class ClusterError(ScatflowError, RuntimeError):
     """The workers cannot be reached or started."""
 
 
+class ScheduleError(ScatflowError, RuntimeError):
+    """A scheduler cannot be told to run a job, or not at these times."""
+
+
 class MissingExtraError(ScatflowError, ImportError):
     """A feature needs an optional package; the message holds the line that installs it."""

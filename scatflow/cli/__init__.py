@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import scatflow
-from scatflow.errors import BudgetError, ScatflowError
+from scatflow.errors import BudgetError, OutputBusyError, ScatflowError
 
 if TYPE_CHECKING:
     from scatflow.flow.sight.hooks import Hooks
@@ -115,6 +115,12 @@ def run(
         str | None,
         typer.Option("--on-failure", metavar="COMMAND", help="Call a command when it is not."),
     ] = None,
+    unless_running: Annotated[
+        bool,
+        typer.Option(
+            "--unless-running", help="Do nothing, and exit with 0, while another run is at it."
+        ),
+    ] = False,
 ) -> None:
     """Run a job, or what is missing of it."""
     from scatflow.flow.plan import prepare
@@ -128,14 +134,18 @@ def run(
     from scatflow.flow.sight.hooks import Hooks
 
     hooks = Hooks(job, on_success, on_failure)
-    with _told(hooks):
-        prepared = prepare(_job(job, cluster=cluster, workers=workers), fresh=fresh)
-        for note in prepared.notes:
-            typer.echo(f"note: {note}")
-        code = run_plan(
-            prepared, fresh=fresh, report=report, log=log, listeners=[hooks], say=typer.echo
-        )
-        raise typer.Exit(code)
+    busy: tuple[type[Exception], ...] = (OutputBusyError,) if unless_running else ()
+    try:
+        with _told(hooks, but=busy):
+            prepared = prepare(_job(job, cluster=cluster, workers=workers), fresh=fresh)
+            for note in prepared.notes:
+                typer.echo(f"note: {note}")
+            code = run_plan(
+                prepared, fresh=fresh, report=report, log=log, listeners=[hooks], say=typer.echo
+            )
+            raise typer.Exit(code)
+    except busy as other:
+        typer.echo(f"{other} Nothing was done: the next run takes what this one would have.")
 
 
 def _check_writable(file: str | None) -> None:
@@ -150,13 +160,16 @@ def _check_writable(file: str | None) -> None:
 
 
 @contextmanager
-def _told(hooks: Hooks) -> Iterator[None]:
-    """Call the command that is meant for however this ends."""
+def _told(hooks: Hooks, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Call the command that is meant for however this ends, but for some exceptions."""
     code, message = INTERNAL, ""
     try:
         yield
     except typer.Exit as end:
         code = end.exit_code
+        raise
+    except but:
+        hooks.forget()
         raise
     except BaseException as problem:
         code, message = _told_of(problem)
@@ -238,6 +251,59 @@ def verify(
         told = check(prepare(_job(job)), sample=sample, seed=seed, repair=repair, say=typer.echo)
     typer.echo(as_text(told.to_dict()) if as_json else "\n".join(verify_lines(told)))
     raise typer.Exit(0 if told.sound else 1)
+
+
+@app.command()
+def schedule(
+    job: JobPath,
+    system: Annotated[
+        str, typer.Option("--as", metavar="SYSTEM", help="cron, systemd, slurm or kubernetes.")
+    ],
+    install: Annotated[
+        bool, typer.Option("--install", help="Install the unit, or bring it up to date.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the unit.")] = False,
+    cron: Annotated[
+        str | None,
+        typer.Option("--schedule", metavar="CRON", help="A cron line instead of the job's."),
+    ] = None,
+    cluster: Runner = None,
+    log: Annotated[
+        str | None, typer.Option("--log", metavar="FILE", help="Where runs add what they say.")
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="OPTIONS", help="slurm: further options of the batch job.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="kubernetes: a container image that holds scatflow.")
+    ] = None,
+    claim: Annotated[
+        str | None,
+        typer.Option(help="kubernetes: a volume claim to mount as the current folder."),
+    ] = None,
+) -> None:
+    """Print, install or remove the unit that runs a job on its schedule."""
+    from pathlib import Path
+
+    from scatflow.flow.schedules import systems, task
+
+    if system not in systems.SYSTEMS:
+        names = ", ".join(systems.SYSTEMS)
+        raise typer.BadParameter(f"unknown system {system!r}; accepted: {names}")
+    if install and remove:
+        raise typer.BadParameter("--install and --remove exclude each other")
+    chosen = systems.SYSTEMS[system]
+    options = {"log": log, "batch": batch, "image": image, "claim": claim}
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in set(given) - set(chosen.options):
+        raise typer.BadParameter(f"--{name} has no meaning for {system}")
+    if remove:
+        typer.echo("\n".join(chosen.remove(task.unit_name(Path(job)))))
+        return
+    found = task.make_task(_job(job, schedule=cron, cluster=cluster), cluster=cluster, **given)
+    typer.echo("\n".join(chosen.install(found)) if install else chosen.text(found).rstrip("\n"))
+    for line in chosen.notes(found):
+        typer.echo(f"note: {line}", err=True)
 
 
 @app.command()

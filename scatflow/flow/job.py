@@ -21,6 +21,7 @@ from scatflow.backends.choose import BACKENDS, HOST, SERVED_BY
 from scatflow.engines import ENGINES, Engine, engine_from_dict
 from scatflow.errors import JobError
 from scatflow.flow.profiles import AnyProfile, Threads, is_runner, profile, with_workers
+from scatflow.flow.schedules.cron import parse_cron
 from scatflow.flow.tables import (
     SECRET,
     Bytes,
@@ -53,42 +54,9 @@ def _cluster(text: str) -> str:
     return text
 
 
-CRON = (
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day of the month", 1, 31, ()),
-    (
-        "month",
-        1,
-        12,
-        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
-    ),
-    ("day of the week", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
-)
-"""Fields of a cron line: what each is, its least and greatest number, and names from the least."""
-
-CRON_PART = re.compile(r"(?:\*|([a-z]{3}|\d{1,2})(?:-([a-z]{3}|\d{1,2}))?)(?:/(\d{1,2}))?")
-
-
 def _cron(text: str) -> str:
-    fields = text.split()
-    if len(fields) != len(CRON):
-        raise ValueError(f"{len(fields)} fields instead of {len(CRON)}")
-    for field, (name, least, most, names) in zip(fields, CRON, strict=True):
-        for part in field.lower().split(","):
-            match = CRON_PART.fullmatch(part)
-            words = match.groups() if match else ()
-            bounds = [_cron_number(w, least, names) for w in words[:2] if w is not None]
-            good = match is not None and all(least <= n <= most for n in bounds)
-            if not good or bounds != sorted(bounds) or (words[2] and int(words[2]) == 0):
-                raise ValueError(f"{part!r} is no {name}")
+    parse_cron(text)
     return text
-
-
-def _cron_number(word: str, least: int, names: tuple[str, ...]) -> int:
-    if word.isdecimal():
-        return int(word)
-    return least + names.index(word) if word in names else -1
 
 
 def _address(text: str) -> str:

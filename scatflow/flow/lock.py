@@ -72,6 +72,18 @@ def _locked_file(output: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def refuse_if_held(output: str) -> None:
+    """Refuse to go on while a run holds the lock of a local output.
+
+    Raises
+    ------
+    OutputBusyError
+        A run does; the message names its process.
+    """
+    if local_path(output) is not None and held(output):
+        raise _busy(_beside(output).name.removesuffix(".lock"), _holder(_beside(output)))
+
+
 def held(output: str) -> bool:
     """Tell whether a run holds the lock of a local output at this moment."""
     try:
@@ -117,6 +129,12 @@ def _same_file(descriptor: int, path: Path) -> bool:
         return os.stat(path).st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:
         return False
+
+
+def _holder(path: Path) -> Mapping[str, Any]:
+    with contextlib.suppress(FileNotFoundError):  # It has ended meanwhile.
+        return _parsed(path.read_text(errors="replace"))
+    return {}
 
 
 def _parsed(text: str) -> Mapping[str, Any]:

@@ -113,7 +113,7 @@ def prepare(job: Job, base: str | None = None, *, fresh: bool = False) -> RunPla
         bytes_read=_samples(work, whole_chunks=True) * itemsize,
         bytes_source=math.prod(work.source.shape) * itemsize,
         bytes_written=_written_bytes(described),
-        notes=(*_notes(work), *_crowded(job), *_later(job)),
+        notes=(*_notes(work), *_crowded(job)),
     )
 
 
@@ -455,16 +455,6 @@ def _seams(work: Work) -> list[str]:
             "less: 4e-6 at 1.5, 1e-6 from 2 on"
         )
     return notes
-
-
-def _later(job: Job) -> list[str]:
-    """Say what the job asks for that this version does not do."""
-    if job.run.schedule is None:
-        return []
-    return [
-        f"[run] schedule = {job.run.schedule!r} is kept, but this version does not install "
-        "schedules: have cron or systemd call scatflow run"
-    ]
 
 
 def measure_unit(work: Work) -> float:

@@ -23,7 +23,7 @@ from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
-from scatflow.flow.lock import locked, me
+from scatflow.flow.lock import locked, me, refuse_if_held
 from scatflow.flow.output import check, look, lost, make, sweep
 from scatflow.flow.plan import (
     RunPlan,
@@ -99,6 +99,7 @@ def run(
     heard = [Terminal(), *([] if page is None else [page]), *([] if log is None else [Log(log)])]
     watch = Watch(_who(plan), [*heard, *listeners], say)
     with _interruptible(), watch.until_the_end(), contextlib.ExitStack() as stack:
+        refuse_if_held(plan.output)  # What a run is making may look like anything.
         check(plan.output, look(plan.output), plan.work, fresh)  # Before anything is written.
         try:
             stack.enter_context(locked(plan.output))

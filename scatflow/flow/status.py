@@ -36,9 +36,9 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
         "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`
         {"id", "host", "pid", "dashboard", "started", "updated", "rate", "left"} of a run at work or
         one that died (times in seconds since 1970), `rate` (samples per second) and `eta_seconds`
-        of one at work, `batch` (the batch job that the run was sent as, if it was), `provisional_from` {dim: {"index", "coordinate"}}: the first windows, along
-        dimensions that are transformed seamlessly, which see the reflection at the end of the
-        record.
+        of one at work, `batch` (the batch job that the run was sent as, if it was),
+        `provisional_from` {dim: {"index", "coordinate"}}: the first windows, along dimensions that
+        are transformed seamlessly, which see the reflection at the end of the record.
 
     Raises
     ------

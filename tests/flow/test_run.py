@@ -689,10 +689,3 @@ def test_flying_chunks_are_counted_along_each_axis(place, noise):
     place.archive(np.tile(noise[:, :8192], (4, 4)), dims=("y", "x"), chunks=(16, 2048))
     tall = 'kind = "scattering1d"\ndims = ["x"]\nJ = 4\nboundary = "frames"\nframe = 4096\n'
     assert _chunk_bytes(place.plan(transform=tall).work) == 2 * 10 * 16 * 2048 * 4
-
-
-def test_a_schedule_is_kept_but_not_installed(place, noise):
-    place.archive(noise[:1, :4096])
-    text = place.text(transform=WHOLE) + 'schedule = "0 3 * * *"\n'
-    (note,) = prepare(parse(text, place.path / "job.toml"), str(place.path)).notes
-    assert "schedule = '0 3 * * *' is kept, but this version does not install schedules" in note

@@ -60,6 +60,10 @@ class Hooks(Listener):
         )
         self._message = end.message
 
+    def forget(self) -> None:
+        """Call nothing, however this ends."""
+        self._commands = dict.fromkeys(OUTCOMES, [])
+
     def call(self, code: int, message: str, say: Callable[[str], None]) -> None:
         """Call the command for an exit code, which it does not change; tell if it fails."""
         name = "on_success" if code == 0 else "on_failure"
