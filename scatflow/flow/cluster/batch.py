@@ -8,6 +8,7 @@ import ipaddress
 import math
 import os
 import shlex
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from scatflow.flow.cluster.ready import (
     security,
 )
 from scatflow.flow.profiles import Batch, HtCondor, Lsf, Pbs, Sge, Slurm, seconds
+from scatflow.flow.systems import SYSTEMS
 from scatflow.flow.work import absolute, local_path
 
 if TYPE_CHECKING:
@@ -46,7 +48,10 @@ LEAVE_SHARE, LEAVE_MOST = 0.1, 300
 they compute then is given to others, and their neighbours do not end in the same moment."""
 
 IN_VAIN = 3
-"""Batch jobs, per worker that is wanted, that may end before any worker has ever come."""
+"""Batch jobs, per job that is wanted, that may end before any worker has ever come."""
+
+LOOK_SECONDS, LOOKED_AT = 5.0, 20
+"""How often the batch system is asked about jobs without a worker, and about how many of them."""
 
 LOG_LINES = 12
 
@@ -253,9 +258,19 @@ def _first_jobs(jobs: Any, place: Any) -> None:
     ClusterError
         It refuses them, or is not there.
     """
+
+    async def send() -> None:  # `scale` would do the same and keep the answer to itself.
+        while len(jobs.worker_spec) * place.processes < max(place.least, 1):
+            jobs.worker_spec.update(jobs.new_worker_spec())
+        try:
+            await jobs._correct_state()
+        except Exception:
+            for known in (jobs.worker_spec, jobs.workers, jobs._created):
+                known.clear()  # Closing would wait for jobs that have never been sent.
+            raise
+
     try:
-        jobs.scale(max(place.least, 1))
-        jobs.sync(jobs._correct_state)
+        jobs.sync(send)
     except FileNotFoundError as problem:
         raise ClusterError(
             f"The command {problem.filename} is not there, so no batch job could be sent. Run on a "
@@ -280,29 +295,60 @@ def _said(problem: Exception) -> str:
 
 
 class _Watch:
-    """Find out whether workers will ever come: jobs that end at once are sent again and again."""
+    """Find out which batch jobs ended before their workers came, and have others sent for them.
+
+    dask-jobqueue replaces workers that were lost, and waits for ever for those of jobs that died,
+    or were cancelled, before.
+    """
 
     def __init__(self, jobs: Any, place: Any, logs: Path) -> None:
         self._jobs, self._place, self._logs = jobs, place, logs
         self._before = set(logs.glob("*"))
+        self._in_vain = 0
         self._came = False
+        self._next = time.monotonic() + LOOK_SECONDS
 
     def check(self) -> None:
-        """Raise where no worker has ever come of many batch jobs.
+        """Look after the batch jobs now and then.
 
         Raises
         ------
         ClusterError
-            With the last lines of one's log.
+            No worker has ever come of many of them; with the last lines of one's log.
         """
         self._came = self._came or bool(self._jobs.scheduler.workers)
-        wanted = max(self._place.least, 1) // self._place.processes
-        if self._came or self._jobs._i < (1 + IN_VAIN) * wanted:
+        if time.monotonic() < self._next:
+            return
+        ended = self._ended()
+        self._next = time.monotonic() + LOOK_SECONDS
+        if ended:
+            self._in_vain += len(ended)
+            self._jobs.sync(self._forget, ended)
+        wanted = math.ceil(max(self._place.least, 1) / self._place.processes)
+        if self._came or self._in_vain < IN_VAIN * wanted:
             return
         raise ClusterError(
-            f"{self._jobs._i} batch jobs were sent, and no worker ever came of them: "
+            f"{self._in_vain} batch jobs were sent, and no worker ever came of them: "
             f"nothing was computed. {self._last_words()}"
         )
+
+    def _ended(self) -> list[Any]:
+        """Return the jobs that have ended and have no worker, of some that are looked at."""
+        system = SYSTEMS.get(self._place.kind)
+        if system is None:
+            return []
+        there = {str(one.name) for one in self._jobs.scheduler.workers.values()}
+        absent = [
+            (name, unit.job_id)
+            for name, unit in list(self._jobs.workers.items())
+            if unit.job_id and not there & {str(name), f"{name}-0"}
+        ]
+        return [name for name, job in absent[:LOOKED_AT] if not system.waits_or_runs(str(job))]
+
+    async def _forget(self, names: list[Any]) -> None:
+        for name in names:
+            self._jobs.worker_spec.pop(name, None)
+        await self._jobs._correct_state()
 
     def _last_words(self) -> str:
         written = [p for p in self._logs.glob("*") if p not in self._before and p.stat().st_size]

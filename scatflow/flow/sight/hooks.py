@@ -62,7 +62,7 @@ class Hooks(Listener):
 
     def forget(self) -> None:
         """Call nothing, however this ends."""
-        self._commands = dict.fromkeys(OUTCOMES, [])
+        self._commands = {name: [] for name in OUTCOMES}
 
     def call(self, code: int, message: str, say: Callable[[str], None]) -> None:
         """Call the command for an exit code, which it does not change; tell if it fails."""
