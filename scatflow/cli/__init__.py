@@ -115,6 +115,14 @@ def run(
         str | None,
         typer.Option("--on-failure", metavar="COMMAND", help="Call a command when it is not."),
     ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            "--share",
+            metavar="I/N",
+            help="Compute the blocks of one share, beside runs of the others (submit --array).",
+        ),
+    ] = None,
     unless_running: Annotated[
         bool,
         typer.Option(
@@ -134,6 +142,11 @@ def run(
     from scatflow.flow.sight.hooks import Hooks
 
     hooks = Hooks(job, on_success, on_failure)
+    from scatflow.flow.shares import parse_share
+
+    part = None if share is None else parse_share(share)
+    if part is not None and fresh:
+        raise typer.BadParameter("--fresh would delete what other shares write: leave one out")
     busy: tuple[type[Exception], ...] = (OutputBusyError,) if unless_running else ()
     try:
         with _told(hooks, but=busy):
@@ -141,7 +154,13 @@ def run(
             for note in prepared.notes:
                 typer.echo(f"note: {note}")
             code = run_plan(
-                prepared, fresh=fresh, report=report, log=log, listeners=[hooks], say=typer.echo
+                prepared,
+                fresh=fresh,
+                report=report,
+                log=log,
+                share=part,
+                listeners=[hooks],
+                say=typer.echo,
             )
             raise typer.Exit(code)
     except busy as other:
@@ -183,6 +202,14 @@ def submit(
     job: JobPath,
     cluster: Runner = None,
     workers: Workers = None,
+    array: Annotated[
+        int | None,
+        typer.Option(
+            "--array",
+            min=1,
+            help="Share the blocks out to so many jobs that need no scheduler and no driver.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the scripts that would be sent; send nothing.")
     ] = False,
@@ -195,12 +222,14 @@ def submit(
     prepared = prepare(_job(job, cluster=cluster, workers=workers))
     check_budget(prepared)
     if dry_run:
-        for what, text in scripts(prepared).items():
+        for what, text in scripts(prepared, array).items():
             typer.echo(f"# --- {what} ---\n{text}")
         return
     for note in prepared.notes:
         typer.echo(f"note: {note}")
-    record = send(prepared)
+    record = send(prepared, array, typer.echo)
+    if record is None:
+        return
     where = f" --cluster {cluster}" if cluster else ""
     typer.echo(
         f"Sent as job {record.number}. Its log: {record.log}\n"

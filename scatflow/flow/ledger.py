@@ -27,6 +27,11 @@ CHUNK = 2**16
 GROWN = "grown"
 """Group in the ledger that holds its arrays while the output is made longer."""
 
+SHARES = "shares"
+"""Group in the ledger that holds those of runs that share the output."""
+
+MOST_SHARES = 10**6
+
 REASONS_KEPT = 1000
 """Failed blocks, the first ones, whose reasons are kept; `state` names the others."""
 
@@ -61,7 +66,7 @@ class Ledger:
     """
 
     def __init__(self, group: zarr.Group, *, mend: bool = False) -> None:
-        self._group = group
+        self._group = self.group = group
         attrs = dict(group.attrs)
         self.fingerprint: str = str(attrs.get("fingerprint", ""))
         self.settings: Mapping[str, Any] = _mapping(attrs.get("settings"))
@@ -85,6 +90,10 @@ class Ledger:
             raise DamagedLedgerError(f"{self.damaged[0]} cannot be read")
         for chunk in self._dirty:
             self.state[chunk * CHUNK : (chunk + 1) * CHUNK] = MISSING
+        self.shares = _count(attrs.get(SHARES))
+        """Runs that the blocks were shared out to; 0: none."""
+        for index in range(self.shares):
+            self._take_over(index)
 
     def _load(self, name: str) -> NDArray[Any]:
         array = self._arrays[name]
@@ -112,7 +121,7 @@ class Ledger:
                 "failures": {},
             },
         )
-        _make_arrays(group, n)
+        make_arrays(group, n)
         return cls(group)
 
     @classmethod
@@ -128,6 +137,36 @@ class Ledger:
         """
         how: Any = mode
         return cls(zarr.open_group(store, path="ledger", mode=how), mend=mend)
+
+    def _take_over(self, index: int) -> None:
+        """Add what a run that shares the output has told so far."""
+        try:
+            told = Ledger(_subgroup(self._group, f"{SHARES}/{index}"))
+        except FileNotFoundError:
+            return
+        n = self.state.size
+        first, last = index * n // self.shares, (index + 1) * n // self.shares
+        ended = first + np.flatnonzero(np.isin(told.state[first:last], (DONE, FAILED)))
+        for name in ARRAYS:
+            getattr(self, name)[ended] = getattr(told, name)[ended]
+        for block in ended.tolist() if self.failures else ():
+            self.failures.pop(block, None)
+        self.failures.update({k: v for k, v in told.failures.items() if first <= k < last})
+        self._dirty.update(np.unique(ended // CHUNK).tolist())
+
+    def share_out(self, shares: int) -> None:
+        """Have so many runs share the blocks from now on."""
+        self.shares = shares
+        self._put(None)
+
+    def absorb(self) -> None:
+        """Keep what runs told that shared the output, which no other run has now."""
+        if self.shares:
+            self._write(None)
+            place = self._group.store_path / SHARES
+            sync(place.store.delete_dir(place.path))
+            self.shares = 0
+            self._put(None)
 
     def counts(self) -> dict[str, int]:
         """Return how many blocks are done, missing and failed."""
@@ -177,7 +216,7 @@ class Ledger:
         """
         self.tidy()
         grown = self._group.create_group(GROWN)
-        _make_arrays(grown, arrays["state"].size)
+        make_arrays(grown, arrays["state"].size)
         for name in ARRAYS:
             _array(grown, name)[...] = arrays[name]
         self.settings, self.fingerprint = settings, mark
@@ -259,6 +298,8 @@ class Ledger:
         }
         if self.growing:
             attrs["growing"] = True
+        if self.shares:
+            attrs[SHARES] = self.shares
         if (self.state >= PARTIAL).any():
             attrs["earlier"] = [list(shape) for shape in self.earlier]
         if run is not None:
@@ -328,7 +369,7 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in DECIDERS}
 
 
-def _make_arrays(group: zarr.Group, n: int) -> None:
+def make_arrays(group: zarr.Group, n: int) -> None:
     """Make the ledger's arrays of `n` blocks; but for their shape they do not depend on `n`."""
     for name, dtype in ARRAYS.items():
         group.create_array(
@@ -346,6 +387,20 @@ def _array(group: Any, name: str) -> zarr.Array[Any]:
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{group.store_path}/{name} should be an array.")
     return array
+
+
+def _subgroup(group: zarr.Group, path: str) -> zarr.Group:
+    try:
+        found = group[path]
+    except KeyError as problem:
+        raise FileNotFoundError(path) from problem
+    if not isinstance(found, zarr.Group):
+        raise TypeError(f"{group.store_path}/{path} should be a group.")
+    return found
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and 0 < value <= MOST_SHARES else 0
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -72,6 +72,35 @@ def _locked_file(output: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def shared(output: str, share: int) -> Iterator[None]:
+    """Hold the lock of a local output together with runs that compute other shares of it.
+
+    Raises
+    ------
+    OutputBusyError
+        A run has the output for itself, or another one computes the same share.
+    OutputError
+        The output is on an object store, or cannot be written.
+    """
+    if local_path(output) is None:
+        raise OutputError(
+            f"{output} is on an object store, which has no lock that several runs could hold: "
+            "nothing was computed. Write to a folder that all machines see, or use a profile with "
+            "workers."
+        )
+    path = _beside(output)
+    descriptor = _acquire(path, fcntl.LOCK_SH)
+    try:
+        with _locked_file(f"{output.rstrip('/')}.share-{share}"):
+            yield
+    finally:
+        with contextlib.suppress(BlockingIOError):  # The last of them removes it.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def refuse_if_held(output: str) -> None:
     """Refuse to go on while a run holds the lock of a local output.
 
@@ -87,11 +116,13 @@ def refuse_if_held(output: str) -> None:
 def held(output: str) -> bool:
     """Tell whether a run holds the lock of a local output at this moment."""
     try:
-        descriptor = os.open(_beside(output), os.O_RDONLY)
+        descriptor = os.open(_beside(output), os.O_RDWR)
     except FileNotFoundError:
         return False
+    except PermissionError:  # Another user's: it holds what it does not let go.
+        descriptor = os.open(_beside(output), os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
@@ -103,12 +134,12 @@ def _beside(output: str) -> Path:
     return Path(output.rstrip("/") + ".lock")
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, how: int = fcntl.LOCK_EX) -> int:
     tries = 0
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
             if (tries := tries + 1) < GLANCES:
                 os.close(descriptor)
@@ -119,7 +150,7 @@ def _acquire(path: Path) -> int:
             raise _busy(path.name.removesuffix(".lock"), _parsed(holder)) from None
         if _same_file(descriptor, path):
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps(me()).encode())
+            os.pwrite(descriptor, json.dumps(me()).encode(), 0)
             return descriptor
         os.close(descriptor)
 

@@ -23,7 +23,7 @@ from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
-from scatflow.flow.lock import locked, me, refuse_if_held
+from scatflow.flow.lock import locked, me, refuse_if_held, shared
 from scatflow.flow.output import check, look, lost, make, sweep
 from scatflow.flow.plan import (
     RunPlan,
@@ -36,6 +36,7 @@ from scatflow.flow.plan import (
 )
 from scatflow.flow.progress import Terminal
 from scatflow.flow.reading import source_checksum
+from scatflow.flow.shares import Part, Share, part
 from scatflow.flow.sight import feed
 from scatflow.flow.sight.feed import dashboard_lines
 from scatflow.flow.sight.log import Log
@@ -60,6 +61,7 @@ def run(
     fresh: bool = False,
     report: str | None = None,
     log: str | None = None,
+    share: Share | None = None,
     listeners: Sequence[Listener] = (),
     say: Callable[[str], None] = print,
 ) -> int:
@@ -75,6 +77,8 @@ def run(
         HTML file for a report of the run, with Dask's performance report inside.
     log : str, optional
         File to which a JSON line is appended for each block.
+    share : Share, optional
+        Compute only these blocks, beside other runs that compute the others.
     listeners : sequence of Listener
         Who else is told what happens.
     say : callable
@@ -99,9 +103,13 @@ def run(
     heard = [Terminal(), *([] if page is None else [page]), *([] if log is None else [Log(log)])]
     watch = Watch(_who(plan), [*heard, *listeners], say)
     with _interruptible(), watch.until_the_end(), contextlib.ExitStack() as stack:
-        refuse_if_held(plan.output)  # What a run is making may look like anything.
+        if share is None:
+            refuse_if_held(plan.output)  # What a run is making may look like anything.
         check(plan.output, look(plan.output), plan.work, fresh)  # Before anything is written.
         try:
+            if share is not None:
+                stack.enter_context(shared(plan.output, share.index))
+                return _run_share(plan, share, watch, page)
             stack.enter_context(locked(plan.output))
             ledger = check(plan.output, look(plan.output), plan.work, fresh)
             return _resume(plan, ledger, watch, page)
@@ -121,8 +129,43 @@ def _who(plan: RunPlan) -> Run:
         output=plan.output,
         settings=plan.work.settings,
         place=partial(place, plan.work),
-        threads=plan.job.run.threads,
+        threads=plan.job.threads,
     )
+
+
+def _run_share(plan: RunPlan, share: Share, watch: Watch, page: Report | None) -> int:
+    """Compute the blocks of one share."""
+    found = check(plan.output, look(plan.output), plan.work, False)
+    ledger = part(found, share, plan.work.fingerprint, plan.output)
+    if not ledger.pending().size:
+        watch.say(f"Share {share.index} of {share.of} is complete: nothing to do.")
+        return COMPLETE
+    return _conclude(_compute(plan, ledger, watch, page), watch)
+
+
+def lay_out(plan: RunPlan, shares: int, say: Callable[[str], None] = print) -> bool:
+    """Make the output, or go on with it, for runs that share its blocks.
+
+    Returns
+    -------
+    bool
+        Whether there is anything to compute.
+
+    Raises
+    ------
+    BudgetError, OutputError, OutputBusyError
+        As :func:`run` does.
+    """
+    check_budget(plan)
+    refuse_if_held(plan.output)
+    check(plan.output, look(plan.output), plan.work, False)
+    with locked(plan.output):
+        ledger = check(plan.output, look(plan.output), plan.work, False)
+        if ledger is not None and not _look_over(plan, ledger, Watch(_who(plan), [], say)):
+            return False
+        ledger = ledger or make(plan.output, plan.work, plan.template)
+        ledger.share_out(min(shares, ledger.state.size))
+    return True
 
 
 def _resume(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None) -> int:
@@ -134,6 +177,7 @@ def _resume(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | N
 
 def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
     """Check what earlier runs left, and tell whether there is anything to do."""
+    ledger.absorb()
     say = watch.say
     _catch_up(plan, ledger, say)
     if ledger.versions != versions():
@@ -161,7 +205,8 @@ def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
 def _finish(plan: RunPlan, ledger: Ledger) -> None:
     """Write the ledger's last state and remove what killed processes left."""
     ledger.check_ours()
-    sweep(plan.output)
+    if not isinstance(ledger, Part):  # Others may be writing.
+        sweep(plan.output)
     ledger.flush(None)
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +15,20 @@ from typing import Any, NamedTuple
 from scatflow.errors import ClusterError, OutputBusyError
 from scatflow.flow.cluster.batch import script as worker_script
 from scatflow.flow.cluster.batch import shared_folder, tag
+from scatflow.flow.cluster.ready import HEADROOM
 from scatflow.flow.job import Job
 from scatflow.flow.plan import RunPlan
 from scatflow.flow.profiles import Batch, seconds
+from scatflow.flow.run import lay_out
 from scatflow.flow.systems import SYSTEMS, System, Wanted, script
 from scatflow.flow.tables import memory_bytes
 
 MARGIN_SHARE, MARGIN_MOST = 0.2, 300
-"""A driver is told to end so much before its walltime (part of it, and seconds at most)."""
+"""A job is told to end so much before its walltime (part of it, and seconds at most)."""
+
+
+CLIENT_BYTES = 512 * 2**20
+"""Memory of the client and the scheduler beside the workers, in a job that has them all."""
 
 
 @dataclass(frozen=True)
@@ -30,30 +37,59 @@ class Sent:
 
     kind: str
     number: str
+    numbers: list[str]
+    """Of all jobs that are to be waited for, or cancelled."""
     log: str
     script: str
     host: str
     time: float
 
 
-def scripts(plan: RunPlan) -> dict[str, str]:
-    """Return the scripts that would be sent, by what they are: the driver's and a worker's.
+def scripts(plan: RunPlan, array: int | None = None) -> dict[str, str]:
+    """Return the scripts that would be sent, by what they are.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        The run.
+    array : int, optional
+        Jobs that share its blocks, instead of a driver with workers.
 
     Raises
     ------
     ClusterError
         The profile is of no batch system.
     """
-    _, system = _system(plan.job)
-    path = _places(plan.job).script
+    place, system = _system(plan.job)
+    places = _places(plan.job)
+    if array is None:
+        again = "worker (sent by the driver, as often as there are to be workers)"
+        return {"driver": _driver(plan, system, places.script), again: worker_script(plan.job)}
     return {
-        "driver": _driver(plan, system, path),
-        "worker (sent by the driver, as often as there are to be workers)": worker_script(plan.job),
+        f"shares ({array} jobs)": _shares(plan, system, places, array),
+        "end (after all of them)": _end(plan, system, places, "ARRAY"),
+        f"profile of both, {places.profile.name}": _own_profile(place),
     }
 
 
-def submit(plan: RunPlan) -> Sent:
-    """Send the driver of a run.
+def submit(
+    plan: RunPlan, array: int | None = None, say: Callable[[str], None] = print
+) -> Sent | None:
+    """Send a run: its driver, or jobs that share its blocks and one that concludes.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        The run.
+    array : int, optional
+        Jobs that share its blocks.
+    say : callable
+        Prints one line.
+
+    Returns
+    -------
+    Sent
+        None where there is nothing to compute.
 
     Raises
     ------
@@ -65,15 +101,27 @@ def submit(plan: RunPlan) -> Sent:
     place, system = _system(plan.job)
     places = _places(plan.job)
     earlier = sent(plan.job)
-    if earlier is not None and system.waits_or_runs(earlier.number):
+    if earlier is not None and any(system.waits_or_runs(n) for n in earlier.numbers):
         raise OutputBusyError(
             f"This run was sent already: job {earlier.number} of {system.kind} waits or runs. Wait "
             f"for it (its log: {earlier.log}), or cancel it: scatflow cancel {plan.job.path}"
         )
-    places.script.write_text(_driver(plan, system, places.script))
-    number = system.submit(str(places.script))
-    log = places.log.replace("{n}", number)
-    record = Sent(place.kind, number, log, str(places.script), socket.gethostname(), time.time())
+    if array is None:
+        places.script.write_text(_driver(plan, system, places.script))
+        numbers = [system.submit(str(places.script))]
+    else:
+        if not lay_out(plan, array, say):
+            return None
+        array = min(array, plan.n_blocks)
+        places.profile.write_text(_own_profile(place))
+        places.script.write_text(_shares(plan, system, places, array))
+        numbers = [system.submit(str(places.script))]
+        places.end.write_text(_end(plan, system, places, numbers[0]))
+        numbers.append(system.submit(str(places.end)))
+    log = places.log.replace("{n}", numbers[0] if array is None else f"{numbers[0]}-*")
+    record = Sent(
+        place.kind, numbers[0], numbers, log, str(places.script), socket.gethostname(), time.time()
+    )
     places.record.write_text(json.dumps(asdict(record)))
     return record
 
@@ -97,7 +145,7 @@ def told(job: Job) -> dict[str, Any] | None:
     if record is None:
         return None
     try:
-        at_work: bool | None = SYSTEMS[record.kind].waits_or_runs(record.number)
+        at_work: bool | None = any(SYSTEMS[record.kind].waits_or_runs(n) for n in record.numbers)
     except ClusterError:  # On another machine than the one that it was sent from.
         at_work = None
     return {**asdict(record), "at_work": at_work}
@@ -116,6 +164,8 @@ class Places(NamedTuple):
     """Files of a run that is sent."""
 
     script: Path
+    end: Path
+    profile: Path
     record: Path
     log: str
     """With ``{n}`` where the job's number comes."""
@@ -124,42 +174,101 @@ class Places(NamedTuple):
 def _places(job: Job) -> Places:
     folder, name = shared_folder(job), tag(job)
     log = str(folder / "logs" / f"{name}-{{n}}.log")
-    return Places(folder / f"{name}.sh", folder / f"{name}.json", log)
+    return Places(
+        script=folder / f"{name}.sh",
+        end=folder / f"{name}-end.sh",
+        profile=folder / f"{name}.toml",
+        record=folder / f"{name}.json",
+        log=log,
+    )
 
 
 def _driver(plan: RunPlan, system: System, path: Path) -> str:
-    job, place, _ = plan.job, *_system(plan.job)
+    """Return the script of the job with the client and the scheduler."""
+    place, _ = _system(plan.job)
+    profile = os.path.abspath(plan.job.run.cluster)
+    return _script(plan, system, path, _driver_wanted(plan.job, place), ["--cluster", profile])
+
+
+def _driver_wanted(job: Job, place: Batch, **more: Any) -> Wanted:
     driver = place.driver
-    limit = seconds(driver.walltime) if driver.walltime else None
-    margin = None if limit is None else min(limit * MARGIN_SHARE, MARGIN_MOST)
-    wanted = Wanted(
+    return Wanted(
         name=tag(job),
         log=_places(job).log,
         cores=driver.cores,
         memory=memory_bytes(driver.memory),
         walltime=driver.walltime,
-        seconds=limit,
+        seconds=seconds(driver.walltime) if driver.walltime else None,
         queue=driver.queue or place.queue,
         account=place.account,
         parallel_environment=getattr(place, "parallel_environment", None),
+        **more,
     )
+
+
+def _worker_wanted(job: Job, place: Batch, **more: Any) -> Wanted:
+    """Return what a job takes that computes by itself: workers and their client."""
+    return Wanted(
+        name=tag(job),
+        log=_places(job).log,
+        cores=place.cores or place.processes * job.threads,
+        memory=int(job.memory * HEADROOM * place.processes) + CLIENT_BYTES,
+        walltime=place.walltime,
+        seconds=seconds(place.walltime),
+        queue=place.queue,
+        account=place.account,
+        directives=place.directives,
+        parallel_environment=getattr(place, "parallel_environment", None),
+        **more,
+    )
+
+
+def _shares(plan: RunPlan, system: System, places: Places, array: int) -> str:
+    """Return the script of the jobs that compute a share of the blocks each."""
+    place, _ = _system(plan.job)
+    wanted = _worker_wanted(plan.job, place, array=array)
+    share = f"{system.index}/{array}"
+    line = ["--cluster", str(places.profile), "--share", share]
+    return _script(plan, system, places.script, wanted, line)
+
+
+def _end(plan: RunPlan, system: System, places: Places, after: str) -> str:
+    """Return the script of the job that takes over what the shares did, and does what is left."""
+    place, _ = _system(plan.job)
+    wanted = _worker_wanted(plan.job, place, after=after)
+    return _script(plan, system, places.end, wanted, ["--cluster", str(places.profile)])
+
+
+def _script(plan: RunPlan, system: System, path: Path, wanted: Wanted, options: list[str]) -> str:
+    job, place, _ = plan.job, *_system(plan.job)
+    stop = None
+    if wanted.seconds is not None:
+        stop = int(wanted.seconds - min(wanted.seconds * MARGIN_SHARE, MARGIN_MOST))
+    command = [place.python or sys.executable, "-m", "scatflow.cli", "run"]
     return script(
         system,
         wanted,
         folder=plan.base,
         commands=place.prologue,
-        line=[
-            place.python or sys.executable,
-            "-m",
-            "scatflow.cli",
-            "run",
-            str(job.path.absolute()),
-            "--cluster",
-            os.path.abspath(job.run.cluster),
-        ],
-        stop_after=None if limit is None or margin is None else int(limit - margin),
+        line=[*command, str(job.path.absolute()), *options],
+        stop_after=stop,
         path=str(path),
     )
+
+
+def _own_profile(place: Batch) -> str:
+    """Return the profile of a job that computes by itself: processes on its own node."""
+    lines = ['kind = "local"', f"workers = {place.processes}", f"threads = {place.threads or 1}"]
+    if place.memory is not None:
+        lines.append(f"memory = {json.dumps(place.memory)}")
+    if place.scratch is not None:
+        lines.append(f"scratch = {json.dumps(place.scratch)}")
+    if place.environment:
+        lines += [
+            "[environment]",
+            *(f"{k} = {json.dumps(v)}" for k, v in place.environment.items()),
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def cancel(job: Job) -> list[str]:
@@ -182,9 +291,10 @@ def cancel(job: Job) -> list[str]:
             f"{job.path} was not sent with {job.run.cluster}, so there is nothing to cancel: "
             f"{_places(job).record} is not there."
         )
-    if not system.waits_or_runs(record.number):
+    if not any(system.waits_or_runs(number) for number in record.numbers):
         return [f"Job {record.number} of {system.kind} has ended already. Its log: {record.log}"]
-    system.delete(record.number)
+    for number in reversed(record.numbers):  # What waits for another one first.
+        system.delete(number)
     return [
         f"Job {record.number} of {system.kind} is cancelled; its workers' jobs go with it. What is "
         f"done is kept. The same command goes on: scatflow submit {job.path} --cluster "

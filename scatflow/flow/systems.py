@@ -284,7 +284,7 @@ def script(
     path : str
         Where the script lies.
     """
-    told = " ".join(w if w.startswith("$") else shlex.quote(w) for w in line)
+    told = " ".join(f'"{w}"' if w.startswith("$") else shlex.quote(w) for w in line)
     if stop_after is not None:
         told = f"timeout --signal=TERM --kill-after={KILL_AFTER} {stop_after} {told}"
     return "\n".join(
