@@ -142,7 +142,7 @@ class Ledger:
         """Add what a run that shares the output has told so far."""
         try:
             told = Ledger(_subgroup(self._group, f"{SHARES}/{index}"))
-        except FileNotFoundError:
+        except (FileNotFoundError, KeyError):  # It has not begun, or is about to.
             return
         n = self.state.size
         first, last = index * n // self.shares, (index + 1) * n // self.shares

@@ -381,7 +381,12 @@ def _wait_for_last_tasks(cluster: Cluster, key: Key) -> None:
     """Wait until no worker computes a block of this run, so that none writes after its end."""
     until = time.monotonic() + LAST_TASKS_SECONDS
     while cluster.lasting and cluster.client.status == "running" and time.monotonic() < until:
-        if not any(cluster.client.run(active, key).values()):
+        ask = partial(cluster.client._run, active, key, on_error="ignore")
+        try:  # A worker that is stopped does not answer, and computes nothing.
+            told = cluster.client.sync(ask, callback_timeout=LAST_TASKS_SECONDS)
+        except TimeoutError:
+            return
+        if not any(told.values()):
             return
         time.sleep(TICK_SECONDS / 5)
 

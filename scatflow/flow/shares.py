@@ -74,9 +74,10 @@ class Part(Ledger):
     def __init__(self, main: Ledger, share: Share) -> None:
         name = str(share.index)
         shares = main.group.require_group(SHARES)
-        if name not in shares:
+        if f"{name}/state" not in shares:  # The last one that is made.
             made = shares.create_group(
                 name,
+                overwrite=True,
                 attributes={
                     "fingerprint": main.fingerprint,
                     "settings": {},

@@ -287,6 +287,14 @@ def script(
     told = " ".join(f'"{w}"' if w.startswith("$") else shlex.quote(w) for w in line)
     if stop_after is not None:
         told = f"timeout --signal=TERM --kill-after={KILL_AFTER} {stop_after} {told}"
+    again = []
+    if stop_after is not None:
+        again = [
+            "# It was told to end before the walltime does, and there is more to do.",
+            f'if [ "$code" -ne 0 ] && [ "$SECONDS" -ge {stop_after} ]; then',
+            f"    {system.again}",
+            "fi",
+        ]
     return "\n".join(
         [
             "#!/bin/bash",
@@ -301,10 +309,7 @@ def script(
             "wait $child",
             "code=$?",
             "while kill -0 $child 2>/dev/null; do wait $child; code=$?; done",
-            "# 124: it was told to end before the walltime does, and there is more to do.",
-            'if [ "$code" -eq 124 ]; then',
-            f"    {system.again}",
-            "fi",
+            *again,
             'exit "$code"',
             "",
         ]

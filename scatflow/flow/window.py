@@ -92,7 +92,8 @@ class Window:
             The output is another run's.
         """
         for future in self._futures():
-            if future.status == "pending":  # Its worker died with the receipt; it comes again.
+            if future.status in ("lost", "pending"):
+                # Its worker died with the receipt, which is computed again.
                 future.add_done_callback(self._ended.put)
                 continue
             blocks = self._flying.pop(future)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,3 +123,24 @@ def test_a_block_that_was_lost_twice_is_computed_while_nothing_else_is():
     assert "its worker died" in receipt.failure
     assert window.fill()
     assert len(submitted) > before + 1
+
+
+@pytest.mark.parametrize("status", ["lost", "pending"])
+def test_a_receipt_that_dies_with_its_worker_is_waited_for(status):
+    submitted = []
+
+    class Client:
+        def submit(self, _call, _key, blocks, **_):
+            submitted.append(Reported(blocks))
+            return submitted[-1]
+
+    cluster = SimpleNamespace(client=Client(), held=0, slots=1)
+    window = window_module.Window(cluster, None, np.arange(1))
+    assert window.fill()
+    (future,) = submitted
+    future.call(future)  # It had ended, but by now
+    future.status = status
+    assert list(window.ended()) == []
+    assert window.fill()
+    future.end()
+    assert [receipt.block for receipt in window.ended()] == [0]

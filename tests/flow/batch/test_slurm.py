@@ -142,7 +142,7 @@ def test_a_run_goes_on_when_a_job_is_cancelled_and_a_node_dies(site):
 def test_a_run_that_is_sent_is_queued_again_at_its_walltime_and_completes(site, monkeypatch):
     monkeypatch.setattr(submit_module, "MARGIN_SHARE", 0.96)
     monkeypatch.setattr(submit_module, "MARGIN_MOST", 600)
-    site.archive(2**23)
+    site.archive(2**22)
     record = submit(prepare(load("job.toml")))  # Told to end after 24 seconds.
     with pytest.raises(OutputBusyError, match=f"job {record.number} of SLURM"):
         submit(prepare(load("job.toml")))
@@ -160,6 +160,7 @@ def test_a_run_that_is_sent_is_queued_again_at_its_walltime_and_completes(site, 
 
 
 def test_a_run_that_is_sent_can_be_watched_and_cancelled_from_another_shell(site):
+    site.archive(2**22)
     said, _ = site.scatflow("submit", "job.toml").communicate(timeout=60)
     assert "Sent as job" in said
     site.slurm.until(lambda: site.done() >= 1, 90, site.slurm.logs)
@@ -174,6 +175,22 @@ def test_a_run_that_is_sent_can_be_watched_and_cancelled_from_another_shell(site
     site.write("slurm.zarr", "threads")
     assert run(prepare(load("job.toml")), say=lambda _: None) == 0
     assert done >= 1
+    assert same(site)
+
+
+def test_jobs_of_an_array_share_the_blocks_and_one_that_is_killed_is_made_good(site):
+    site.archive(2**22)
+    first = site.scatflow("submit", "job.toml", "--array", "3")
+    said, _ = first.communicate(timeout=60)
+    assert "Sent as job" in said, said
+    site.slurm.until(lambda: site.done() >= 1, 90, site.slurm.logs)
+    told, _ = site.scatflow("run", "job.toml").communicate(timeout=60)
+    assert "Another run is writing" in told
+    site.slurm.command("scancel", "--signal=KILL", "--full", f"{sent(load('job.toml')).number}_1")
+    site.slurm.until(lambda: site.slurm.jobs() == [], 150, site.slurm.logs)
+    state = status(load("job.toml"))
+    logs = "".join(p.read_text() for p in (site.path / ".scatflow" / "logs").glob("*.log"))
+    assert state["state"] == "complete", logs
     assert same(site)
 
 
