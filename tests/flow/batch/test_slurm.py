@@ -183,10 +183,11 @@ def test_jobs_of_an_array_share_the_blocks_and_one_that_is_killed_is_made_good(s
     first = site.scatflow("submit", "job.toml", "--array", "3")
     said, _ = first.communicate(timeout=60)
     assert "Sent as job" in said, said
-    site.slurm.until(lambda: site.done() >= 1, 90, site.slurm.logs)
-    told, _ = site.scatflow("run", "job.toml").communicate(timeout=60)
-    assert "Another run is writing" in told
+    site.slurm.until(lambda: len(site.workers()) == 3, 30, site.slurm.logs)
     site.slurm.command("scancel", "--signal=KILL", "--full", f"{sent(load('job.toml')).number}_1")
+    site.slurm.until(lambda: site.done() >= 1, 90, site.slurm.logs)
+    with pytest.raises(OutputBusyError):
+        run(prepare(load("job.toml")))
     site.slurm.until(lambda: site.slurm.jobs() == [], 150, site.slurm.logs)
     state = status(load("job.toml"))
     logs = "".join(p.read_text() for p in (site.path / ".scatflow" / "logs").glob("*.log"))
