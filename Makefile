@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 TEST_VENV := .venv-test
 BENCH_VENV := .venv-bench
+# Tests that start processes of their own, kill some of them and wait for others: one at a time.
+BUSY := tests/flow tests/cli tests/safety
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
@@ -41,7 +43,8 @@ test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environmen
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/ruff format --check .
 	$(TEST_VENV)/bin/mypy --strict scatflow
-	$(TEST_VENV)/bin/pytest
+	$(TEST_VENV)/bin/pytest --numprocesses 2 --dist loadfile $(BUSY:%=--ignore=%)
+	$(TEST_VENV)/bin/pytest $(BUSY)
 
 clean: ## Remove environments, results and caches
 	rm -rf $(VENV) $(TEST_VENV) $(BENCH_VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

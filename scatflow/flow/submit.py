@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scatflow.errors import ClusterError, OutputBusyError
+from scatflow.flow.cluster.batch import export_lines, make_folder, shared_folder, tag
 from scatflow.flow.cluster.batch import script as worker_script
-from scatflow.flow.cluster.batch import shared_folder, tag
 from scatflow.flow.cluster.ready import HEADROOM
 from scatflow.flow.job import Job
 from scatflow.flow.plan import RunPlan
@@ -106,6 +106,7 @@ def submit(
             f"This run was sent already: job {earlier.number} of {system.kind} waits or runs. Wait "
             f"for it (its log: {earlier.log}), or cancel it: scatflow cancel {plan.job.path}"
         )
+    make_folder(plan.job)
     if array is None:
         places.script.write_text(_driver(plan, system, places.script))
         numbers = [system.submit(str(places.script))]
@@ -249,7 +250,7 @@ def _script(plan: RunPlan, system: System, path: Path, wanted: Wanted, options: 
         system,
         wanted,
         folder=plan.base,
-        commands=place.prologue,
+        commands=[*place.prologue, *export_lines(place.environment)],
         line=[*command, str(job.path.absolute()), *options],
         stop_after=stop,
         path=str(path),

@@ -8,9 +8,10 @@ import ipaddress
 import math
 import os
 import shlex
+import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ ENTRY_WAIT = 60
 def connect(job: Job) -> Iterator[Cluster]:
     """Have a batch system start the workers; those that are cancelled or die are replaced."""
     place: Any = job.profile
+    make_folder(job)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="dask_jobqueue")
         jobs = _cluster(job)
@@ -95,8 +97,10 @@ def script(job: Job) -> str:
     place: Any = job.profile
     words = _words(job, place, secured=False)
     words.pop("scheduler_options"), words.pop("shared_temp_directory")
-    unit = kind.job_cls("tcp://SCHEDULER:PORT", name="scatflow-0", config_name=None, **words)
-    return str(unit.job_script())
+    logs = str(words.pop("log_directory"))
+    with tempfile.TemporaryDirectory() as other:  # dask-jobqueue would make the folder of logs.
+        unit = kind.job_cls("tcp://SCHEDULER:PORT", name="scatflow-0", log_directory=other, **words)
+    return str(unit.job_script()).replace(other, logs)
 
 
 def _jobqueue() -> Any:
@@ -210,6 +214,11 @@ def _exports(place: Any) -> list[str]:
         **{_variable(name): str(value) for name, value in config.items()},
         **place.environment,
     }
+    return export_lines(variables)
+
+
+def export_lines(variables: Mapping[str, str]) -> list[str]:
+    """Return lines of shell that set some variables."""
     return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
@@ -219,22 +228,27 @@ def _variable(name: str) -> str:
 
 
 def shared_folder(job: Job) -> Path:
-    """Return the folder that batch jobs share for logs and certificates, made if it is missing.
+    """Return the folder that batch jobs share for logs and certificates; it may not be there."""
+    place: Any = job.profile
+    if place.shared is not None:
+        return Path(place.shared).absolute()
+    output = local_path(absolute(job.output.store, os.getcwd()))
+    return (Path(output).parent if output else Path.cwd()) / ".scatflow"
+
+
+def make_folder(job: Job) -> Path:
+    """Make the folder that batch jobs share, if it is missing, for this user alone.
 
     Raises
     ------
     ClusterError
-        It cannot be made, or there is no telling where.
+        It cannot be made.
     """
-    place: Any = job.profile
-    if place.shared is not None:
-        folder = Path(place.shared).absolute()
-    else:
-        output = local_path(absolute(job.output.store, os.getcwd()))
-        folder = (Path(output).parent if output else Path.cwd()) / ".scatflow"
+    folder = shared_folder(job)
     try:
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)  # Temporary certificates lie there.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "logs").mkdir(exist_ok=True)
     except OSError as problem:
         raise ClusterError(
             f"The folder {folder} cannot be made: {problem.strerror}. Name one that all nodes see "
