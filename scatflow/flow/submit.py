@@ -119,7 +119,7 @@ def submit(
         numbers = [system.submit(str(places.script))]
         places.end.write_text(_end(plan, system, places, numbers[0]))
         numbers.append(system.submit(str(places.end)))
-    log = places.log.replace("{n}", numbers[0] if array is None else f"{numbers[0]}-*")
+    log = system.log(places.log, numbers[0], array is not None)
     record = Sent(
         place.kind, numbers[0], numbers, log, str(places.script), socket.gethostname(), time.time()
     )

@@ -59,8 +59,16 @@ class System:
     """Lines of shell that have the job queued again; $script is the script's path."""
     index: str
     """An array's index, in shell, counted from 0."""
+    numbered: bool = True
+    """Whether a log's name can have the job's number."""
     stdin: bool = False
     """Whether the script is read from standard input."""
+
+    def log(self, pattern: str, number: str, array: bool) -> str:
+        """Return where a job writes its log, or the jobs of an array theirs."""
+        one = number if self.numbered else "driver"
+        several = f"{number}-*" if self.numbered else "*"
+        return pattern.replace("{n}", several if array else one)
 
     def submit(self, script: str) -> str:
         """Send a script and return the job's number.
@@ -223,6 +231,7 @@ SYSTEMS = {
     ),
     "pbs": System(
         kind="PBS",
+        numbered=False,
         header=_pbs,
         send=("qsub",),
         number=r"^(\d+(?:\[\])?[\w.\-]*)",

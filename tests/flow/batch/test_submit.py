@@ -3,11 +3,12 @@
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scatflow.errors import ClusterError
+from scatflow.errors import ClusterError, OutputBusyError
 from scatflow.flow.plan import prepare
 from scatflow.flow.submit import cancel, scripts, submit
 from scatflow.flow.systems import SYSTEMS
@@ -103,6 +104,35 @@ def test_a_job_is_queued_again_only_when_its_time_was_up(slept, code, again, pla
     done = run_by_bash(text, place.path, f"(sleep {slept}; exit {code})")
     assert ("again: requeue 7" in done.stdout) == again, done
     assert done.returncode == code
+
+
+ANSWERS = {
+    "slurm": ("sbatch", "41", "41"),
+    "pbs": ("qsub", "41.server", "41.server"),
+    "lsf": ("bsub", "Job <41> is submitted to queue <long>.", "41"),
+    "sge": ("qsub", "41", "41"),
+}
+
+
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_what_is_sent_is_remembered_watched_and_cancelled(kind, planned, place, monkeypatch):
+    plan = planned(kind)
+    command, answer, number = ANSWERS[kind]
+    system = SYSTEMS[kind]
+    for name, said in ((command, answer), (system.state[0], "RUNNING"), (system.cancel[0], "")):
+        stand_in = place.path / name
+        calls = place.path / f"{name}.calls"
+        stand_in.write_text(f"#!/bin/sh\necho $* >> '{calls}'\necho '{said}'\n")
+        stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place.path}:{os.environ['PATH']}")
+    record = submit(plan)
+    assert record.number == number
+    head = {"slurm": f"--output={record.log.replace('41', '%j')}", "pbs": f"-o {record.log}"}
+    assert head.get(kind, "") in Path(record.script).read_text()
+    with pytest.raises(OutputBusyError, match=number):
+        submit(plan)
+    assert "is cancelled" in cancel(plan.job)[0]
+    assert number in (place.path / f"{system.cancel[0]}.calls").read_text()
 
 
 def test_a_system_whose_commands_are_missing_is_named(planned, monkeypatch, place):
