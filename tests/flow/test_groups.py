@@ -99,6 +99,9 @@ def test_a_block_that_was_lost_twice_is_computed_while_nothing_else_is():
             submitted.append(Reported(blocks))
             return submitted[-1]
 
+        def gather(self, futures):
+            return [future.result() for future in futures]
+
     cluster = SimpleNamespace(client=Client(), held=3, slots=2)
     window = window_module.Window(cluster, None, np.arange(20))
     assert window.fill()
@@ -122,3 +125,27 @@ def test_a_block_that_was_lost_twice_is_computed_while_nothing_else_is():
     assert "its worker died" in receipt.failure
     assert window.fill()
     assert len(submitted) > before + 1
+
+
+def test_receipts_are_fetched_together_and_not_all_before_workers_get_new_tasks():
+    submitted, trips = [], []
+
+    class Client:
+        def submit(self, _call, _key, blocks, **_):
+            submitted.append(Reported(blocks))
+            return submitted[-1]
+
+        def gather(self, futures):
+            trips.append(len(futures))
+            return [[Receipt(block) for block in future.blocks] for future in futures]
+
+    cluster = SimpleNamespace(client=Client(), held=1000, slots=1000)
+    window = window_module.Window(cluster, None, np.arange(5000))
+    assert window.fill()
+    for future in submitted[:700]:
+        future.end()
+    for some in (256, 256, 188):
+        assert len(list(window.ended())) == some
+        assert window.fill()
+    assert trips == [256, 256, 188]
+    assert len(submitted) == 3700
