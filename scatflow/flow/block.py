@@ -50,7 +50,7 @@ from scatflow.flow.earlier import (
 from scatflow.flow.gaps import Filtered, shared, summed, transform
 from scatflow.flow.groups import TASK_SECONDS
 from scatflow.flow.layout import Layout, Part
-from scatflow.flow.ledger import Ledger, Watch
+from scatflow.flow.ledger import Ledger, Watch, heading
 from scatflow.flow.output import check_reachable
 from scatflow.flow.patience import ROOM, within
 from scatflow.flow.reading import Ahead, Read, read
@@ -148,14 +148,15 @@ OPEN = OpenWork(bound=4)
 
 def _open(key: Key) -> Opened:
     check_reachable(key.output)
-    ledger = Ledger.open(key.output)
-    if ledger.fingerprint != key.fingerprint:
+    head = heading(key.output)
+    if head.fingerprint != key.fingerprint:
         raise OutputError(
             f"The output {key.output} was replaced by that of another run while this one wrote it."
         )
-    work = from_settings(ledger.settings, key.base).on(key.threads)
+    work = from_settings(head.settings, key.base).on(key.threads)
     slots = key.slots or max(1, processors() // key.threads)
-    earlier = partial_blocks(work, ledger)
+    # Else nothing is read of the ledger's arrays, which are as long as there are blocks.
+    earlier = partial_blocks(work, Ledger.open(key.output)) if head.partial else {}
     arrays = open_arrays(key.output, written(work))
     return Opened(work, arrays, _turn(slots), earlier, Watch(key.output, key.fingerprint))
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -300,11 +300,34 @@ class Ledger:
             attrs["growing"] = True
         if self.shares:
             attrs[SHARES] = self.shares
-        if (self.state >= PARTIAL).any():
+        if self.earlier and (self.state >= PARTIAL).any():
             attrs["earlier"] = [list(shape) for shape in self.earlier]
         if run is not None:
             attrs["run"] = dict(run)
         self._group.attrs.put(attrs)
+
+
+class Heading(NamedTuple):
+    """What workers need of a ledger: the same few bytes however many blocks there are."""
+
+    fingerprint: str
+    settings: Mapping[str, Any]
+    partial: bool
+    """Whether a shorter source has left blocks of which some units hold."""
+
+
+def heading(store: str) -> Heading:
+    """Read what workers need of the ledger of an output.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    attrs = zarr.open_group(store, path="ledger", mode="r").attrs.asdict()
+    return Heading(
+        str(attrs.get("fingerprint", "")), _mapping(attrs.get("settings")), "earlier" in attrs
+    )
 
 
 def check_unreplaced(store: Any, path: str, fingerprint: str) -> None:

@@ -21,6 +21,10 @@ QUEUED_PER_SLOT = 2
 
 TICK_SECONDS = 0.25
 
+TOGETHER = 256
+"""Tasks whose receipts are fetched at once: a round trip for each would bound the rate of them all,
+and with more at once workers would wait for the next ones."""
+
 ATTEMPTS = 2
 """How often a block is computed that says why it failed."""
 
@@ -91,27 +95,40 @@ class Window:
         OutputError
             The output is another run's.
         """
+        ended = []
         for future in self._futures():
             if future.status in ("lost", "pending"):
                 # Its worker died with the receipt, which is computed again.
                 future.add_done_callback(self._ended.put)
-                continue
+            else:
+                ended.append(future)
+        fetched = self._together([future for future in ended if future.status == "finished"])
+        for future in ended:
             blocks = self._flying.pop(future)
-            receipts = list(self._receipts(future, blocks))
+            receipts = list(self._receipts(future, blocks, fetched.get(future)))
             future.release()  # Held, they would be computed again when their worker dies.
             yield from receipts
 
     def _futures(self) -> Iterator[Task]:
         with contextlib.suppress(queue.Empty):
             yield self._ended.get(timeout=TICK_SECONDS)
-            while True:
+            for _ in range(TOGETHER - 1):
                 yield self._ended.get_nowait()
 
-    def _receipts(self, future: Task, blocks: list[int]) -> Iterator[Receipt]:
+    def _together(self, finished: list[Task]) -> dict[Task, list[Receipt]]:
+        """Return the receipts of some tasks; none where one of them is lost: each then tells."""
+        try:
+            return dict(zip(finished, self._client.gather(finished), strict=True))
+        except (OSError, CancelledError, KilledWorker):
+            return {}
+
+    def _receipts(
+        self, future: Task, blocks: list[int], fetched: list[Receipt] | None
+    ) -> Iterator[Receipt]:
         """Yield what is final of a task that has ended; the rest is to be computed again."""
         problem: BaseException | None
         if future.status == "finished":
-            receipts, problem = self._fetched(future)
+            receipts, problem = self._fetched(future) if fetched is None else (fetched, None)
             left = blocks[len(receipts) :]
             if problem is not None:
                 for block in left:

@@ -100,6 +100,9 @@ def test_a_block_that_was_lost_twice_is_computed_while_nothing_else_is():
             submitted.append(Reported(blocks))
             return submitted[-1]
 
+        def gather(self, futures):
+            return [future.result() for future in futures]
+
     cluster = SimpleNamespace(client=Client(), held=3, slots=2)
     window = window_module.Window(cluster, None, np.arange(20))
     assert window.fill()
@@ -134,6 +137,9 @@ def test_a_receipt_that_dies_with_its_worker_is_waited_for(status):
             submitted.append(Reported(blocks))
             return submitted[-1]
 
+        def gather(self, futures):
+            return [[Receipt(block) for block in future.blocks] for future in futures]
+
     cluster = SimpleNamespace(client=Client(), held=0, slots=1)
     window = window_module.Window(cluster, None, np.arange(1))
     assert window.fill()
@@ -144,3 +150,27 @@ def test_a_receipt_that_dies_with_its_worker_is_waited_for(status):
     assert window.fill()
     future.end()
     assert [receipt.block for receipt in window.ended()] == [0]
+
+
+def test_receipts_are_fetched_together_and_not_all_before_workers_get_new_tasks():
+    submitted, trips = [], []
+
+    class Client:
+        def submit(self, _call, _key, blocks, **_):
+            submitted.append(Reported(blocks))
+            return submitted[-1]
+
+        def gather(self, futures):
+            trips.append(len(futures))
+            return [[Receipt(block) for block in future.blocks] for future in futures]
+
+    cluster = SimpleNamespace(client=Client(), held=1000, slots=1000)
+    window = window_module.Window(cluster, None, np.arange(5000))
+    assert window.fill()
+    for future in submitted[:700]:
+        future.end()
+    for some in (256, 256, 188):
+        assert len(list(window.ended())) == some
+        assert window.fill()
+    assert trips == [256, 256, 188]
+    assert len(submitted) == 3700

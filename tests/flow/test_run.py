@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scatflow.cli.texts import plan_lines
-from scatflow.dataset import FAILED
+from scatflow.dataset import DONE, FAILED
 from scatflow.engines import scattering1d
 from scatflow.errors import (
     BudgetError,
@@ -30,7 +30,7 @@ from scatflow.flow import reading as reading_module
 from scatflow.flow import run as run_module
 from scatflow.flow.cluster import connect
 from scatflow.flow.job import parse
-from scatflow.flow.ledger import STALE_SECONDS, Ledger
+from scatflow.flow.ledger import CHUNK, STALE_SECONDS, Ledger
 from scatflow.flow.lock import locked
 from scatflow.flow.output import look
 from scatflow.flow.plan import (
@@ -250,6 +250,35 @@ def test_a_resumed_run_gives_the_same_bytes(done, data):
     assert code == 0
     assert len(lost) == ledger.state.size or "Resuming" in said
     assert done.bytes() == before
+
+
+def test_a_worker_opens_a_run_without_reading_what_the_ledger_has_of_each_block(done, monkeypatch):
+    """Ten thousand workers would else each read it: nine bytes for each of all blocks."""
+    plan = done.plan()
+    monkeypatch.setattr(Ledger, "_load", None)  # Not to be called.
+    key = block_module.Key(plan.output, plan.base, plan.work.fingerprint)
+    assert block_module.process(key, 0).failure is None
+
+
+def test_a_flush_looks_at_no_more_of_the_ledger_than_has_changed(tmp_path):
+    ledger = Ledger.create(zarr.open_group(tmp_path / "one.zarr"), {}, "mark", 9 * CHUNK)
+    seen = 0
+
+    class Watched(np.ndarray):
+        def __getitem__(self, where):
+            nonlocal seen
+            found = super().__getitem__(where)
+            seen += found.size
+            return found
+
+        def __ge__(self, other):
+            raise AssertionError("all blocks are compared")
+
+    ledger.state = ledger.state.view(Watched)
+    ledger.record(CHUNK + 1, 7, 8, None)
+    ledger.flush(None)
+    assert 0 < seen <= 4 * CHUNK
+    assert Ledger.open(str(tmp_path / "one.zarr")).state[CHUNK + 1] == DONE
 
 
 def test_a_shard_that_someone_deleted_is_computed_again(done):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -204,8 +205,9 @@ class Tally:
 
     def noteworthy(self, most: int) -> list[tuple[str, WorkerTally]]:
         """Return some workers: those with failures first, then the slowest."""
-        ranked = sorted(self.workers.items(), key=lambda item: (-item[1].failed, item[1].rate))
-        return ranked[:most]
+        return heapq.nsmallest(
+            most, self.workers.items(), key=lambda item: (-item[1].failed, item[1].rate)
+        )
 
     def missing(self, shares: bool) -> str | None:
         """Say in how many blocks samples were missing, None if in none."""

@@ -127,7 +127,10 @@ def test_what_is_sent_is_remembered_watched_and_cancelled(kind, planned, place, 
     monkeypatch.setenv("PATH", f"{place.path}:{os.environ['PATH']}")
     record = submit(plan)
     assert record.number == number
-    head = {"slurm": f"--output={record.log.replace('-41.log', '-%j.log')}", "pbs": f"-o {record.log}"}
+    head = {
+        "slurm": f"--output={record.log.replace('-41.log', '-%j.log')}",
+        "pbs": f"-o {record.log}",
+    }
     assert head.get(kind, "") in Path(record.script).read_text()
     with pytest.raises(OutputBusyError, match=number):
         submit(plan)
