@@ -416,6 +416,14 @@ def main() -> None:
     All others are mistakes in scatflow: they keep their traceback and end in 70.
     """
     try:
+        _main()
+    except SystemExit as end:
+        _leave_calls_behind(end.code)
+        raise
+
+
+def _main() -> None:
+    try:
         app()
     except (Exception, KeyboardInterrupt) as problem:
         code, message = _told_of(problem)
@@ -424,6 +432,16 @@ def main() -> None:
             message = "This is a mistake in scatflow: please report it with the lines above."
         typer.echo(message if code == INTERRUPTED else f"error: {_cut(message)}", err=True)
         sys.exit(code)
+
+
+def _leave_calls_behind(code: str | int | None) -> None:
+    """End at once where a store does not answer: the interpreter would wait for Zarr's threads."""
+    patience = sys.modules.get("scatflow.flow.patience")
+    if patience is None or not patience.under_way() or isinstance(code, str):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code or 0)
 
 
 def _told_of(problem: BaseException) -> tuple[int, str]:

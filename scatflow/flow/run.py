@@ -25,6 +25,7 @@ from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
 from scatflow.flow.lock import locked, me, refuse_if_held
 from scatflow.flow.output import check, look, lost, make, sweep
+from scatflow.flow.patience import stop_reading
 from scatflow.flow.plan import (
     RunPlan,
     block_bytes,
@@ -339,6 +340,7 @@ def _wait_for_last_tasks(cluster: Cluster, key: Key) -> None:
         if not any(cluster.client.run(active, key).values()):
             return
         time.sleep(TICK_SECONDS / 5)
+    stop_reading()  # Of threads of this process, for which the cluster would wait.
 
 
 def _words(watch: Watch, dashboard: str, started: float) -> dict[str, Any]:

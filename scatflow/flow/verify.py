@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +39,7 @@ from scatflow.flow.layout import layout
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import locked
 from scatflow.flow.output import check, look, lost
+from scatflow.flow.patience import within
 from scatflow.flow.plan import RunPlan
 from scatflow.flow.progress import Terminal
 from scatflow.flow.run import run
@@ -283,7 +285,7 @@ def _stored(
         found, name = 0, COEFFICIENTS
         try:
             for name, where in regions(plan.work, arrays, block):
-                found = checksum(np.ascontiguousarray(arrays[name][where]), found)
+                found = checksum(_patiently(arrays[name], where), found)
         except DAMAGE as problem:
             return block, name, f"cannot be read ({type(problem).__name__}: {problem})"
         if found == ledger.checksum[block]:
@@ -300,16 +302,25 @@ def _stored(
                 yield _of_block("coefficients", plan, arrays, block, why, name)
 
 
+def _patiently(array: zarr.Array[Any], where: tuple[slice, ...]) -> NDArray[Any]:
+    """Read a region, but not for ever."""
+    size = math.prod(s.stop - s.start for s in where) * array.dtype.itemsize
+    return within(size, "reading", lambda: np.ascontiguousarray(array[where]))
+
+
 def in_threads(call: Callable[[int], Found], items: Iterable[int], threads: int) -> Iterator[Found]:
     """Yield what `call` returns for each item, in order, a few items in flight."""
-    with ThreadPoolExecutor(threads) as pool:
-        flying: deque[Future[Found]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    flying: deque[Future[Found]] = deque()
+    try:
         for item in items:
             flying.append(pool.submit(call, item))
             if len(flying) > 2 * threads:
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()
+    finally:  # Who is interrupted does not wait for a store that may not answer.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _threads(plan: RunPlan) -> int:
