@@ -71,7 +71,7 @@ def under_way() -> int:
     return len(HELPERS) - len(IDLE)
 
 
-STOP: list[Future[None]] = [Future()]
+STOP: list[Future[Any]] = [Future()]
 """Ends what waits for a read."""
 
 
@@ -116,8 +116,10 @@ def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
     except IndexError:
         helper = Helper()
     ended, begun = helper.start(timed), time.monotonic()
-    stop = [STOP[0]] if doing == "reading" else []  # What is being written may be all there.
-    wait([ended, *stop], seconds + GRACE_SECONDS, return_when=FIRST_COMPLETED)
+    stop: list[Future[Any]] = (
+        [STOP[0]] if doing == "reading" else []
+    )  # What is being written may be all there.
+    wait({ended, *stop}, seconds + GRACE_SECONDS, return_when=FIRST_COMPLETED)
     if not ended.done():
         ROOM.leave(ended)
         took = time.monotonic() - begun

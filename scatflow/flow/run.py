@@ -20,7 +20,7 @@ from scatflow.errors import OutputError
 from scatflow.flow.block import Key, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.earlier import erase_block, settled_cells, shorter
-from scatflow.flow.grow import go_on, grow
+from scatflow.flow.grow import go_on, grow, settle
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
 from scatflow.flow.lock import locked, me, refuse_if_held
@@ -150,6 +150,7 @@ def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
     if not pending:
         if ledger.run is not None:  # A run that died between its last block and its last words.
             _finish(plan, ledger)
+        settle(plan.output, plan.template)  # What has grown may have had nothing to compute.
         nothing = f"{plan.output} is complete ({total} blocks): nothing to do."
         say(nothing)
         watch.counts = ledger.counts()
@@ -162,6 +163,8 @@ def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
 def _finish(plan: RunPlan, ledger: Ledger) -> None:
     """Write the ledger's last state and remove what killed processes left."""
     ledger.check_ours()
+    if not ledger.pending().size:
+        settle(plan.output, plan.template)
     sweep(plan.output)
     ledger.flush(None)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,13 +32,12 @@ from scatflow.dataset import (
 )
 from scatflow.errors import OutputError, SourceError
 from scatflow.flow.block import Receipt, evaluate, place
-from scatflow.flow.earlier import Arrays, regions
-from scatflow.flow.labels import template
+from scatflow.flow.earlier import Arrays, read_region, regions
+from scatflow.flow.labels import attrs_meanwhile, template
 from scatflow.flow.layout import layout
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import locked
 from scatflow.flow.output import check, look, lost
-from scatflow.flow.patience import within
 from scatflow.flow.plan import RunPlan
 from scatflow.flow.progress import Terminal
 from scatflow.flow.run import run
@@ -143,7 +141,7 @@ def verify(
     arrays = _variables(plan)
     problems = [
         *_ledger(ledger),
-        *_labels(plan),
+        *_labels(plan, ledger),
         *_unfinished(ledger),
         *_stored(plan, ledger, arrays, np.flatnonzero(ledger.state == DONE)),
     ]
@@ -242,7 +240,7 @@ def _unfinished(ledger: Ledger) -> Iterator[Problem]:
         yield Problem("unfinished", "ledger/state", what)
 
 
-def _labels(plan: RunPlan) -> Iterator[Problem]:
+def _labels(plan: RunPlan, ledger: Ledger) -> Iterator[Problem]:
     """Compare coordinates and the dataset's metadata with what a run would write."""
     group = zarr.open_group(plan.output, mode="r", use_consolidated=False)
     wrong = differing(group, plan.template)
@@ -253,7 +251,10 @@ def _labels(plan: RunPlan) -> Iterator[Problem]:
     for name, why in wrong.items():
         yield Problem("coordinate", name, why)
     attrs = dict(group.attrs)
-    for name, value in plan.template.dataset_attrs.items():
+    expected = plan.template.dataset_attrs
+    if ledger.pending().size:
+        expected = attrs_meanwhile(attrs, plan.template)
+    for name, value in expected.items():
         if name not in OF_THE_VERSION and attrs.get(name) != value:
             what = f"the attribute {name} is {attrs.get(name)!r}, where {value!r} belongs"
             yield Problem("metadata", "zarr.json", what)
@@ -285,7 +286,7 @@ def _stored(
         found, name = 0, COEFFICIENTS
         try:
             for name, where in regions(plan.work, arrays, block):
-                found = checksum(_patiently(arrays[name], where), found)
+                found = checksum(read_region(arrays[name], where), found)
         except DAMAGE as problem:
             return block, name, f"cannot be read ({type(problem).__name__}: {problem})"
         if found == ledger.checksum[block]:
@@ -300,12 +301,6 @@ def _stored(
             view.tick()
             if why is not None:
                 yield _of_block("coefficients", plan, arrays, block, why, name)
-
-
-def _patiently(array: zarr.Array[Any], where: tuple[slice, ...]) -> NDArray[Any]:
-    """Read a region, but not for ever."""
-    size = math.prod(s.stop - s.start for s in where) * array.dtype.itemsize
-    return within(size, "reading", lambda: np.ascontiguousarray(array[where]))
 
 
 def in_threads(call: Callable[[int], Found], items: Iterable[int], threads: int) -> Iterator[Found]:
@@ -425,7 +420,7 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
             )
         group = zarr.open_group(plan.output, mode="r+", use_consolidated=False)
         rewrite(group, plan.template, {p.object for p in report.problems if p.kind == "coordinate"})
-        finish(group, plan.template.dataset_attrs)
+        finish(group, attrs_meanwhile(group.attrs, plan.template))
         for problem in report.problems:
             if problem.kind == "ledger":
                 sync((group.store_path / problem.object).delete())
@@ -438,7 +433,7 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
     run(plan, say=say)
     ledger = Ledger.open(plan.output)
     again = [
-        *_labels(plan),
+        *_labels(plan, ledger),
         *_unfinished(ledger),
         *_stored(plan, ledger, _variables(plan), np.array(bad, np.int64)),
     ]
