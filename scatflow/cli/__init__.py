@@ -79,9 +79,16 @@ def plan(
     from scatflow.flow.plan import check_budget, estimate_seconds, prepare, summary
 
     prepared = prepare(_job(job, cluster=cluster, workers=workers))
-    told = summary(prepared, estimate_seconds(prepared))
+    too_little: BudgetError | None = None
+    try:
+        check_budget(prepared)
+    except BudgetError as problem:
+        too_little = problem
+    # A unit of a block that does not fit is not measured here either.
+    told = summary(prepared, None if too_little else estimate_seconds(prepared))
     typer.echo(as_text(told) if as_json else "\n".join(plan_lines(told)))
-    check_budget(prepared)
+    if too_little is not None:
+        raise too_little
 
 
 @app.command()
@@ -218,7 +225,10 @@ def cancel(job: JobPath, cluster: Runner = None) -> None:
 
 @app.command()
 def status(job: JobPath, cluster: Runner = None, as_json: AsJson = False) -> None:
-    """Show how far a job is, also while another process runs it."""
+    """Show how far a job is, also while another process runs it.
+
+    Ends with 0 whenever that could be read, whatever is missing or has failed; --json says what.
+    """
     from scatflow.cli.texts import as_text, status_lines
     from scatflow.flow.status import status as read
 

@@ -185,6 +185,8 @@ def test_a_budget_too_small_ends_in_3(folder):
         done = scatflow(folder, command, "job.toml")
         assert done.returncode == 3
         assert 'line 14, change memory = "64 MiB" to memory = "' in done.stderr
+        assert ("memory" in done.stdout) == (command == "plan")
+        assert "time       about" not in done.stdout
     assert not (folder / "out.zarr").exists()
 
 
