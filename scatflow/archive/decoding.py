@@ -135,8 +135,8 @@ def _factor(key: str, attrs: Mapping[str, Any], default: float) -> float:
         why = "0, so all samples would be the same"
     if why:
         raise SourceError(
-            f"The attribute {key} is {why}: {attrs[key]!r}. Nothing was read. Correct or remove the "
-            "attribute in the store."
+            f"The attribute {key} is {why}: {attrs[key]!r}. Nothing was read. Correct or remove "
+            "the attribute in the store."
         )
     return float(found[0])
 
