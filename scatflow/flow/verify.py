@@ -15,6 +15,7 @@ import numpy as np
 import zarr
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from scatflow.dataset import (
@@ -26,7 +27,9 @@ from scatflow.dataset import (
     differing,
     erase_region,
     finish,
+    metadata_of,
     open_arrays,
+    parsed_metadata,
     rewrite,
     shard_key,
 )
@@ -258,10 +261,24 @@ def _labels(plan: RunPlan, ledger: Ledger) -> Iterator[Problem]:
         if name not in OF_THE_VERSION and attrs.get(name) != value:
             what = f"the attribute {name} is {attrs.get(name)!r}, where {value!r} belongs"
             yield Problem("metadata", "zarr.json", what)
+    yield from _of_variables(group, plan)
     told = (_metadata(group, "").get("consolidated_metadata") or {}).get("metadata", {})
     for name in (*written(plan.work), *(c.name for c in plan.template.coordinates)):
         if name not in wrong and told.get(name) != _metadata(group, name):
             yield Problem("metadata", "zarr.json", f"the consolidated metadata of {name} differ")
+
+
+def _of_variables(group: zarr.Group, plan: RunPlan) -> Iterator[Problem]:
+    """Compare the metadata of what blocks write with those of a new output."""
+    for name, expected in metadata_of(plan.template).items():
+        array = group[name]
+        assert isinstance(array, zarr.Array)  # It has been opened.
+        found = parsed_metadata(array)
+        for key in sorted(expected.keys() | found.keys()):
+            here, there = found.get(key), expected.get(key)
+            if here != there:
+                what = f"{key} is {json.dumps(here)}, where {json.dumps(there)} belongs"
+                yield Problem("metadata", f"{name}/zarr.json", what)
 
 
 def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
@@ -420,6 +437,13 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
             )
         group = zarr.open_group(plan.output, mode="r+", use_consolidated=False)
         rewrite(group, plan.template, {p.object for p in report.problems if p.kind == "coordinate"})
+        told = {p.object for p in report.problems if p.kind == "metadata"}
+        for name, expected in metadata_of(plan.template).items():
+            if (key := f"{name}/zarr.json") in told:
+                text = json.dumps(expected, indent=2).encode()
+                sync(
+                    (group.store_path / key).set(default_buffer_prototype().buffer.from_bytes(text))
+                )
         finish(group, attrs_meanwhile(group.attrs, plan.template))
         for problem in report.problems:
             if problem.kind == "ledger":
