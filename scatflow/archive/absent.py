@@ -45,7 +45,7 @@ def absent(
         What was read, as it is stored.
     """
     fill, sizes = fill_value(array), array.shards or array.chunks
-    runs = [list(_runs(part, size)) for part, size in zip(parts, sizes, strict=True)]
+    runs = [list(touched(part, size)) for part, size in zip(parts, sizes, strict=True)]
     boxes: list[Box] = []
     keys: list[str] = []
     for along in itertools.product(*runs) if stored.size else ():
@@ -58,7 +58,7 @@ def absent(
     return [box for box, there in zip(boxes, held, strict=True) if not there]
 
 
-def _runs(part: slice | list[int], size: int) -> Iterator[tuple[int, slice]]:
+def touched(part: slice | list[int], size: int) -> Iterator[tuple[int, slice]]:
     """Yield the chunks that a part of an axis touches, and where each is in what was read."""
     if isinstance(part, slice):
         for chunk in range(part.start // size, -(-part.stop // size)):

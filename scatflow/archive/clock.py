@@ -23,14 +23,19 @@ def first_uneven(values: NDArray[Any]) -> tuple[int, float] | None:
     sample : int
         Its number.
     steps : float
-        How many of the usual steps it lies after the one before it; NaN where it has no value.
+        How many of the usual steps it lies after the one before it; NaN where it has no value, 0
+        where all samples have the same one.
     None, if all lie within the tolerance of regular coordinates, or cannot be told apart.
     """
-    if values.dtype.kind not in "iufM" or values.size < 3:
+    if values.dtype.kind not in "iufM":
         return None
     missing = np.isnat(values) if values.dtype.kind == "M" else ~np.isfinite(values)
     if missing.any():
         return int(np.argmax(missing)), float("nan")
+    if values.size < 2:
+        return None
+    if (values == values[0]).all():
+        return 1, 0.0
     steps = np.diff(values.view(np.int64) if values.dtype.kind == "M" else values)
     steps = steps.astype(np.float64)
     usual = float(np.median(steps))

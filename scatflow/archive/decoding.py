@@ -98,7 +98,7 @@ def decoding(
     Raises
     ------
     SourceError
-        If an attribute is no number.
+        If an attribute is no number, or none that samples can be scaled by.
     """
     notes = []
     unsigned = dtype.kind == "i" and str(attrs.get("_Unsigned", "false")).lower() == "true"
@@ -119,11 +119,26 @@ def decoding(
         values = [int(v) % 2 ** (8 * dtype.itemsize) for v in values]
     # A value that the type cannot hold marks nothing.
     values = [v for v in dict.fromkeys(values) if v == v and _holds(dtype, v, unsigned)]
-    scale = [
-        _numbers(key, attrs.get(key, default), np.dtype(np.float64))[0]
-        for key, default in (("scale_factor", 1.0), ("add_offset", 0.0))
-    ]
-    return Decoding(tuple(values), float(scale[0]), float(scale[1]), unsigned), notes
+    scale, offset = _factor("scale_factor", attrs, 1.0), _factor("add_offset", attrs, 0.0)
+    return Decoding(tuple(values), scale, offset, unsigned), notes
+
+
+def _factor(key: str, attrs: Mapping[str, Any], default: float) -> float:
+    """Return the one number that all stored ones are multiplied by, or that is added to them."""
+    found = _numbers(key, attrs.get(key, default), np.dtype(np.float64))
+    why = ""
+    if len(found) > 1:
+        why = f"{len(found)} numbers, and one belongs to the whole variable"
+    elif not math.isfinite(found[0]):
+        why = "not finite, so no sample would be"
+    elif found[0] == 0 and key == "scale_factor":
+        why = "0, so all samples would be the same"
+    if why:
+        raise SourceError(
+            f"The attribute {key} is {why}: {attrs[key]!r}. Nothing was read. Correct or remove "
+            "the attribute in the store."
+        )
+    return float(found[0])
 
 
 def _holds(dtype: np.dtype[Any], value: int | float, unsigned: bool) -> bool:

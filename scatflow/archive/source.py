@@ -22,6 +22,7 @@ from scatflow.archive.coordinates import (
     read_coordinates,
     stored_dims,
 )
+from scatflow.archive.damage import damaged
 from scatflow.archive.decoding import KEYS, Decoding, decoding, read_dtype
 from scatflow.archive.selection import Picked, by_label, by_number, check_dims, plain
 from scatflow.archive.stores import Address, absolute, arrays_in, listed, unsafe_codec
@@ -358,8 +359,7 @@ class Source:
         parts = [
             picked[i].part(start, stop) for i, (start, stop) in enumerate(self._bounds(slices))
         ]
-        # Zarr wants lists sorted and unique, to read each chunk once.
-        ordered = [p if isinstance(p, slice) else sorted(set(p)) for p in parts]
+        ordered = _ordered(parts)
         stored = np.asarray(_selected(opened.array, ordered))
         boxes = absent_boxes(opened.array, ordered, stored) if self._asks_for_chunks else []
         values = opened.decoding(stored, kind)
@@ -370,6 +370,19 @@ class Source:
             if isinstance(part, list) and isinstance(sorted_part, list) and part != sorted_part:
                 values = np.take(values, np.searchsorted(sorted_part, part), axis=i)
         return Loaded(np.ascontiguousarray(values), n_absent)
+
+    def damaged(self, slices: Sequence[slice]) -> str | None:
+        """Name an object of the store that keeps a slab from being read, and what is wrong with it.
+
+        None if none is found among the first ones that the slab lies in.
+        """
+        opened, picked = self._state
+        bounds = enumerate(self._bounds(slices))
+        parts = _ordered([picked[i].part(start, stop) for i, (start, stop) in bounds])
+        found = damaged(opened.array, parts)
+        if found is None and opened.mask is not None:
+            return damaged(opened.mask.array, [parts[axis] for axis in opened.mask.axes])
+        return found
 
     @property
     def _asks_for_chunks(self) -> bool:
@@ -457,6 +470,11 @@ class Source:
             "mask": self._spec["mask"],
             "absent": self._spec["absent"],
         }
+
+
+def _ordered(parts: Sequence[slice | list[int]]) -> list[slice | list[int]]:
+    """Return parts of axes as Zarr wants them: lists sorted and unique, to read each chunk once."""
+    return [p if isinstance(p, slice) else sorted(set(p)) for p in parts]
 
 
 def _selected(array: zarr.Array[Any], parts: Sequence[slice | list[int]]) -> Any:

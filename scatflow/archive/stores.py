@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,11 +79,20 @@ class Address:
         except OSError as error:
             raise SourceNotFoundError(f"The store {self} cannot be read: {error}.") from error
         except BAD_METADATA as error:
-            why = textwrap.shorten(str(error), 300)
-            raise SourceError(
-                f"The metadata of {self} cannot be understood ({why}); object and "
-                "structured types are not read. Store real numbers."
-            ) from error
+            raise SourceError(self._misunderstood(error)) from error
+
+    def _misunderstood(self, error: Exception) -> str:
+        """Say what is wrong with the metadata here, which Zarr could not make sense of."""
+        why = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+        fact = f"The metadata of {self} cannot be understood"
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            return f"{fact}: they are not JSON ({why}). Restore the file from a copy."
+        if OBJECTS.search(str(error)):
+            return f"{fact} ({why}): object and structured types are not read. Store real numbers."
+        return (
+            f"{fact} ({why}): they are damaged, or of a program that writes what Zarr does not "
+            "read. Restore them from a copy, or write the store again."
+        )
 
     def _open(self) -> Node:
         if is_url(self.store):
@@ -91,6 +102,9 @@ class Address:
         # Consolidated metadata may be older than data that was appended since.
         return zarr.open(self.store, mode="r", path=self.path, use_consolidated=False)
 
+
+OBJECTS = re.compile(r"object_codec_id|struct|\|[OV]")
+"""In what Zarr says of types that are no numbers."""
 
 BAD_METADATA = (
     ValueError,

@@ -79,9 +79,16 @@ def plan(
     from scatflow.flow.plan import check_budget, estimate_seconds, prepare, summary
 
     prepared = prepare(_job(job, cluster=cluster, workers=workers))
-    told = summary(prepared, estimate_seconds(prepared))
+    too_little: BudgetError | None = None
+    try:
+        check_budget(prepared)
+    except BudgetError as problem:
+        too_little = problem
+    # A unit of a block that does not fit is not measured here either.
+    told = summary(prepared, None if too_little else estimate_seconds(prepared))
     typer.echo(as_text(told) if as_json else "\n".join(plan_lines(told)))
-    check_budget(prepared)
+    if too_little is not None:
+        raise too_little
 
 
 @app.command()
@@ -247,7 +254,10 @@ def cancel(job: JobPath, cluster: Runner = None) -> None:
 
 @app.command()
 def status(job: JobPath, cluster: Runner = None, as_json: AsJson = False) -> None:
-    """Show how far a job is, also while another process runs it."""
+    """Show how far a job is, also while another process runs it.
+
+    Ends with 0 whenever that could be read, whatever is missing or has failed; --json says what.
+    """
     from scatflow.cli.texts import as_text, status_lines
     from scatflow.flow.status import status as read
 
@@ -445,6 +455,14 @@ def main() -> None:
     All others are mistakes in scatflow: they keep their traceback and end in 70.
     """
     try:
+        _main()
+    except SystemExit as end:
+        _leave_calls_behind(end.code)
+        raise
+
+
+def _main() -> None:
+    try:
         app()
     except (Exception, KeyboardInterrupt) as problem:
         code, message = _told_of(problem)
@@ -453,6 +471,16 @@ def main() -> None:
             message = "This is a mistake in scatflow: please report it with the lines above."
         typer.echo(message if code == INTERRUPTED else f"error: {_cut(message)}", err=True)
         sys.exit(code)
+
+
+def _leave_calls_behind(code: str | int | None) -> None:
+    """End at once where a store does not answer: the interpreter would wait for Zarr's threads."""
+    patience = sys.modules.get("scatflow.flow.patience")
+    if patience is None or not patience.under_way() or isinstance(code, str):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code or 0)
 
 
 def _told_of(problem: BaseException) -> tuple[int, str]:

@@ -17,6 +17,8 @@ from scatflow.dataset.template import (
     extend,
     finish,
     inner_chunks,
+    metadata_of,
+    parsed_metadata,
     rewrite,
 )
 from scatflow.dataset.timely import DEADLINE
@@ -53,7 +55,9 @@ __all__ = [
     "finish",
     "frequency_units",
     "inner_chunks",
+    "metadata_of",
     "open_arrays",
+    "parsed_metadata",
     "path_coordinates",
     "rewrite",
     "row_coordinates",

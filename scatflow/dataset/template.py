@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 
 from scatflow.blocks import divisor, even_part
@@ -133,6 +135,14 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
         The group, to which its metadata are not consolidated yet: see :func:`finish`.
     """
     group = zarr.open_group(store, mode="w", zarr_format=3, attributes={marker: True})
+    _create_variables(group, template)
+    for coordinate in template.coordinates:
+        _write_coordinate(group, coordinate, template.growing)
+    return group
+
+
+def _create_variables(group: zarr.Group, template: Template) -> None:
+    """Make what blocks write, without values."""
     shards, chunks = inner_chunks(
         template.shards, template.cut, template.path_axis, template.dtype.itemsize
     )
@@ -152,9 +162,19 @@ def create(store: Any, template: Template, marker: str) -> zarr.Group:
         dimension_names=template.dims,
         attributes={**template.attrs, "coordinates": " ".join(names)},
     )
-    for coordinate in template.coordinates:
-        _write_coordinate(group, coordinate, template.growing)
-    return group
+
+
+def metadata_of(template: Template) -> dict[str, dict[str, Any]]:
+    """Return the metadata of what blocks write as a store of this template has them, by name."""
+    group = zarr.open_group({}, mode="w", zarr_format=3)
+    _create_variables(group, template)
+    return {name: parsed_metadata(array) for name, array in group.arrays()}
+
+
+def parsed_metadata(array: zarr.Array[Any]) -> dict[str, Any]:
+    """Return the metadata of an array as this version of Zarr would write them."""
+    (written,) = array.metadata.to_buffer_dict(default_buffer_prototype()).values()
+    return dict(json.loads(written.to_bytes()))
 
 
 def _create_fraction(group: zarr.Group, template: Template) -> None:

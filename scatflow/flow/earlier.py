@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from scatflow.dataset import (
 )
 from scatflow.flow.layout import Layout, layout
 from scatflow.flow.ledger import Ledger
+from scatflow.flow.patience import within
 from scatflow.flow.work import Work, written
 
 Arrays = Mapping[str, zarr.Array[Any]]
@@ -174,7 +176,9 @@ def restore(
     found, crc = {}, 0
     for name, where in regions(work, arrays, before, old):
         try:
-            found[name] = np.ascontiguousarray(arrays[name][where])
+            found[name] = read_region(arrays[name], where)
+        except TimeoutError:  # What is there is not known.
+            raise
         except DAMAGE:  # Computed anew, as if nothing were there.
             return None
         crc = checksum(found[name], crc)
@@ -188,6 +192,18 @@ def restore(
         to, of = (tuple(where[axis] for axis in windowed) for where in (here, there))
         kept.fraction[to] = found[FRACTION][of]
     return settled(old, new)
+
+
+def read_region(array: zarr.Array[Any], where: tuple[slice, ...]) -> NDArray[Any]:
+    """Read a region of an output, but not for ever.
+
+    Raises
+    ------
+    TimeoutError
+        It takes longer than the slowest store that is worth waiting for.
+    """
+    size = math.prod(s.stop - s.start for s in where) * array.dtype.itemsize
+    return within(size, "reading", lambda: np.ascontiguousarray(array[where]))
 
 
 def erase_block(work: Work, output: str, index: int) -> None:

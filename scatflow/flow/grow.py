@@ -3,7 +3,8 @@
 The order of writing makes it safe to die at any moment: the new ledger beside the old one; the
 ledger's attributes, from which on the new one counts; labels and shapes; the dataset's
 consolidated metadata, then its attributes; the ledger's own arrays; its attributes again, which end
-the growth.
+the growth. From where on windows are provisional is what it was until all blocks are done: those
+that were computed for the shorter source stay in their place until then.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from scatflow.dataset import DONE, FAILED, MISSING, PARTIAL, Template, differing, extend, finish
 from scatflow.errors import OutputError
 from scatflow.flow.earlier import settled_blocks, shorter, unsettled
-from scatflow.flow.labels import template
+from scatflow.flow.labels import PROVISIONAL, attrs_meanwhile, template
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import ARRAYS, Ledger
 from scatflow.flow.settings import growth
@@ -128,8 +129,17 @@ def _check_labels(store: str, described: Template) -> None:
 def _lengthen(store: str, ledger: Ledger, described: Template, *, again: bool) -> None:
     group = zarr.open_group(store, mode="r+", use_consolidated=False)
     extend(group, described, again=again)
-    finish(group, described.dataset_attrs)
+    finish(group, attrs_meanwhile(group.attrs, described))
     ledger.end_growth()
+
+
+def settle(store: str, described: Template) -> None:
+    """Say of an output, now that all its blocks are done, from where on it is provisional."""
+    group = zarr.open_group(store, mode="r", use_consolidated=False)
+    told = described.dataset_attrs.get(PROVISIONAL)
+    if told is not None and group.attrs.get(PROVISIONAL) != told:
+        attrs = {**group.attrs, PROVISIONAL: told}
+        finish(zarr.open_group(store, mode="r+", use_consolidated=False), attrs)
 
 
 def carried(

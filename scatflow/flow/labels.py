@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,29 @@ def _provisional(work: Work) -> dict[str, str]:
         value = _windows(work, k, dim, sizes[dim]).values(first, first + 1)[0]
         place = str(value) if value.dtype.kind == "M" else value.item()
         found[dim] = {"index": first, "coordinate": place}
-    return {"provisional_from": json.dumps(found)}
+    return {PROVISIONAL: json.dumps(found)}
+
+
+PROVISIONAL = "provisional_from"
+
+
+def attrs_meanwhile(stored: Mapping[str, Any], described: Template) -> dict[str, Any]:
+    """Return a dataset's attributes while blocks of a longer record are still to be computed.
+
+    They are the template's, but say of no window that it is final which a shorter record did not.
+    """
+    attrs = dict(described.dataset_attrs)
+    try:
+        before, after = (_indices(found[PROVISIONAL]) for found in (stored, attrs))
+    except (KeyError, TypeError, ValueError):  # There is none, or it is damaged.
+        return attrs
+    if before.keys() == after.keys() and all(0 <= before[dim] <= after[dim] for dim in after):
+        attrs[PROVISIONAL] = stored[PROVISIONAL]
+    return attrs
+
+
+def _indices(told: str) -> dict[str, int]:
+    return {dim: int(first["index"]) for dim, first in json.loads(told).items()}
 
 
 def _fraction(work: Work) -> dict[str, Any]:

@@ -194,8 +194,8 @@ def _locked_object(output: str) -> Iterator[None]:
 
     It is written anew all the while. A run that finds it waits until it has changed, and is
     refused, or has not for longer than its holder would be silent, and takes it over: no clocks
-    are compared. Where a store has no conditional writes, two runs that begin at the same instant
-    both pass; they write the same bytes.
+    are compared. Where a store has no conditional writes, two runs that begin at the same instant,
+    or take a dead one's lock over at the same instant, both pass; they write the same bytes.
     """
     try:
         files, path = fsspec.core.url_to_fs(output)
@@ -228,8 +228,9 @@ def _locked_object(output: str) -> Iterator[None]:
 
 
 def _take(files: Any, lock: str, output: str, token: str) -> None:
-    """Create the lock, after the one of a dead run has been removed."""
+    """Create the lock, or take it over from a dead run."""
     while True:
+        version = _version(files, lock)  # No newer than what is found.
         found = _read_object(files, lock)  # First: not every store knows conditional writes.
         if found is None:
             with contextlib.suppress(FileExistsError):
@@ -242,9 +243,47 @@ def _take(files: Any, lock: str, output: str, token: str) -> None:
         holder = _parsed(found.decode(errors="replace"))
         if not _is_dead_here(holder) and not _is_silent(files, lock, found):
             raise _busy(output.rsplit("/", 1)[-1], holder)
+        if version is not None:
+            replaced = _replace(files, lock, version, token)
+            if replaced is not None:
+                if replaced:
+                    return
+                continue
         if _read_object(files, lock) == found:
             with contextlib.suppress(FileNotFoundError):
                 files.rm_file(lock)
+
+
+def _version(files: Any, lock: str) -> str | None:
+    """Return the version of a lock that is there, None where a store has no word for it."""
+    if "s3" not in files.protocol:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        return str(files.info(lock, refresh=True)["ETag"])
+    return None
+
+
+def _replace(files: Any, lock: str, version: str, token: str) -> bool | None:
+    """Take a lock over if it still is of that version: of several runs that try, one can.
+
+    Returns
+    -------
+    bool or None
+        Whether it was; None where the store cannot replace objects on a condition.
+    """
+    try:
+        files.pipe_file(lock, _holding(token, 0), IfMatch=version)
+    except FileNotFoundError:
+        return False
+    except OSError as problem:  # Of other codes of S3's protocol: outages.
+        code = getattr(problem.__cause__, "response", {}).get("Error", {}).get("Code")
+        if code in ("PreconditionFailed", "ConditionalRequestConflict"):
+            return False
+        if code == "NotImplemented":
+            return None
+        raise
+    found = _read_object(files, lock)  # Of runs whose condition was ignored, the last one wins.
+    return found is not None and _parsed(found.decode(errors="replace")).get("token") == token
 
 
 def _is_silent(files: Any, lock: str, found: bytes) -> bool:

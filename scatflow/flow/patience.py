@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
 from scatflow.dataset import DEADLINE
@@ -29,6 +29,7 @@ class Helper:
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        HELPERS.append(self)
         threading.Thread(target=self._run, name="scatflow store", daemon=True).start()
 
     def _run(self) -> None:
@@ -54,11 +55,30 @@ class Helper:
         return ended
 
 
+HELPERS: list[Helper] = []
+"""All of this process; they never end."""
+
 IDLE: deque[Helper] = deque()
 """Helpers without a call: to start a thread for each costs a tenth of a millisecond."""
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=IDLE.clear)  # Threads do not come along.
+if hasattr(os, "register_at_fork"):  # Threads do not come along.
+    os.register_at_fork(after_in_child=HELPERS.clear)
+    os.register_at_fork(after_in_child=IDLE.clear)
+
+
+def under_way() -> int:
+    """Return how many calls have not ended, whether somebody still waits for them or not."""
+    return len(HELPERS) - len(IDLE)
+
+
+STOP: list[Future[Any]] = [Future()]
+"""Ends what waits for a read."""
+
+
+def stop_reading() -> None:
+    """Give up all reads of this process that have not ended, since nobody needs them any more."""
+    (before,), STOP[:] = STOP, [Future()]
+    before.set_result(None)
 
 
 def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
@@ -95,11 +115,15 @@ def within(size: int, doing: str, call: Callable[[], Done]) -> Done:
         helper = IDLE.pop()
     except IndexError:
         helper = Helper()
-    ended = helper.start(timed)
-    wait([ended], seconds + GRACE_SECONDS)
+    ended, begun = helper.start(timed), time.monotonic()
+    stop: list[Future[Any]] = (
+        [STOP[0]] if doing == "reading" else []
+    )  # What is being written may be all there.
+    wait({ended, *stop}, seconds + GRACE_SECONDS, return_when=FIRST_COMPLETED)
     if not ended.done():
         ROOM.leave(ended)
-        raise TimeoutError(f"{doing} {size} bytes has not ended after {seconds:.0f} s")
+        took = time.monotonic() - begun
+        raise TimeoutError(f"{doing} {size} bytes has not ended after {took:.0f} s")
     return ended.result()
 
 

@@ -79,7 +79,7 @@ def _read_together(work: Work, blocks: Sequence[int]) -> dict[tuple[Span, ...], 
         if len(inside) == 1:
             continue
         try:
-            values, absent = _read_box(work, box)
+            values, absent = _read_box(work, box, tell=False)
         except SourceError:
             continue
         if absent:  # In which block is not known.
@@ -174,18 +174,34 @@ def _touched(work: Work, spans: Sequence[Span]) -> int:
     return size
 
 
-def _read_box(work: Work, spans: Sequence[Span]) -> Loaded:
+def _read_box(work: Work, spans: Sequence[Span], *, tell: bool = True) -> Loaded:
+    """Read a box; where that fails, `tell` which object of the store is to blame."""
     slices = tuple(slice(*span) for span in spans)
 
     def load() -> Loaded:
         return work.source.load(slices, dtype=work.dtype)
 
+    size = _touched(work, spans)
     try:
-        return within(_touched(work, spans), "reading", load)
+        return within(size, "reading", load)
     except Exception as problem:
         where = ", ".join(
             f"{d} {s.start}:{s.stop}" for d, s in zip(work.source.dims, slices, strict=True)
         )
+        found = (
+            _to_blame(work, slices, size)
+            if tell and not isinstance(problem, TimeoutError)
+            else None
+        )
         raise SourceError(
-            f"{type(problem).__name__}: {problem} (while reading {work.source.variable} at {where})"
+            f"{type(problem).__name__}: {problem} (while reading {work.source.variable} at {where}"
+            f"{'' if found is None else f': {found}'})"
         ) from problem
+
+
+def _to_blame(work: Work, slices: tuple[slice, ...], size: int) -> str | None:
+    """Name the object that a slab cannot be read for, as far as that can be told in time."""
+    try:
+        return within(size, "reading", lambda: work.source.damaged(slices))
+    except Exception:  # The store may have gone altogether, which the first problem says.
+        return None

@@ -20,11 +20,12 @@ from scatflow.errors import OutputError
 from scatflow.flow.block import Key, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.earlier import erase_block, settled_cells, shorter
-from scatflow.flow.grow import go_on, grow
+from scatflow.flow.grow import go_on, grow, settle
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
 from scatflow.flow.lock import locked, me, refuse_if_held, shared
 from scatflow.flow.output import check, look, lost, make, sweep
+from scatflow.flow.patience import stop_reading
 from scatflow.flow.plan import (
     RunPlan,
     block_bytes,
@@ -193,6 +194,7 @@ def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
     if not pending:
         if ledger.run is not None:  # A run that died between its last block and its last words.
             _finish(plan, ledger)
+        settle(plan.output, plan.template)  # What has grown may have had nothing to compute.
         nothing = f"{plan.output} is complete ({total} blocks): nothing to do."
         say(nothing)
         watch.counts = ledger.counts()
@@ -206,6 +208,8 @@ def _finish(plan: RunPlan, ledger: Ledger) -> None:
     """Write the ledger's last state and remove what killed processes left."""
     ledger.check_ours()
     if not isinstance(ledger, Part):  # Others may be writing.
+        if not ledger.pending().size:
+            settle(plan.output, plan.template)
         sweep(plan.output)
     ledger.flush(None)
 
@@ -385,10 +389,11 @@ def _wait_for_last_tasks(cluster: Cluster, key: Key) -> None:
         try:  # A worker that is stopped does not answer, and computes nothing.
             told = cluster.client.sync(ask, callback_timeout=LAST_TASKS_SECONDS)
         except TimeoutError:
-            return
+            break
         if not any(told.values()):
             return
         time.sleep(TICK_SECONDS / 5)
+    stop_reading()  # Of threads of this process, for which the cluster would wait.
 
 
 def _words(watch: Watch, dashboard: str, started: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import zarr
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from scatflow.dataset import (
@@ -26,14 +27,16 @@ from scatflow.dataset import (
     differing,
     erase_region,
     finish,
+    metadata_of,
     open_arrays,
+    parsed_metadata,
     rewrite,
     shard_key,
 )
 from scatflow.errors import OutputError, SourceError
 from scatflow.flow.block import Receipt, evaluate, place
-from scatflow.flow.earlier import Arrays, regions
-from scatflow.flow.labels import template
+from scatflow.flow.earlier import Arrays, read_region, regions
+from scatflow.flow.labels import attrs_meanwhile, template
 from scatflow.flow.layout import layout
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import locked
@@ -141,7 +144,7 @@ def verify(
     arrays = _variables(plan)
     problems = [
         *_ledger(ledger),
-        *_labels(plan),
+        *_labels(plan, ledger),
         *_unfinished(ledger),
         *_stored(plan, ledger, arrays, np.flatnonzero(ledger.state == DONE)),
     ]
@@ -240,7 +243,7 @@ def _unfinished(ledger: Ledger) -> Iterator[Problem]:
         yield Problem("unfinished", "ledger/state", what)
 
 
-def _labels(plan: RunPlan) -> Iterator[Problem]:
+def _labels(plan: RunPlan, ledger: Ledger) -> Iterator[Problem]:
     """Compare coordinates and the dataset's metadata with what a run would write."""
     group = zarr.open_group(plan.output, mode="r", use_consolidated=False)
     wrong = differing(group, plan.template)
@@ -251,14 +254,31 @@ def _labels(plan: RunPlan) -> Iterator[Problem]:
     for name, why in wrong.items():
         yield Problem("coordinate", name, why)
     attrs = dict(group.attrs)
-    for name, value in plan.template.dataset_attrs.items():
+    expected = plan.template.dataset_attrs
+    if ledger.pending().size:
+        expected = attrs_meanwhile(attrs, plan.template)
+    for name, value in expected.items():
         if name not in OF_THE_VERSION and attrs.get(name) != value:
             what = f"the attribute {name} is {attrs.get(name)!r}, where {value!r} belongs"
             yield Problem("metadata", "zarr.json", what)
+    yield from _of_variables(group, plan)
     told = (_metadata(group, "").get("consolidated_metadata") or {}).get("metadata", {})
     for name in (*written(plan.work), *(c.name for c in plan.template.coordinates)):
         if name not in wrong and told.get(name) != _metadata(group, name):
             yield Problem("metadata", "zarr.json", f"the consolidated metadata of {name} differ")
+
+
+def _of_variables(group: zarr.Group, plan: RunPlan) -> Iterator[Problem]:
+    """Compare the metadata of what blocks write with those of a new output."""
+    for name, expected in metadata_of(plan.template).items():
+        array = group[name]
+        assert isinstance(array, zarr.Array)  # It has been opened.
+        found = parsed_metadata(array)
+        for key in sorted(expected.keys() | found.keys()):
+            here, there = found.get(key), expected.get(key)
+            if here != there:
+                what = f"{key} is {json.dumps(here)}, where {json.dumps(there)} belongs"
+                yield Problem("metadata", f"{name}/zarr.json", what)
 
 
 def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
@@ -283,7 +303,7 @@ def _stored(
         found, name = 0, COEFFICIENTS
         try:
             for name, where in regions(plan.work, arrays, block):
-                found = checksum(np.ascontiguousarray(arrays[name][where]), found)
+                found = checksum(read_region(arrays[name], where), found)
         except DAMAGE as problem:
             return block, name, f"cannot be read ({type(problem).__name__}: {problem})"
         if found == ledger.checksum[block]:
@@ -302,14 +322,17 @@ def _stored(
 
 def in_threads(call: Callable[[int], Found], items: Iterable[int], threads: int) -> Iterator[Found]:
     """Yield what `call` returns for each item, in order, a few items in flight."""
-    with ThreadPoolExecutor(threads) as pool:
-        flying: deque[Future[Found]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    flying: deque[Future[Found]] = deque()
+    try:
         for item in items:
             flying.append(pool.submit(call, item))
             if len(flying) > 2 * threads:
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()
+    finally:  # Who is interrupted does not wait for a store that may not answer.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _threads(plan: RunPlan) -> int:
@@ -414,7 +437,14 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
             )
         group = zarr.open_group(plan.output, mode="r+", use_consolidated=False)
         rewrite(group, plan.template, {p.object for p in report.problems if p.kind == "coordinate"})
-        finish(group, plan.template.dataset_attrs)
+        told = {p.object for p in report.problems if p.kind == "metadata"}
+        for name, expected in metadata_of(plan.template).items():
+            if (key := f"{name}/zarr.json") in told:
+                text = json.dumps(expected, indent=2).encode()
+                sync(
+                    (group.store_path / key).set(default_buffer_prototype().buffer.from_bytes(text))
+                )
+        finish(group, attrs_meanwhile(group.attrs, plan.template))
         for problem in report.problems:
             if problem.kind == "ledger":
                 sync((group.store_path / problem.object).delete())
@@ -427,7 +457,7 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
     run(plan, say=say)
     ledger = Ledger.open(plan.output)
     again = [
-        *_labels(plan),
+        *_labels(plan, ledger),
         *_unfinished(ledger),
         *_stored(plan, ledger, _variables(plan), np.array(bad, np.int64)),
     ]

@@ -123,6 +123,7 @@ def from_job(job: Job, base: str) -> Work:
         job.edges,
         job.transform.gaps,
     )
+    _check_forward(source, transform)
     dtype = np.dtype(job.output.dtype)
     laid = layout(job.engine, transform, source.dims, source.shape, dtype)
     settings = {
@@ -148,15 +149,32 @@ def _check_even(source: Source, dims: Sequence[str]) -> None:
         sample, steps = found
         where = f"{dim} sample {sample} ({coord.values[sample]})"
         what = f"{where} lies {steps:.6g} steps after the one before it"
-        if round(steps) > 1 and abs(steps - round(steps)) < 0.01:
-            what = f"{round(steps) - 1} samples are left out before {where}"
-        elif steps != steps:
+        if steps != steps:
             what = f"{where} has no value"
+        elif round(steps) > 1 and abs(steps - round(steps)) < 0.01:
+            what = f"{round(steps) - 1} samples are left out before {where}"
+        elif steps == 0:
+            what = f"all lie at the same {dim} ({coord.values[0]})"
         raise SourceError(
             f"The samples of {source.variable} are not evenly spaced, and a transform takes them "
             f"as if they were: {what}. Select an even part with [source] isel or sel, write the "
             'source again on an even grid, or set [source] clock = "ignore".'
         )
+
+
+def _check_forward(source: Source, transform: Transform) -> None:
+    """Refuse seamless records that run back in time: what is appended to them is older."""
+    for dim in transform.dims:
+        axis = source.axes.get(dim)
+        if transform.boundary != "seamless" or axis is None or axis.rate_hz is None:
+            continue
+        if axis.exact_step < 0:
+            raise SourceError(
+                f"{dim!r} of {source.variable} runs back in time: sample 0 is {axis.at([0])[0]}, "
+                f"sample 1 {axis.at([1])[0]}. A seamless record grows at its end, which would be "
+                'the past. Write the source again in the order of time, or set boundary = "frames" '
+                'or "whole".'
+            )
 
 
 def from_settings(settings: Mapping[str, Any], base: str) -> Work:

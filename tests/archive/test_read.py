@@ -178,3 +178,20 @@ def test_an_attribute_that_is_no_number_is_refused(tmp_path, value):
     zarr.create_array(path, data=np.ones(3)).attrs["scale_factor"] = value
     with pytest.raises(SourceError, match="scale_factor"):
         open_source(path, dims=["t"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("scale_factor", 0, "is 0, so all samples would be the same"),
+        ("scale_factor", "nan", "is not finite"),
+        ("add_offset", "inf", "is not finite"),
+        ("scale_factor", [1.0, 2.0], "is 2 numbers, and one belongs to the whole variable"),
+        ("add_offset", [0.0, 0.0], "is 2 numbers"),
+    ],
+)
+def test_a_scale_that_no_sample_survives_is_refused(tmp_path, key, value, why):
+    path = str(tmp_path / "x.zarr")
+    zarr.create_array(path, data=np.ones(3)).attrs[key] = value
+    with pytest.raises(SourceError, match=f"{key} {why}.*Correct or remove the attribute"):
+        open_source(path, dims=["t"])

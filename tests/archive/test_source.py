@@ -197,6 +197,36 @@ def test_a_missing_package_for_a_protocol_is_named_with_the_line_that_installs_i
         open_source("s3://bucket/x.zarr")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"zarr_format": 3,', "they are not JSON"),
+        ("[]", "they are damaged"),
+        ({"codecs": [{"name": "nobodys"}]}, "nobodys.*they are damaged, or of a program"),
+        ({"data_type": "complex9"}, "complex9.*they are damaged, or of a program"),
+        ({"shape": "long"}, "Got long.*they are damaged"),
+    ],
+)
+def test_metadata_that_are_not_understood_are_called_what_they_are(tmp_path, text, why):
+    path = tmp_path / "a.zarr"
+    zarr.create_array(str(path), shape=(3,), dtype="i4")
+    file = path / "zarr.json"
+    if isinstance(text, dict):
+        text = json.dumps(json.loads(file.read_text()) | text)
+    file.write_text(text)
+    with pytest.raises(SourceError, match=f"cannot be understood.*{why}") as caught:
+        open_source(str(path), dims=["t"])
+    assert "object and structured" not in str(caught.value)
+
+
+def test_objects_are_refused_as_such(tmp_path):
+    metadata = {"zarr_format": 2, "shape": [3], "chunks": [3], "fill_value": None, "order": "C"}
+    metadata |= {"dtype": "|O", "filters": None, "compressor": None}
+    (tmp_path / ".zarray").write_text(json.dumps(metadata))
+    with pytest.raises(SourceError, match="object and structured types are not read"):
+        open_source(str(tmp_path), dims=["t"])
+
+
 def test_damaged_metadata_are_refused(store):
     path = seismic(store)
     (Path(path) / "waveform" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "array"}')

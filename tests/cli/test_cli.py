@@ -1,6 +1,9 @@
 """The command's exit codes and words."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -106,6 +109,54 @@ def test_failed_blocks_end_in_1(folder):
     assert "block 0: station 1: 1 of 4096 samples are not finite" in run.stdout
 
 
+HANGS = """
+import sys
+import numpy
+from scatflow import cli
+from scatflow.flow import patience, run, verify
+run.LAST_TASKS_SECONDS = 0.2
+verify.lost = lambda *_: numpy.zeros(0, int)  # Which takes a pipe for an empty file.
+patience.PATIENCE_SECONDS = float(sys.argv.pop(1))
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "array", "patience", "number", "code"),
+    [
+        ("run", "archive.zarr/waveform", 60, signal.SIGTERM, 130),
+        ("run", "archive.zarr/waveform", 0.1, None, 1),
+        ("verify", "out.zarr/scattering", 60, signal.SIGINT, 130),
+    ],
+)
+def test_a_command_whose_read_hangs_ends(folder, command, array, patience, number, code):
+    """The interpreter itself would wait for the thread that reads."""
+    if command == "verify":
+        assert scatflow(folder, "run", "job.toml").returncode == 0
+    file = next(p for p in (folder / array / "c").rglob("*") if p.is_file())
+    file.unlink()
+    os.mkfifo(file)
+    words = [sys.executable, "-c", HANGS, str(patience), command, "job.toml"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    end = None
+    try:
+        while end is None and process.poll() is None:
+            with contextlib.suppress(OSError):  # Nobody reads yet.
+                end = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+            time.sleep(0.02)
+        if number is not None:
+            process.send_signal(number)
+        said, _ = process.communicate(timeout=30)
+        assert process.returncode == code, said
+        assert "Traceback" not in said
+        assert number or "has not ended" in said
+    finally:
+        process.kill()
+        if end is not None:
+            os.close(end)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -134,6 +185,8 @@ def test_a_budget_too_small_ends_in_3(folder):
         done = scatflow(folder, command, "job.toml")
         assert done.returncode == 3
         assert 'line 14, change memory = "64 MiB" to memory = "' in done.stderr
+        assert ("memory" in done.stdout) == (command == "plan")
+        assert "time       about" not in done.stdout
     assert not (folder / "out.zarr").exists()
 
 

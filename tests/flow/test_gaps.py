@@ -555,3 +555,66 @@ def test_a_clock_that_jumps_is_refused_with_the_sample_where_it_does(place, nois
     assert f"t sample 700 ({clock[700]})" in str(refusal.value)
     place.plan(transform=transform, source='clock = "ignore"')
     place.plan(transform=transform, source="isel = { t = [0, 700] }")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros(64, np.int64), "all lie at the same time"),  # Its chunks are absent.
+        (np.arange(64, dtype=np.int64), "has no value"),
+        (np.where(np.arange(64) == 9, np.nan, np.arange(64)), "has no value"),
+        (np.array([0, 1]), "has no value"),
+    ],
+)
+def test_times_without_a_value_or_all_the_same_are_refused(place, noise, values, words):
+    place.archive(noise[:1, : values.size], dims=("station", "time"))
+    group = zarr.open_group(str(place.path / "archive.zarr"), mode="r+")
+    group["waveform"].attrs.clear()
+    attrs = {"units": "seconds since 2010-09-01"}
+    if words == "has no value" and values.dtype.kind == "i":
+        attrs["_FillValue"] = 0
+    time = group.create_array("time", data=values, dimension_names=["time"], attributes=attrs)
+    assert time.size == values.size
+    transform = WHOLE.replace("J = 3", "J = 1" if values.size < 64 else "J = 3")
+    with pytest.raises(SourceError, match=words):
+        place.plan(transform=transform)
+
+
+def test_a_seamless_record_that_runs_back_in_time_is_refused(place, noise):
+    place.archive(noise[:1, :4096])
+    array = zarr.open_array(str(place.path / "archive.zarr"), path="waveform", mode="r+")
+    for back in (
+        {"start": "2010-09-01T00:00:00", "step": [-10_000_000, 1], "units": "ns"},
+        {"start": 40.95, "step": [-1, 100], "units": "s"},
+    ):
+        array.attrs["axes"] = {"time": back}
+        with pytest.raises(SourceError, match=r'back in time: sample 0.*boundary = "frames"'):
+            place.plan(transform=SEAMLESS)
+        place.plan(transform=FRAMES)
+
+
+@pytest.mark.parametrize("boundary", ["seamless", "frames"])
+def test_latitudes_from_north_to_south_keep_their_centres(place, noise, inline, boundary):
+    """Coefficients are those of the same numbers along an axis that rises."""
+    place.archive(noise[:1, :4096], dims=("station", "latitude"))
+    group = zarr.open_group(str(place.path / "archive.zarr"), mode="r+")
+    transform = (SEAMLESS if boundary == "seamless" else FRAMES).replace("time", "latitude")
+    found = {}
+    for sign in (-1, 1):
+        latitude = sign * (np.arange(4096) / 64 - 30)
+        group.create_array(
+            "latitude",
+            data=latitude,
+            dimension_names=["latitude"],
+            attributes={"units": "degrees_north"},
+            overwrite=True,
+        )
+        assert place.run(transform=transform, output=f"{sign}.zarr", fresh=True)[0] == 0
+        found[sign] = xr.open_zarr(str(place.path / f"{sign}.zarr"), chunks=None).load()
+    down, up = found[-1], found[1]
+    np.testing.assert_array_equal(down.scattering.values, up.scattering.values)
+    if boundary == "seamless":
+        np.testing.assert_array_equal(down.latitude.values, 30 - np.arange(512) / 8)
+    else:
+        np.testing.assert_array_equal(down.frame.values, 30 - np.arange(5) * 700 / 64)
+        np.testing.assert_array_equal(down.latitude.values, -up.latitude.values)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -13,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
-from scatflow.dataset import FAILED
+from scatflow.dataset import FAILED, finish
 from scatflow.errors import OutputError, SourceError
 from scatflow.flow import block as block_module
 from scatflow.flow import layout as layout_module
+from scatflow.flow import patience
 from scatflow.flow import run as run_module
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.output import look
@@ -210,6 +212,25 @@ def test_units_of_a_shard_are_kept_if_it_is_as_it_was_written(place, tiny, monke
     assert place.bytes() == from_scratch(place, transform=SEAMLESS)
 
 
+def test_what_is_left_of_a_shorter_source_is_not_waited_for_without_end(place, tiny, monkeypatch):
+    """Nor is it taken for damage: the block fails, and the next run tries again."""
+    x = np.random.default_rng(0).standard_normal((1, 1200)).astype(np.float32)
+    place.archive(x[:, :1100])
+    assert place.run(transform=SEAMLESS)[0] == 0
+    shard = place.path / "out.zarr/scattering/c/0/0/1"
+    shard.unlink()
+    os.mkfifo(shard)
+    end = os.open(shard, os.O_RDWR)
+    try:
+        place.archive(x)
+        monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
+        code, said = place.run(transform=SEAMLESS)
+    finally:
+        os.close(end)
+    assert code == 1
+    assert "block 1: TimeoutError: reading" in said
+
+
 def test_a_selection_with_a_stop_does_not_grow_and_an_open_one_does(place, tiny):
     x = np.random.default_rng(0).standard_normal((2, 2000)).astype(np.float32)
     place.archive(x[:, :900])
@@ -308,6 +329,31 @@ def test_a_reader_sees_from_where_on_the_end_is_provisional(place, tiny):
     longer = xr.open_zarr(str(place.path / "out.zarr"), chunks=None).load()
     assert np.array_equal(longer.scattering[..., :96], seen.scattering[..., :96])
     assert not np.array_equal(longer.scattering[..., 96:113], seen.scattering[..., 96:113])
+
+
+def test_what_was_provisional_is_until_it_has_been_computed_again(place, tiny, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((1, 1400)).astype(np.float32)
+    place.archive(x[:, :900])
+    assert place.run(transform=SEAMLESS)[0] == 0
+    job, out = place.job(transform=SEAMLESS), str(place.path)
+    before = status(job, out)["provisional_from"]
+    place.archive(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert place.run(transform=SEAMLESS)[0] == 130
+    assert xr.open_zarr(str(place.path / "out.zarr")).sizes["time"] == 175
+    assert status(job, out)["provisional_from"] == before
+    found = verify(place.plan(transform=SEAMLESS), say=print).problems
+    assert [p.kind for p in found] == ["unfinished"]
+    assert place.run(transform=SEAMLESS)[0] == 0
+    assert status(job, out)["provisional_from"]["time"]["index"] > before["time"]["index"]
+    assert verify(place.plan(transform=SEAMLESS), say=print).sound
+    group = zarr.open_group(str(place.path / "out.zarr"), mode="r+", use_consolidated=False)
+    attrs = dict(group.attrs)
+    finish(group, {**attrs, "provisional_from": json.dumps(before)})
+    assert [p.object for p in verify(place.plan(transform=SEAMLESS), say=print).problems] == [
+        "zarr.json"
+    ]
 
 
 def test_reasons_of_many_failures_are_bounded_and_their_blocks_named(place, tiny, monkeypatch):

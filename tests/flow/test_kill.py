@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import shutil
 import signal
 import subprocess
@@ -175,8 +174,13 @@ def test_an_interrupted_run_says_how_to_resume_and_leaves_no_process(archive, nu
     process = start(archive, "--workers", "1")  # which leaves time to interrupt it
     wait_for(archive, 1, process)
     members = family(process)
-    # Ctrl-C reaches the whole group of a terminal, workers included.
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    # Ctrl-C reaches the whole group of a terminal, and SIGTERM of a batch system, workers included:
+    # it is the client that ends them.
+    for member in members[1:]:
+        member.send_signal(number)
+    _, alive = psutil.wait_procs(members, timeout=0.5)
+    assert len(alive) == len(members)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert "scatflow run job.toml" in out
@@ -186,6 +190,8 @@ def test_an_interrupted_run_says_how_to_resume_and_leaves_no_process(archive, nu
     told = status(archive)
     assert told["state"] == "incomplete"
     assert 1 <= told["done"] < 8
+    assert told["failures"] == {}
+    assert "Complete: 8 blocks" in finish(archive)
 
 
 def test_workers_stay_below_the_peak_that_the_plan_announced(watched):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from scatflow.archive import damage
 from scatflow.archive.source import Source
 from scatflow.errors import OutputError, SourceError
 from scatflow.flow import ledger as ledger_module
@@ -99,6 +100,27 @@ def test_a_damaged_chunk_fails_its_block_and_not_those_read_with_it(place, noise
         else:
             np.testing.assert_array_equal(ahead.read(work, part).values[0], noise[block, :4096])
     assert len(reads) == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "waveform/c/0/3 is empty"),
+        (b"damaged", r"waveform/c/0/3 is damaged \(7 bytes; "),
+    ],
+)
+def test_the_object_that_is_damaged_is_named(place, noise, monkeypatch, data, why):
+    """Also by its place in the selection, if it is among the first that are tried."""
+    place.archive(noise[:1, :5120], chunks=(1, 1024))
+    work = place.plan(transform=WHOLE, source="isel = { time = [1024, 5120] }").work
+    file = place.path / "archive.zarr/waveform/c/0/3"
+    file.write_bytes(data)
+    (part,) = work.layout.parts(0)
+    with pytest.raises(SourceError, match=f"reading waveform at station 0:1, time 0:4096: {why}"):
+        read(work, part)
+    monkeypatch.setattr(damage, "MOST_CHUNKS", 2)
+    with pytest.raises(SourceError, match=r"time 0:4096\)"):
+        read(work, part)
 
 
 def test_an_absent_chunk_counts_for_the_block_that_lacks_it(place, noise, reads):

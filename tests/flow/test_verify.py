@@ -235,6 +235,29 @@ def test_metadata_that_were_altered_are_found(done):
         look_over(done)
 
 
+@pytest.mark.parametrize("name", ["scattering", "valid_fraction"])
+def test_metadata_of_an_array_that_were_altered_are_found_and_repaired(done, name):
+    before = done.bytes()
+    path = done.path / f"out.zarr/{name}/zarr.json"
+    told = json.loads(path.read_text())
+    told["attributes"]["long_name"] = "something else"
+    told["attributes"]["scale_factor"] = 2.0
+    codecs = told["codecs"]
+    if name == "scattering":
+        codecs = codecs[0]["configuration"]["codecs"]
+    else:
+        told["dimension_names"][-1] = "path"
+    codecs[1]["configuration"]["level"] = 7
+    path.write_text(json.dumps(told))
+    found = {
+        p.what.split()[0] for p in look_over(done)[0].problems if p.object == f"{name}/zarr.json"
+    }
+    expected = {"attributes", "codecs"}
+    assert found == (expected if name == "scattering" else {*expected, "dimension_names"})
+    assert look_over(done, repair=True)[0].sound
+    assert done.bytes() == before
+
+
 def test_coefficients_that_are_wrong_but_recorded_are_found_by_computing_them(done):
     """As by a broken library: the ledger agrees with what is stored."""
     before = done.bytes()

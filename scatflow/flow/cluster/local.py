@@ -73,11 +73,12 @@ def _start(job: Job, own: bool) -> LocalCluster:
     with warnings.catch_warnings():
         # Dask takes another port then; the address that is printed is the right one.
         warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
-        # A terminal sends Ctrl-C to the workers too, which would die of it with a traceback each;
-        # they inherit this mask from the cluster's thread. This process still hears it. (Starting
-        # the tracker of multiprocessing lifts such a mask, so it has to be there before.)
+        # A terminal sends Ctrl-C to the workers too, and a batch system SIGTERM: they would die of
+        # it, with a traceback each or as if their blocks were to blame. They inherit this mask from
+        # the cluster's thread; this process still hears both, and ends them. (Starting the tracker
+        # of multiprocessing lifts such a mask, so it has to be there before.)
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             return _local(job, own)
         except RuntimeError:  # A worker died while it started: once is an accident.

@@ -142,6 +142,29 @@ def test_a_lock_of_a_dead_process_of_this_machine_is_taken_at_once(s3, remote):
         assert time.monotonic() - begun < lock.SILENT_SECONDS / 2
 
 
+class Overtaken:
+    """A file system through which another run does something before the first change."""
+
+    def __init__(self, files, meanwhile):
+        self.files, self.meanwhile = files, meanwhile
+
+    def __getattr__(self, name):
+        if name in ("rm_file", "pipe_file") and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return getattr(self.files, name)
+
+
+def test_of_two_runs_that_wait_for_a_dead_ones_lock_one_takes_it(s3, monkeypatch):
+    monkeypatch.setattr(lock, "_is_silent", lambda _files, _lock, found: b"elsewhere" in found)
+    key = "bucket/out.zarr.lock"
+    s3.files.pipe_file(key, b'{"host": "elsewhere", "pid": 7, "token": "x"}')
+    overtaken = Overtaken(s3.files, lambda: lock._take(s3.files, key, "out.zarr", "first"))
+    with pytest.raises(OutputBusyError):
+        lock._take(overtaken, key, "out.zarr", "second")
+    assert json.loads(s3.files.cat_file(key))["token"] == "first"
+
+
 def test_clocks_that_jump_do_not_free_a_lock(s3, remote, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
