@@ -11,13 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from scatflow.errors import ClusterError, OutputBusyError
 from scatflow.flow.cluster.batch import script as worker_script
 from scatflow.flow.cluster.batch import shared_folder, tag
+from scatflow.flow.cluster.kubernetes import manifest
 from scatflow.flow.job import Job
 from scatflow.flow.plan import RunPlan
-from scatflow.flow.profiles import Batch, seconds
-from scatflow.flow.systems import SYSTEMS, System, Wanted, script
+from scatflow.flow.profiles import Batch, clock_time, seconds
+from scatflow.flow.systems import ONE_LOG, SYSTEMS, System, Wanted, script
 from scatflow.flow.tables import memory_bytes
 
 MARGIN_SHARE, MARGIN_MOST = 0.2, 300
@@ -39,11 +42,16 @@ class Sent:
 def scripts(plan: RunPlan) -> dict[str, str]:
     """Return the scripts that would be sent, by what they are: the driver's and a worker's.
 
+    Of Kubernetes, it is the manifest that a run gives the operator.
+
     Raises
     ------
     ClusterError
         The profile is of no batch system.
     """
+    if plan.job.profile.kind == "kubernetes":
+        text = yaml.safe_dump(manifest(plan.job), sort_keys=False)
+        return {"DaskCluster (`scatflow run` gives it to the operator)": text}
     _, system = _system(plan.job)
     path = _places(plan.job).script
     return {
@@ -72,7 +80,7 @@ def submit(plan: RunPlan) -> Sent:
         )
     places.script.write_text(_driver(plan, system, places.script))
     number = system.submit(str(places.script))
-    log = places.log.replace("{n}", number)
+    log = places.log.replace("{n}", number if system.numbers_logs else ONE_LOG)
     record = Sent(place.kind, number, log, str(places.script), socket.gethostname(), time.time())
     places.record.write_text(json.dumps(asdict(record)))
     return record
@@ -107,7 +115,8 @@ def _system(job: Job) -> tuple[Batch, System]:
     if not isinstance(job.profile, Batch) or job.profile.kind not in SYSTEMS:
         raise ClusterError(
             f"A run is sent to a batch system, and {job.run.cluster!r} is of kind "
-            f'"{job.profile.kind}". Name a profile of kind {", ".join(SYSTEMS)} with --cluster.'
+            f'"{job.profile.kind}", which is none that runs can be sent to. Name a profile of kind '
+            f"{', '.join(SYSTEMS)} with --cluster, or start `scatflow run` in a shell that stays."
         )
     return job.profile, SYSTEMS[job.profile.kind]
 
@@ -137,7 +146,7 @@ def _driver(plan: RunPlan, system: System, path: Path) -> str:
         log=_places(job).log,
         cores=driver.cores,
         memory=memory_bytes(driver.memory),
-        walltime=driver.walltime,
+        walltime=clock_time(driver.walltime) if driver.walltime else None,
         seconds=limit,
         queue=driver.queue or place.queue,
         account=place.account,

@@ -16,6 +16,9 @@ from scatflow.errors import ClusterError
 
 COMMAND_SECONDS = 60.0
 
+ONE_LOG = "driver"
+"""What stands in a log's name where a batch system cannot put in the job's number."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -61,6 +64,8 @@ class System:
     """An array's index, in shell, counted from 0."""
     stdin: bool = False
     """Whether the script is read from standard input."""
+    numbers_logs: bool = True
+    """Whether the name of a log can hold the job's number."""
 
     def submit(self, script: str) -> str:
         """Send a script and return the job's number.
@@ -157,7 +162,7 @@ def _slurm(job: Wanted) -> list[str]:
 def _pbs(job: Wanted) -> list[str]:
     found = [
         f"-N {job.name[:230]}",
-        f"-o {job.log.replace('{n}', '^array_index^' if job.array else 'driver')}",
+        f"-o {job.log.replace('{n}', '^array_index^' if job.array else ONE_LOG)}",
         "-j oe",
         "-r y",
         f"-l select=1:ncpus={job.cores}:mem={_mib(job.memory)}mb",
@@ -230,6 +235,7 @@ SYSTEMS = {
         state=("qstat",),
         again='qsub "$script"',
         index="$PBS_ARRAY_INDEX",
+        numbers_logs=False,
     ),
     "lsf": System(
         kind="LSF",
