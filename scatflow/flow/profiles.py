@@ -527,8 +527,8 @@ def parse_profile(text: str, path: Path) -> AnyProfile:
         found: AnyProfile = model.model_validate(raw)
         problems = found.problems()
     except ValidationError as wrong:
-        told = [describe(error, None, model) for error in unique(wrong.errors())]
-        problems = list(dict.fromkeys(told))  # Numbers of two types say the same twice.
+        lines = [describe(error, None, model) for error in unique(wrong.errors())]
+        problems = list(dict.fromkeys(lines))  # Numbers of two types say the same twice.
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise JobError("\n  ".join([f"{path} has {count}; nothing was run:", *problems]))

@@ -41,7 +41,10 @@ def join(job: Job) -> None:
             " and all others compute. Start 3 or more, all with the same command: "
             f"mpirun -n 6 scatflow run {job.path} --cluster {job.run.cluster}"
         )
-    with dask.config.set({**CONFIG, "logging": {"distributed": "critical"}}), quiet():
+    calm: Any = {**CONFIG, "logging": {"distributed": "critical"}}
+    environment = "distributed.nanny.pre-spawn-environ"
+    calm[environment] = {**calm[environment], "DASK_LOGGING__DISTRIBUTED": "critical"}
+    with dask.config.set(calm), quiet():
         dask_mpi.initialize(**arguments(job))
 
 
