@@ -42,18 +42,17 @@ def _cluster(place: Any) -> Iterator[Any]:
         gateway = module.Gateway(place.address, auth=place.auth)
     except (OSError, ValueError, TypeError) as problem:
         raise ClusterError(_refused(place, problem)) from problem
-    with gateway:
-        try:
-            cluster = gateway.new_cluster(shutdown_on_close=True, **place.options)
-        except (OSError, ValueError, TypeError, module.GatewayServerError) as problem:
-            raise ClusterError(_refused(place, problem)) from problem
-        except module.GatewayClusterError as problem:
-            raise ClusterError(
-                f"The gateway at {place.address} could not start a cluster: {problem}. Its own log "
-                "says why; look at options in the profile."
-            ) from problem
-        with cluster:
-            yield cluster
+    try:  # The gateway's client closes itself at its end; once more would be an error of its own.
+        cluster = gateway.new_cluster(shutdown_on_close=True, **place.options)
+    except (OSError, ValueError, TypeError, module.GatewayServerError) as problem:
+        raise ClusterError(_refused(place, problem)) from problem
+    except module.GatewayClusterError as problem:
+        raise ClusterError(
+            f"The gateway at {place.address} could not start a cluster: {problem}. Its own log "
+            "says why; look at options in the profile."
+        ) from problem
+    with cluster:
+        yield cluster
 
 
 def _refused(place: Any, problem: Exception) -> str:
