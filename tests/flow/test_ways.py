@@ -18,6 +18,7 @@ import zarr
 
 import scatflow
 from scatflow.errors import ClusterError
+from scatflow.flow import plan
 from scatflow.flow.cluster import MODULES, connect, cuda, gateway, join, kubernetes, mpi
 from scatflow.flow.job import parse
 from scatflow.flow.profiles import KINDS, Address, parse_profile
@@ -194,6 +195,12 @@ def test_gpus_that_are_not_there_are_told_of(job, monkeypatch, more, n, visible,
     gpus(monkeypatch, n, visible)
     with pytest.raises(ClusterError, match=words):
         cuda.devices(job(f'kind = "cuda"\n{more}').profile)
+
+
+def test_a_plan_says_that_gpus_would_stay_idle(job):
+    assert plan._idle_devices(job('kind = "local"')) == []
+    (note,) = plan._idle_devices(job('kind = "local"\ndevice = "cuda"'))
+    assert 'place.toml has device = "cuda"' in note
 
 
 # --- Kubernetes -----------------------------------------------------------------------------------
