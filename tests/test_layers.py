@@ -26,7 +26,12 @@ ROOMS = {
 OUTSIDE = {
     "dask": {"flow"},
     "distributed": {"flow"},
-    "dask_jobqueue": {"flow.cluster"},
+    "dask_jobqueue": {"flow.cluster.batch"},
+    "dask_cuda": {"flow.cluster.cuda"},
+    "dask_kubernetes": {"flow.cluster.kubernetes"},
+    "dask_gateway": {"flow.cluster.gateway"},
+    "dask_mpi": {"flow.cluster.mpi"},
+    "mpi4py": {"flow.cluster.mpi"},
     "torch": {"backends.torch", "torch"},
     "sklearn": {"sklearn"},
     "cupy": {"backends.cupy"},

@@ -145,6 +145,7 @@ def run(
     if dry_run:
         plan(job, cluster, workers)
         return
+    from scatflow.flow.cluster import join
     from scatflow.flow.run import run as run_plan
     from scatflow.flow.sight.hooks import Hooks
 
@@ -156,8 +157,11 @@ def run(
         raise typer.BadParameter("--fresh would delete what other shares write: leave one out")
     busy: tuple[type[Exception], ...] = (OutputBusyError,) if unless_running else ()
     try:
-        with _told(hooks, but=busy):
-            prepared = prepare(_job(job, cluster=cluster, workers=workers), fresh=fresh)
+        # Ranks of MPI that are not the client end in `join` without having run anything.
+        with _told(hooks, but=(*busy, SystemExit)):
+            checked = _job(job, cluster=cluster, workers=workers)
+            join(checked)
+            prepared = prepare(checked, fresh=fresh)
             for note in prepared.notes:
                 typer.echo(f"note: {note}")
             code = run_plan(
@@ -186,7 +190,7 @@ def _check_writable(file: str | None) -> None:
 
 
 @contextmanager
-def _told(hooks: Hooks, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def _told(hooks: Hooks, but: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
     """Call the command that is meant for however this ends, but for some exceptions."""
     code, message = INTERNAL, ""
     try:

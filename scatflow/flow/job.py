@@ -341,7 +341,7 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
         return []  # The table's own check has told.
     if kind not in ENGINES:
         guess = near(kind, list(ENGINES))
-        return [f'[transform] kind: found "{kind}". Accepted: {", ".join(ENGINES)}.{near}']
+        return [f'[transform] kind: found "{kind}". Accepted: {", ".join(ENGINES)}.{guess}']
     given = _engine_parameters(transform, run)
     problems = [
         f"[transform] {key} cannot be set in a job: {why}. Remove it."

@@ -113,7 +113,7 @@ def prepare(job: Job, base: str | None = None, *, fresh: bool = False) -> RunPla
         bytes_read=_samples(work, whole_chunks=True) * itemsize,
         bytes_source=math.prod(work.source.shape) * itemsize,
         bytes_written=_written_bytes(described),
-        notes=(*_notes(work), *_crowded(job)),
+        notes=(*_notes(work), *_crowded(job), *_idle_devices(job)),
     )
 
 
@@ -233,6 +233,17 @@ def _crowded(job: Job) -> list[str]:
         f"{job.workers} worker(s) with {threads} thread(s) each keep {job.workers * threads} "
         f"threads busy, and there are {CPU_COUNT} processor(s): they take turns, which is slower, "
         f"and each takes its memory all the same. Set {remedy} in [run]"
+    ]
+
+
+def _idle_devices(job: Job) -> list[str]:
+    """Say where GPUs are asked for that a job does not use."""
+    if getattr(job.profile, "device", "cpu") == "cpu":
+        return []
+    return [
+        f'{job.run.cluster} has device = "cuda", and blocks are computed on processors: the GPUs '
+        "stay idle. Take a profile without them; engines in memory use a GPU, with backend = "
+        '"cupy"'
     ]
 
 

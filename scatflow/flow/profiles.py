@@ -63,6 +63,19 @@ def seconds(walltime: str) -> int:
     return total
 
 
+def clock_time(walltime: str) -> str:
+    """Return a walltime in hours, minutes and seconds, as every batch system reads it.
+
+    Examples
+    --------
+    >>> clock_time("01:30:00"), clock_time("2-00:00:10")
+    ('01:30:00', '48:00:10')
+    """
+    minutes, rest = divmod(seconds(walltime), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{rest:02d}"
+
+
 SHORTEST_WALLTIME = 60
 
 Walltime = Annotated[str, AfterValidator(_walltime)]
@@ -209,9 +222,16 @@ class Cuda(Processes):
                 f"workers = {self.workers} for {len(self.gpus)} GPUs: there is one worker for "
                 "each. Leave workers out."
             )
-        if self.minimum is not None:
+        if self.minimum is not None or self.maximum is not None:
             found.append("minimum and maximum: the number of GPUs is what it is. Leave them out.")
+        if self.protocol == "ucx" and self.tls != "off":
+            found.append('tls goes with protocol = "tcp", found "ucx". Leave one of them out.')
         return found
+
+    @property
+    def most(self) -> int | None:
+        """Workers that there may be; None: one for each GPU of the machine."""
+        return self.workers or (len(self.gpus) if self.gpus else None)
 
 
 class Driver(Table):
@@ -337,6 +357,18 @@ class HtCondor(Batch):
     kind: Literal["htcondor"] = Field(description='"htcondor"')
     disk: Bytes = Field(default="1 GiB", description='disk of one batch job, such as "1 GiB"')
 
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        found = super().problems()
+        if self.queue is not None:
+            found.append("queue: HTCondor has none. Say what machines you want in directives.")
+        found += [
+            f"directives: found {line!r}; lines of HTCondor read name = value."
+            for line in self.directives
+            if not re.fullmatch(r"\s*[\w.+]+\s*=.*\S.*", line)
+        ]
+        return found
+
 
 class Kubernetes(Processes):
     """Pods, through Dask's operator."""
@@ -358,6 +390,11 @@ class Kubernetes(Processes):
         found = super().problems()
         if self.workers is None and self.maximum is None:
             found.append("workers is missing. It takes a number of workers (integer, 1 or more).")
+        if self.tls != "off":
+            found.append(
+                'tls: found another value than "off". The operator sets up no certificates; keep '
+                "others from the scheduler with a network policy."
+            )
         return found
 
 
@@ -490,7 +527,8 @@ def parse_profile(text: str, path: Path) -> AnyProfile:
         found: AnyProfile = model.model_validate(raw)
         problems = found.problems()
     except ValidationError as wrong:
-        problems = [describe(error, None, model) for error in unique(wrong.errors())]
+        lines = [describe(error, None, model) for error in unique(wrong.errors())]
+        problems = list(dict.fromkeys(lines))  # Numbers of two types say the same twice.
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise JobError("\n  ".join([f"{path} has {count}; nothing was run:", *problems]))

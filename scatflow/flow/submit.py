@@ -12,13 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from scatflow.errors import ClusterError, OutputBusyError
 from scatflow.flow.cluster.batch import export_lines, make_folder, shared_folder, tag
 from scatflow.flow.cluster.batch import script as worker_script
+from scatflow.flow.cluster.kubernetes import manifest
 from scatflow.flow.cluster.ready import HEADROOM
 from scatflow.flow.job import Job
 from scatflow.flow.plan import RunPlan
-from scatflow.flow.profiles import Batch, seconds
+from scatflow.flow.profiles import Batch, clock_time, seconds
 from scatflow.flow.run import lay_out
 from scatflow.flow.systems import SYSTEMS, System, Wanted, script
 from scatflow.flow.tables import memory_bytes
@@ -55,11 +58,16 @@ def scripts(plan: RunPlan, array: int | None = None) -> dict[str, str]:
     array : int, optional
         Jobs that share its blocks, instead of a driver with workers.
 
+    Of Kubernetes, it is the manifest that a run gives the operator.
+
     Raises
     ------
     ClusterError
         The profile is of no batch system.
     """
+    if plan.job.profile.kind == "kubernetes":
+        text = yaml.safe_dump(manifest(plan.job), sort_keys=False)
+        return {"DaskCluster (`scatflow run` gives it to the operator)": text}
     place, system = _system(plan.job)
     places = _places(plan.job)
     if array is None:
@@ -156,7 +164,8 @@ def _system(job: Job) -> tuple[Batch, System]:
     if not isinstance(job.profile, Batch) or job.profile.kind not in SYSTEMS:
         raise ClusterError(
             f"A run is sent to a batch system, and {job.run.cluster!r} is of kind "
-            f'"{job.profile.kind}". Name a profile of kind {", ".join(SYSTEMS)} with --cluster.'
+            f'"{job.profile.kind}", which is none that runs can be sent to. Name a profile of kind '
+            f"{', '.join(SYSTEMS)} with --cluster, or start `scatflow run` in a shell that stays."
         )
     return job.profile, SYSTEMS[job.profile.kind]
 
@@ -198,7 +207,7 @@ def _driver_wanted(job: Job, place: Batch, **more: Any) -> Wanted:
         log=_places(job).log,
         cores=driver.cores,
         memory=memory_bytes(driver.memory),
-        walltime=driver.walltime,
+        walltime=clock_time(driver.walltime) if driver.walltime else None,
         seconds=seconds(driver.walltime) if driver.walltime else None,
         queue=driver.queue or place.queue,
         account=place.account,
@@ -214,7 +223,7 @@ def _worker_wanted(job: Job, place: Batch, **more: Any) -> Wanted:
         log=_places(job).log,
         cores=place.cores or place.processes * job.threads,
         memory=int(job.memory * HEADROOM * place.processes) + CLIENT_BYTES,
-        walltime=place.walltime,
+        walltime=clock_time(place.walltime),
         seconds=seconds(place.walltime),
         queue=place.queue,
         account=place.account,

@@ -16,6 +16,9 @@ from scatflow.errors import ClusterError
 
 COMMAND_SECONDS = 60.0
 
+ONE_LOG = "driver"
+"""What stands in a log's name where a batch system cannot put in the job's number."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -59,15 +62,15 @@ class System:
     """Lines of shell that have the job queued again; $script is the script's path."""
     index: str
     """An array's index, in shell, counted from 0."""
-    numbered: bool = True
-    """Whether a log's name can have the job's number."""
     stdin: bool = False
     """Whether the script is read from standard input."""
+    numbers_logs: bool = True
+    """Whether the name of a log can hold the job's number."""
 
     def log(self, pattern: str, number: str, array: bool) -> str:
         """Return where a job writes its log, or the jobs of an array theirs."""
-        one = number if self.numbered else "driver"
-        several = f"{number}-*" if self.numbered else "*"
+        one = number if self.numbers_logs else ONE_LOG
+        several = f"{number}-*" if self.numbers_logs else "*"
         return pattern.replace("{n}", several if array else one)
 
     def submit(self, script: str) -> str:
@@ -165,7 +168,7 @@ def _slurm(job: Wanted) -> list[str]:
 def _pbs(job: Wanted) -> list[str]:
     found = [
         f"-N {job.name[:230]}",
-        f"-o {job.log.replace('{n}', '^array_index^' if job.array else 'driver')}",
+        f"-o {job.log.replace('{n}', '^array_index^' if job.array else ONE_LOG)}",
         "-j oe",
         "-r y",
         f"-l select=1:ncpus={job.cores}:mem={_mib(job.memory)}mb",
@@ -231,7 +234,6 @@ SYSTEMS = {
     ),
     "pbs": System(
         kind="PBS",
-        numbered=False,
         header=_pbs,
         send=("qsub",),
         number=r"^(\d+(?:\[\])?[\w.\-]*)",
@@ -239,6 +241,7 @@ SYSTEMS = {
         state=("qstat",),
         again='qsub "$script"',
         index="$PBS_ARRAY_INDEX",
+        numbers_logs=False,
     ),
     "lsf": System(
         kind="LSF",

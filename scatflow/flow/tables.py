@@ -86,15 +86,28 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
 
 
 def unique(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Keep one error per key: a union of types reports each of its members."""
+    """Keep one error per key: a union of types reports each of its members.
+
+    Where one of them is a table whose keys are told of, that is enough.
+    """
     seen: dict[tuple[Any, ...], ErrorDetails] = {}
     for error in errors:
         seen.setdefault(_key(error), error)
-    return list(seen.values())
+    inside = {key[0] for key, error in seen.items() if len(key) > 1 and _tagged(error)}
+    return [error for key, error in seen.items() if len(key) > 1 or key[0] not in inside]
 
 
 def _key(error: ErrorDetails) -> tuple[Any, ...]:
-    return tuple(part for part in error["loc"][:2] if isinstance(part, str))
+    loc = error["loc"]
+    parts = [*loc[:1], *loc[2:]] if _tagged(error) else loc
+    return tuple(part for part in parts[:2] if isinstance(part, str))
+
+
+def _tagged(error: ErrorDetails) -> bool:
+    """Tell whether the second part of a place is the member of a union, which no file holds."""
+    tags = {table.__name__ for table in Table.__subclasses__()}
+    second = str(error["loc"][1]) if len(error["loc"]) > 1 else ""
+    return second in tags or second.startswith("literal[")
 
 
 def _table(model: type[BaseModel], name: str) -> type[BaseModel] | None:

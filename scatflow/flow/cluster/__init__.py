@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import dask
 
-from scatflow.flow.cluster.ready import CONFIG, Cluster
+from scatflow.flow.cluster.ready import CONFIG, Cluster, quiet
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
 
-__all__ = ["Cluster", "connect"]
+__all__ = ["Cluster", "connect", "join"]
 
 MODULES = {
     "local": "local",
@@ -29,8 +28,28 @@ MODULES = {
     "lsf": "batch",
     "sge": "batch",
     "htcondor": "batch",
+    "cuda": "cuda",
+    "kubernetes": "kubernetes",
+    "gateway": "gateway",
+    "mpi": "mpi",
 }
 """The module that has workers of a kind of profile: its function `connect`."""
+
+
+def join(job: Job) -> None:
+    """Become a scheduler or a worker where this process was started to be one.
+
+    The ranks of an MPI program all begin alike: this returns in the one that is the client, before
+    it has looked at anything, and ends the others when the client has ended. Of all other kinds of
+    profile, it returns at once.
+
+    Raises
+    ------
+    ClusterError
+        A package is missing, or there are too few ranks.
+    """
+    if job.profile.kind == "mpi":
+        importlib.import_module("scatflow.flow.cluster.mpi").join(job)
 
 
 @contextlib.contextmanager
@@ -53,21 +72,5 @@ def connect(job: Job) -> Iterator[Cluster]:
         batch system refuses.
     """
     module = importlib.import_module(f"scatflow.flow.cluster.{MODULES[job.profile.kind]}")
-    with dask.config.set(CONFIG), _quiet(), module.connect(job) as cluster:
+    with dask.config.set(CONFIG), quiet(), module.connect(job) as cluster:
         yield cluster
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Dask's own log lines off the terminal while a run reports in its own words."""
-    parts = ("nanny", "worker", "scheduler", "client", "core", "comm", "deploy")
-    names = ("distributed", *(f"distributed.{part}" for part in parts))
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

@@ -19,17 +19,14 @@ from distributed import Client
 
 from scatflow.errors import ClusterError
 from scatflow.flow.cluster.ready import (
-    CONFIG,
     HEADROOM,
     LOOPBACK,
-    MALLOC,
-    ONE_THREAD,
-    UNSPILLED,
     Cluster,
     dashboard_port,
     security,
+    variables,
 )
-from scatflow.flow.profiles import Batch, HtCondor, Lsf, Pbs, Sge, Slurm, seconds
+from scatflow.flow.profiles import Batch, HtCondor, Lsf, Pbs, Sge, Slurm, clock_time, seconds
 from scatflow.flow.systems import SYSTEMS
 from scatflow.flow.work import absolute, local_path
 
@@ -141,9 +138,7 @@ def _words(job: Job, place: Any, *, secured: bool) -> dict[str, Any]:
     words: dict[str, Any] = {
         "cores": place.processes * job.held,
         "processes": place.processes,
-        "memory": f"{math.ceil(job.memory * HEADROOM * place.processes / 2**20)} MiB",
-        "walltime": place.walltime,
-        "queue": place.queue,
+        "memory": f"{_mib(job)} MiB",
         "interface": place.interface,
         "death_timeout": ENTRY_WAIT,
         "local_directory": place.scratch or str(folder / "scratch"),
@@ -156,26 +151,47 @@ def _words(job: Job, place: Any, *, secured: bool) -> dict[str, Any]:
         "scheduler_options": scheduler,
         "shared_temp_directory": str(folder) if secured else None,
     }
-    return words | _peculiar(place, job.threads)
+    return words | _peculiar(job, place)
 
 
-def _peculiar(place: Batch, threads: int) -> dict[str, Any]:
-    """Return what only one batch system is told.
+def _mib(job: Job) -> int:
+    """Return the memory of one batch job, MiB."""
+    place: Any = job.profile
+    memory: float = job.memory * HEADROOM * place.processes
+    return math.ceil(memory / 2**20)
 
-    A worker has more threads than it asks processors for: some read and write.
+
+def _peculiar(job: Job, place: Batch) -> dict[str, Any]:
+    """Return what one batch system is told in its own way.
+
+    A worker has more threads than it asks processors for: some read and write. dask-jobqueue asks
+    for memory by itself only where it is not told of processors, and never on Grid Engine; and it
+    hands a walltime on as it is, which each system writes in its own way.
     """
-    cores = place.cores or place.processes * threads
+    cores = place.cores or place.processes * job.threads
+    usual = {"queue": place.queue, "walltime": clock_time(place.walltime)}
     if isinstance(place, Slurm):
-        return {"account": place.account, "job_cpu": cores}
+        return usual | {"account": place.account, "job_cpu": cores}
     if isinstance(place, Pbs):
-        return {"account": place.account, "resource_spec": f"select=1:ncpus={cores}"}
+        asked = f"select=1:ncpus={cores}:mem={_mib(job)}mb"
+        return usual | {"account": place.account, "resource_spec": asked}
     if isinstance(place, Lsf):
-        return {"project": place.account, "ncpus": cores}
+        minutes = str(math.ceil(seconds(place.walltime) / 60))
+        return usual | {"project": place.account, "ncpus": cores, "walltime": minutes}
     if isinstance(place, Sge):
         several = [f"-pe {place.parallel_environment} {cores}"] if cores > 1 else []
-        return {"project": place.account, "job_extra_directives": [*several, *place.directives]}
-    if isinstance(place, HtCondor):
-        return {"disk": place.disk}
+        return usual | {
+            "project": place.account,
+            "resource_spec": f"h_vmem={math.ceil(_mib(job) / cores)}M",  # of each core
+            "job_extra_directives": ["-S /bin/bash", *several, *place.directives],
+        }
+    if isinstance(place, HtCondor):  # No queues and no walltimes: workers leave by themselves.
+        group = {} if place.account is None else {"accounting_group": place.account}
+        own = {k.strip(): v.strip() for k, _, v in (d.partition("=") for d in place.directives)}
+        return {
+            "disk": place.disk,
+            "job_extra_directives": {"RequestCpus": str(cores), **group, **own},
+        }
     raise TypeError(f"{place.kind} is no batch system")
 
 
@@ -202,29 +218,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def _exports(place: Any) -> list[str]:
-    """Return lines that set a worker's environment, and Dask's settings in it."""
-    config: dict[str, Any] = dict(CONFIG)
-    if place.spill:
-        for name in UNSPILLED:
-            del config[name]
-    del config["distributed.nanny.pre-spawn-environ"]  # Exported as it is.
-    variables = {
-        **ONE_THREAD,
-        **MALLOC,
-        **{_variable(name): str(value) for name, value in config.items()},
-        **place.environment,
-    }
-    return export_lines(variables)
+    """Return lines that set a worker's environment."""
+    return export_lines(variables(place))
 
 
-def export_lines(variables: Mapping[str, str]) -> list[str]:
+def export_lines(given: Mapping[str, str]) -> list[str]:
     """Return lines of shell that set some variables."""
-    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-
-
-def _variable(name: str) -> str:
-    """Return the environment variable of a setting of Dask's."""
-    return "DASK_" + name.replace(".", "__").replace("-", "_").upper()
+    return [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
 
 
 def shared_folder(job: Job) -> Path:

@@ -35,7 +35,7 @@ def connect(job: Job) -> Iterator[Cluster]:
     """Start workers on this machine."""
     place: Any = job.profile
     own = isinstance(place, Threads)
-    with _settings(place, own), _start(job, own) as cluster, Client(cluster) as client:
+    with settings(place, own), _start(job, own) as cluster, Client(cluster) as client:
         if not own and place.maximum is not None:
             cluster.adapt(minimum=place.minimum, maximum=place.maximum)
         yield Cluster(
@@ -49,8 +49,8 @@ def connect(job: Job) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def _settings(place: Any, own: bool) -> Iterator[None]:
-    """Tell Dask what a profile says of the workers' environment."""
+def settings(place: Any, own: bool) -> Iterator[None]:
+    """Tell Dask what a profile says of the environment of workers on this machine."""
     key = "distributed.nanny.pre-spawn-environ"
     config: dict[str, Any] = {}
     if not own:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,3 +158,41 @@ def security_options(tls: Tls) -> dict[str, Any]:
         options[f"tls_{role}_cert"] = str(files["cert"])
         options[f"tls_{role}_key"] = str(files["key"])
     return options
+
+
+def variables(place: Any) -> dict[str, str]:
+    """Return the environment of workers elsewhere, with Dask's settings in it.
+
+    Parameters
+    ----------
+    place : Processes
+        The profile: what it says of the environment goes before all else.
+    """
+    config: dict[str, Any] = dict(CONFIG)
+    if place.spill:
+        for name in UNSPILLED:
+            del config[name]
+    del config["distributed.nanny.pre-spawn-environ"]  # Set as it is.
+    settings = {_variable(name): str(value) for name, value in config.items()}
+    return {**ONE_THREAD, **MALLOC, **settings, **place.environment}
+
+
+def _variable(name: str) -> str:
+    """Return the environment variable of a setting of Dask's."""
+    return "DASK_" + name.replace(".", "__").replace("-", "_").upper()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Dask's own log lines off the terminal while a run reports in its own words."""
+    parts = ("nanny", "worker", "scheduler", "client", "core", "comm", "deploy")
+    names = ("distributed", *(f"distributed.{part}" for part in parts))
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,158 @@
+"""Workers as pods, through Dask's operator for Kubernetes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client
+
+from scatflow.errors import ClusterError
+from scatflow.flow.cluster.ready import HEADROOM, Cluster, variables
+
+if TYPE_CHECKING:
+    from scatflow.flow.job import Job
+
+SCHEDULER_PORT, DASHBOARD_PORT, WORKER_DASHBOARD_PORT = 8786, 8787, 8788
+
+NAME_LENGTH = 53
+"""Of a cluster's name, at most: the operator adds to it, and names of services end at 63."""
+
+GPU = "nvidia.com/gpu"
+
+
+@contextlib.contextmanager
+def connect(job: Job) -> Iterator[Cluster]:
+    """Have the operator start a scheduler and workers, and remove them at the end."""
+    place: Any = job.profile
+    with _cluster(job) as pods, Client(pods) as client:
+        if place.workers is None:
+            pods.adapt(minimum=place.least, maximum=place.most)
+        yield Cluster(
+            client=client,
+            held=job.workers * job.held,
+            slots=job.workers,
+            dashboard=pods.dashboard_link,
+            each=job.slots,
+            lasting=True,
+            coming=True,
+        )
+
+
+def manifest(job: Job, name: str | None = None) -> dict[str, Any]:
+    """Return the DaskCluster that the operator is given.
+
+    Parameters
+    ----------
+    job : Job
+        What runs.
+    name : str, optional
+        Of the cluster; by default the job's with some random letters.
+    """
+    place: Any = job.profile
+    name = name or _name(job.name)
+    scheduler = _container(
+        "scheduler",
+        place,
+        ["dask", "scheduler", "--host", "0.0.0.0"],  # Of the pod: services lead there.
+        {"tcp-comm": SCHEDULER_PORT, "http-dashboard": DASHBOARD_PORT},
+    )
+    probe = {"httpGet": {"port": "http-dashboard", "path": "/health"}}
+    scheduler["readinessProbe"] = {**probe, "periodSeconds": 1, "timeoutSeconds": 300}
+    scheduler["livenessProbe"] = {**probe, "initialDelaySeconds": 15, "periodSeconds": 20}
+    ports = [
+        {"name": port["name"], "port": port["containerPort"], "targetPort": port["name"]}
+        for port in scheduler["ports"]
+    ]
+    selector = {"dask.org/cluster-name": name, "dask.org/component": "scheduler"}
+    metadata = {"name": name, "labels": {"app.kubernetes.io/name": "scatflow"}}
+    if place.namespace is not None:
+        metadata["namespace"] = place.namespace
+    return {
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskCluster",
+        "metadata": metadata,
+        "spec": {
+            "worker": {"replicas": place.least, "spec": _pod(place, _worker(job, place))},
+            "scheduler": {
+                "spec": _pod(place, scheduler),
+                "service": {
+                    "type": "ClusterIP",
+                    "selector": selector,
+                    "ports": [{**port, "protocol": "TCP"} for port in ports],
+                },
+            },
+        },
+    }
+
+
+def _worker(job: Job, place: Any) -> dict[str, Any]:
+    limit = math.ceil(job.memory * HEADROOM / 2**20)
+    line = ["dask", "worker", "--name", "$(DASK_WORKER_NAME)", "--nthreads", str(job.held)]
+    line += ["--memory-limit", f"{limit}MiB"]
+    line += ["--dashboard", "--dashboard-address", str(WORKER_DASHBOARD_PORT)]
+    if place.scratch is not None:
+        line += ["--local-directory", place.scratch]
+    found = _container("worker", place, line, {"http-dashboard": WORKER_DASHBOARD_PORT})
+    asked = {"cpu": str(job.threads), "memory": f"{limit}Mi"}
+    # What reads and writes may use processors that nobody else does; memory has an end.
+    most = {"memory": asked["memory"], **({GPU: "1"} if place.device == "cuda" else {})}
+    return {**found, "resources": {"requests": asked, "limits": most}}
+
+
+def _container(name: str, place: Any, line: list[str], ports: dict[str, int]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": place.image,
+        "args": line,
+        "env": [{"name": key, "value": text} for key, text in variables(place).items()],
+        "ports": [
+            {"name": key, "containerPort": number, "protocol": "TCP"}
+            for key, number in ports.items()
+        ],
+    }
+
+
+def _pod(place: Any, container: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = {"containers": [container]}
+    if place.service_account is not None:
+        pod["serviceAccountName"] = place.service_account
+    if place.node_selector:
+        pod["nodeSelector"] = dict(place.node_selector)
+    return pod
+
+
+def _name(job: str) -> str:
+    """Return a name that Kubernetes accepts, and no other run has."""
+    letters = secrets.token_hex(3)
+    plain = re.sub(r"[^a-z0-9]+", "-", f"scatflow-{job}".lower())[: NAME_LENGTH - len(letters) - 1]
+    return f"{plain.strip('-')}-{letters}"
+
+
+def _cluster(job: Job) -> Any:
+    place: Any = job.profile
+    try:
+        from dask_kubernetes.operator import KubeCluster
+    except ImportError as problem:
+        raise ClusterError(
+            "Profiles of kind kubernetes need the package dask-kubernetes, which is not installed: "
+            "nothing was started. Install it: pip install 'scatflow[kubernetes]'"
+        ) from problem
+    try:
+        return KubeCluster(
+            custom_cluster_spec=manifest(job),
+            namespace=place.namespace,
+            shutdown_on_close=True,
+            quiet=True,
+        )
+    except Exception as problem:  # Of kr8s, httpx and the operator: they share no ancestor.
+        said = " ".join(str(problem).split()) or type(problem).__name__
+        raise ClusterError(
+            f"Kubernetes gives no cluster: {said}. Nothing was computed. Look whether kubectl get "
+            "daskclusters works here (context, rights), whether Dask's operator is installed, and "
+            f"whether the image {place.image} can be pulled."
+        ) from problem
