@@ -90,6 +90,10 @@ class BandStage:
         return sum(a.nbytes for a in (*(self._rows or ()), *(self._boxes or ())))
 
 
+FAN_VALUES = 2**18
+"""Values that filters of signals have, at most, of which some are cut at a time."""
+
+
 class Fan:
     """Filters of signals that are applied to moduli of several decimations.
 
@@ -120,11 +124,21 @@ class Fan:
             uses, self._uses = self._uses, []
             factors, self._factors = self._factors, []
             if stages:
-                cut(stages, self._folded(np.array(uses, np.int64), np.array(factors)))
+                self._cut_in_turn(stages, np.array(uses, np.int64), np.array(factors))
 
-    def _folded(self, uses: Array, factors: Array) -> Boxes:
+    def _cut_in_turn(self, stages: list[BandStage], uses: Array, factors: Array) -> None:
+        """Cut some stages at a time: what they are cut from is held twice meanwhile."""
+        room = np.minimum(np.diff(self._bank.ends)[uses[:, 0]], uses[:, 1])
+        ends = np.cumsum([stage.filters for stage in stages])
+        turn = np.cumsum(room)[ends - 1] // FAN_VALUES
+        for one in np.unique(turn):
+            (some,) = np.nonzero(turn == one)
+            where = slice(ends[some[0]] - stages[some[0]].filters, ends[some[-1]])
+            boxes = self._folded(uses[where], factors[where], int(room[where].sum()))
+            cut([stages[i] for i in some], boxes)
+
+    def _folded(self, uses: Array, factors: Array, room: int) -> Boxes:
         bank = self._bank
-        room = np.minimum(np.diff(bank.ends)[uses[:, 0]], uses[:, 1]).sum()
         values = np.empty(room, self._dtype)
         table, sums = np.empty((len(uses), 5), np.int64), np.empty(uses[:, 1].max())
         kernels.fold_bands(

@@ -368,14 +368,14 @@ class Plan:
         """Bytes that making the plan takes at its peak, besides those it holds.
 
         A wide filter is evaluated on the whole grid, in float64 and complex, and the filters of
-        one layer are there in float64 before they are laid out: measured, up to 60 bytes a sample
-        of signals, and of images up to 150 and two numbers for each filter of a layer. Solid
+        all signals' moduli, or of one layer of images, are there in float64 before they are laid
+        out: measured, up to 131 bytes a sample of signals, and of images up to 150 and two numbers for each filter of a layer. Solid
         harmonics take none.
         """
         if len(self.shape) == 3:
             return 0
         if len(self.shape) == 1:
-            return 96 * math.prod(self.padded)
+            return 144 * math.prod(self.padded)
         most = max(int(layer.rows.shape[1]) for layer in self.tree.layers)
         return math.prod(self.padded) * (160 + 2 * self.dtype.itemsize * most)
 

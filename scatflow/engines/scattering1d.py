@@ -579,15 +579,7 @@ class Frame:
                 return self.backend.prepare(trimmed, target, self.dtype)
 
             return lay_out
-        made = fan(
-            Bank(
-                np.array([band.starts[0] for band in bands]),
-                np.array([0, *itertools.accumulate(band.values.size for band in bands)]),
-                np.concatenate([band.values for band in bands]),
-            ),
-            eps,
-            self.dtype,
-        )
+        made = fan(_bank(bands), eps, self.dtype)
 
         def spread(some: Sequence[Scale], k: int, target: Grid) -> Stage:
             factor = 2.0**-k if self.engine.scaling == "kymatio-0.3" else 1.0
@@ -596,6 +588,17 @@ class Frame:
             return stage
 
         return spread
+
+
+def _bank(bands: list[Band]) -> Bank:
+    """Put the values of some bands into one array, and let the bands go one by one."""
+    firsts = np.array([band.starts[0] for band in bands])
+    ends = np.array([0, *itertools.accumulate(band.values.size for band in bands)])
+    values = np.empty(ends[-1])
+    while bands:
+        values[ends[len(bands) - 1] : ends[len(bands)]] = bands[-1].values
+        bands.pop()
+    return Bank(firsts, ends, values)
 
 
 def by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:
