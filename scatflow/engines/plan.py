@@ -369,8 +369,8 @@ class Plan:
 
         A wide filter is evaluated on the whole grid, in float64 and complex, and the filters of
         all signals' moduli, or of one layer of images, are there in float64 before they are laid
-        out: measured, up to 131 bytes a sample of signals, and of images up to 150 and two numbers for each filter of a layer. Solid
-        harmonics take none.
+        out: measured, up to 131 bytes a sample of signals, and of images up to 150 and two numbers
+        for each filter of a layer. Solid harmonics take none.
         """
         if len(self.shape) == 3:
             return 0
