@@ -72,6 +72,7 @@ class Site:
         array[...] = np.random.default_rng(0).standard_normal(array.shape, dtype="float32")
 
     def write(self, output, cluster, Q=8):
+        self.Q = Q
         (self.path / "job.toml").write_text(JOB.format(output=output, cluster=cluster, Q=Q))
 
     def profile(self, more="", driver=DRIVER):
@@ -90,9 +91,9 @@ class Site:
 
     def local(self):
         """Run the same job on threads of this process and return its objects."""
-        self.write("local.zarr", "threads")
+        self.write("local.zarr", "threads", self.Q)
         assert run(prepare(load("job.toml")), say=lambda _: None) == 0
-        self.write("slurm.zarr", "slurm.toml")
+        self.write("slurm.zarr", "slurm.toml", self.Q)
         return self.objects("local.zarr")
 
     def objects(self, store):
@@ -101,6 +102,11 @@ class Site:
 
     def done(self):
         return status(load("job.toml"))["done"]
+
+    def suspend_workers(self, driver):
+        for number, _ in self.workers():
+            if number != driver:
+                self.slurm.command("scontrol", "suspend", number)
 
     def workers(self):
         """Return the worker's jobs that run, with their nodes."""
@@ -142,15 +148,14 @@ def test_a_run_goes_on_when_a_job_is_cancelled_and_a_node_dies(site):
 def test_a_run_that_is_sent_is_queued_again_at_its_walltime_and_completes(site, monkeypatch):
     monkeypatch.setattr(submit_module, "MARGIN_SHARE", 0.96)
     monkeypatch.setattr(submit_module, "MARGIN_MOST", 600)
-    site.archive(2**22)
+    site.archive(2**23)
+    site.write("slurm.zarr", "slurm.toml", Q=16)
     record = submit(prepare(load("job.toml")))  # Told to end after 24 seconds.
     with pytest.raises(OutputBusyError, match=f"job {record.number} of SLURM"):
         submit(prepare(load("job.toml")))
     log = Path(record.log)
     site.slurm.until(lambda: site.done() >= 1, 60, site.slurm.logs)
-    for number, _ in site.workers():  # So that it is not done by then.
-        if number != record.number:
-            site.slurm.command("scontrol", "suspend", number)
+    site.suspend_workers(record.number)  # So that it is not done by then.
     site.slurm.until(lambda: "Interrupted" in log.read_text(), 90, site.slurm.logs)
     site.slurm.until(lambda: site.slurm.jobs() == [], 150, site.slurm.logs)
     said = log.read_text()
@@ -160,10 +165,12 @@ def test_a_run_that_is_sent_is_queued_again_at_its_walltime_and_completes(site, 
 
 
 def test_a_run_that_is_sent_can_be_watched_and_cancelled_from_another_shell(site):
-    site.archive(2**22)
+    site.archive(2**23)
+    site.write("slurm.zarr", "slurm.toml", Q=16)
     said, _ = site.scatflow("submit", "job.toml").communicate(timeout=60)
     assert "Sent as job" in said
     site.slurm.until(lambda: site.done() >= 1, 90, site.slurm.logs)
+    site.suspend_workers(sent(load("job.toml")).number)
     told, _ = site.scatflow("status", "job.toml", "--json").communicate(timeout=60)
     told = json.loads(told)
     assert told["state"] == "running"
@@ -172,7 +179,7 @@ def test_a_run_that_is_sent_can_be_watched_and_cancelled_from_another_shell(site
     site.slurm.until(lambda: site.slurm.jobs() == [], 60, site.slurm.logs)
     assert "has ended already" in cancel(load("job.toml"))[0]
     done = site.done()
-    site.write("slurm.zarr", "threads")
+    site.write("slurm.zarr", "threads", Q=16)
     assert run(prepare(load("job.toml")), say=lambda _: None) == 0
     assert done >= 1
     assert same(site)
