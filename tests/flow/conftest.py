@@ -145,6 +145,9 @@ class Inline:
     def submit(self, function, *words, **_):
         return Inline(function(*words))
 
+    def gather(self, futures):
+        return [future.result() for future in futures]
+
     def add_done_callback(self, call):
         call(self)
 

@@ -19,8 +19,9 @@ from scatflow.engines import (
     TimeFrequencyScattering,
 )
 from scatflow.errors import SourceError, SourceNotFoundError
-from scatflow.flow import cluster, gaps
+from scatflow.flow import gaps
 from scatflow.flow.block import _apply
+from scatflow.flow.cluster import ready
 from scatflow.flow.plan import summary
 from scatflow.pictures import show
 
@@ -467,7 +468,7 @@ def test_integrals_over_tiles_are_divided_by_what_is_valid(place, rng):
 
 
 def test_a_run_says_how_many_blocks_have_gaps_and_is_complete(place, noise, monkeypatch):
-    monkeypatch.setattr(cluster, "DASHBOARD_PORT", 0)
+    monkeypatch.setattr(ready, "DASHBOARD_PORT", 0)
     x = noise[:, :4096].copy()
     x[2, 7] = np.nan
     zarr_archive(place, x, 3, (1, 512))

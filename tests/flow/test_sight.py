@@ -18,9 +18,9 @@ from rich.console import Console
 from scatflow.backends import choose
 from scatflow.cli import main
 from scatflow.errors import JobError
-from scatflow.flow import cluster as cluster_module
 from scatflow.flow import layout, progress
 from scatflow.flow.block import Receipt
+from scatflow.flow.cluster import reached as cluster_module
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.plan import prepare
 from scatflow.flow.progress import Terminal, workers_table
