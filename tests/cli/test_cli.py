@@ -219,7 +219,7 @@ def test_usage_errors_end_in_2(folder):
     ],
 )
 def test_every_error_has_its_exit_code(monkeypatch, capsys, problem, code, words):
-    def fail(*_):
+    def fail(*_, **__):
         raise problem
 
     monkeypatch.setattr("sys.argv", ["scatflow", "status", "job.toml"])
