@@ -95,7 +95,7 @@ class Slurm:
         self.until(lambda: len(self.idle()) == len(self.nodes), 20, self.logs)
 
     def stop(self):
-        with contextlib.suppress(subprocess.SubprocessError):
+        with contextlib.suppress(subprocess.SubprocessError, AssertionError):
             self.command("scancel", "--user=root")
             time.sleep(0.5)
         for pid in [*(self.base / f"{n}.pid" for n in self.nodes), self.base / "slurmctld.pid"]:
