@@ -50,7 +50,7 @@ from scatflow.flow.earlier import (
 from scatflow.flow.gaps import Filtered, shared, summed, transform
 from scatflow.flow.groups import TASK_SECONDS
 from scatflow.flow.layout import Layout, Part
-from scatflow.flow.ledger import Ledger, Watch, heading
+from scatflow.flow.ledger import Ledger, Unreplaced, heading
 from scatflow.flow.output import check_reachable
 from scatflow.flow.patience import ROOM, within
 from scatflow.flow.reading import Ahead, Read, read
@@ -120,7 +120,7 @@ class Opened(NamedTuple):
     """Whose blocks are computed now; those that wait for it have been read."""
     earlier: Mapping[int, Earlier]
     """Blocks of which a shorter source has left some units."""
-    mine: Watch
+    mine: Unreplaced
     """Raises once the output is another run's."""
 
 
@@ -158,7 +158,7 @@ def _open(key: Key) -> Opened:
     # Else nothing is read of the ledger's arrays, which are as long as there are blocks.
     earlier = partial_blocks(work, Ledger.open(key.output)) if head.partial else {}
     arrays = open_arrays(key.output, written(work))
-    return Opened(work, arrays, _turn(slots), earlier, Watch(key.output, key.fingerprint))
+    return Opened(work, arrays, _turn(slots), earlier, Unreplaced(key.output, key.fingerprint))
 
 
 @functools.lru_cache

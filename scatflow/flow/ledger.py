@@ -66,7 +66,7 @@ class Ledger:
     """
 
     def __init__(self, group: zarr.Group, *, mend: bool = False) -> None:
-        self._group = self.group = group
+        self._group = group
         attrs = dict(group.attrs)
         self.fingerprint: str = str(attrs.get("fingerprint", ""))
         self.settings: Mapping[str, Any] = _mapping(attrs.get("settings"))
@@ -94,6 +94,11 @@ class Ledger:
         """Runs that the blocks were shared out to; 0: none."""
         for index in range(self.shares):
             self._take_over(index)
+
+    @property
+    def group(self) -> zarr.Group:
+        """Where it is kept."""
+        return self._group
 
     def _load(self, name: str) -> NDArray[Any]:
         array = self._arrays[name]
@@ -350,7 +355,7 @@ def check_unreplaced(store: Any, path: str, fingerprint: str) -> None:
         )
 
 
-class Watch:
+class Unreplaced:
     """Makes sure, as often as it is called, that the ledger of an output has not been replaced.
 
     A ledger on this machine is read again only where its file is another one or has changed.

@@ -305,6 +305,7 @@ def cancel(job: Job) -> list[str]:
         return [f"Job {record.number} of {system.kind} has ended already. Its log: {record.log}"]
     for number in reversed(record.numbers):  # What waits for another one first.
         system.delete(number)
+    system.delete_named(tag(job))
     return [
         f"Job {record.number} of {system.kind} is cancelled; its workers' jobs go with it. What is "
         f"done is kept. The same command goes on: scatflow submit {job.path} --cluster "

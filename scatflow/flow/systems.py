@@ -5,6 +5,7 @@ Facts of their manuals as pure text; nothing here runs a command but :class:`Sys
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shlex
@@ -62,6 +63,8 @@ class System:
     """Lines of shell that have the job queued again; $script is the script's path."""
     index: str
     """An array's index, in shell, counted from 0."""
+    cancel_named: tuple[str, ...] = ()
+    """The same for all jobs of a name, which stands for ``{name}``; empty where there is none."""
     stdin: bool = False
     """Whether the script is read from standard input."""
     numbers_logs: bool = True
@@ -104,6 +107,12 @@ class System:
         """
         if self.waits_or_runs(number):
             _call([*self.cancel, number], self.kind)
+
+    def delete_named(self, name: str) -> None:
+        """Cancel what is left of the jobs of a name: workers whose driver was ended first."""
+        if self.cancel_named:
+            with contextlib.suppress(RefusedError):  # There are none any more.
+                _call([word.format(name=name) for word in self.cancel_named], self.kind)
 
     def waits_or_runs(self, number: str) -> bool:
         """Tell whether a job has not ended.
@@ -228,6 +237,7 @@ SYSTEMS = {
         send=("sbatch", "--parsable"),
         number=r"^(\d+)",
         cancel=("scancel",),
+        cancel_named=("scancel", "--me", "--name={name}"),
         state=("squeue", "--noheader", "--format=%T", "--jobs"),
         again='scontrol requeue "$SLURM_JOB_ID"',
         index="$SLURM_ARRAY_TASK_ID",
@@ -250,6 +260,7 @@ SYSTEMS = {
         stdin=True,
         number=r"Job <(\d+)>",
         cancel=("bkill",),
+        cancel_named=("bkill", "-J", "{name}", "0"),
         state=("bjobs", "-noheader"),
         again=f"code={AGAIN}",
         index="$((LSB_JOBINDEX - 1))",
@@ -260,6 +271,7 @@ SYSTEMS = {
         send=("qsub", "-terse"),
         number=r"^(\d+)",
         cancel=("qdel",),
+        cancel_named=("qdel", "{name}"),
         state=("qstat", "-j"),
         again=f"code={AGAIN}",
         index="$((SGE_TASK_ID - 1))",

@@ -8,7 +8,7 @@ from scatflow.archive.source import Source
 from scatflow.errors import OutputError, SourceError
 from scatflow.flow import ledger as ledger_module
 from scatflow.flow import reading
-from scatflow.flow.ledger import Watch
+from scatflow.flow.ledger import Unreplaced
 from scatflow.flow.output import make
 from scatflow.flow.reading import Ahead, read
 
@@ -142,7 +142,7 @@ def test_an_unchanged_ledger_is_not_read_again_and_another_one_is_noticed(
     monkeypatch.setattr(
         ledger_module, "check_unreplaced", lambda *words: (looks.append(1), real(*words))
     )
-    watch = Watch(plan.output, plan.work.fingerprint)
+    watch = Unreplaced(plan.output, plan.work.fingerprint)
     for _ in range(3):
         watch()
     assert len(looks) == 1

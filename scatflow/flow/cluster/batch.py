@@ -66,7 +66,7 @@ def connect(job: Job) -> Iterator[Cluster]:
         warnings.filterwarnings("ignore", category=FutureWarning, module="dask_jobqueue")
         jobs = _cluster(job)
     with jobs, Client(jobs) as client:
-        watch = _Watch(jobs, place, Path(jobs._job_kwargs["log_directory"]))
+        watch = _Arrivals(jobs, place, Path(jobs._job_kwargs["log_directory"]))
         _first_jobs(jobs, place)
         jobs.adapt(minimum=place.least, maximum=place.most, interval="2s")
         yield Cluster(
@@ -308,7 +308,7 @@ def _said(problem: Exception) -> str:
     return " ".join(text.split())
 
 
-class _Watch:
+class _Arrivals:
     """Find out which batch jobs ended before their workers came, and have others sent for them.
 
     dask-jobqueue replaces workers that were lost, and waits for ever for those of jobs that died,

@@ -146,18 +146,18 @@ def test_a_run_goes_on_when_a_job_is_cancelled_and_a_node_dies(site):
 
 
 def test_a_run_that_is_sent_is_queued_again_at_its_walltime_and_completes(site, monkeypatch):
-    monkeypatch.setattr(submit_module, "MARGIN_SHARE", 0.96)
+    monkeypatch.setattr(submit_module, "MARGIN_SHARE", 0.925)
     monkeypatch.setattr(submit_module, "MARGIN_MOST", 600)
     site.archive(2**23)
     site.write("slurm.zarr", "slurm.toml", Q=16)
-    record = submit(prepare(load("job.toml")))  # Told to end after 24 seconds.
+    record = submit(prepare(load("job.toml")))  # Told to end after 45 seconds.
     with pytest.raises(OutputBusyError, match=f"job {record.number} of SLURM"):
         submit(prepare(load("job.toml")))
     log = Path(record.log)
-    site.slurm.until(lambda: site.done() >= 1, 60, site.slurm.logs)
+    site.slurm.until(lambda: site.done() >= 1, 150, site.slurm.logs)
     site.suspend_workers(record.number)  # So that it is not done by then.
-    site.slurm.until(lambda: "Interrupted" in log.read_text(), 90, site.slurm.logs)
-    site.slurm.until(lambda: site.slurm.jobs() == [], 150, site.slurm.logs)
+    site.slurm.until(lambda: "Interrupted" in log.read_text(), 150, site.slurm.logs)
+    site.slurm.until(lambda: site.slurm.jobs() == [], 300, site.slurm.logs)
     said = log.read_text()
     assert "Resuming" in said, said
     assert "Complete" in said, said
@@ -195,7 +195,7 @@ def test_jobs_of_an_array_share_the_blocks_and_one_that_is_killed_is_made_good(s
     site.slurm.until(lambda: site.done() >= 1, 90, site.slurm.logs)
     with pytest.raises(OutputBusyError):
         run(prepare(load("job.toml")))
-    site.slurm.until(lambda: site.slurm.jobs() == [], 150, site.slurm.logs)
+    site.slurm.until(lambda: site.slurm.jobs() == [], 300, site.slurm.logs)
     state = status(load("job.toml"))
     logs = "".join(p.read_text() for p in (site.path / ".scatflow" / "logs").glob("*.log"))
     assert state["state"] == "complete", logs
