@@ -1,6 +1,7 @@
 """Runs on threads of this process: resumable, refused where in doubt, the same bytes always."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -230,8 +231,10 @@ def test_workers_have_no_pools_of_threads_besides_their_own(place):
             zarr.config.get("threading.max_workers"),
         )
 
+    before = dict(os.environ)
     with connect(place.job(cluster="local", workers=1)) as cluster:
         assert list(cluster.client.run(pools).values()) == [("1", "1", "1", 1, 1)]
+    assert dict(os.environ) == before, "Dask's nannies change it for the processes they start"
 
 
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ from scatflow.flow.profiles import Threads
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
+
+NANNYS = ("PYTHONHASHSEED", "__DASK_PARENT_PID")
+"""What nannies set in the environment beyond what they are asked to."""
 
 
 @contextlib.contextmanager
@@ -58,8 +62,16 @@ def settings(place: Any, own: bool) -> Iterator[None]:
     if not own and place.spill:
         defaults = dask.config.merge(*dask.config.defaults)
         config |= {name: dask.config.get(name, config=defaults) for name in UNSPILLED}
-    with dask.config.set(config):
-        yield
+    before = dict(os.environ)
+    try:
+        with dask.config.set(config):
+            yield
+    finally:  # Dask's nannies set it in this process for those that they start, and leave it so.
+        for name in {*config.get(key, ()), *NANNYS}:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
 
 
 def _start(job: Job, own: bool) -> LocalCluster:

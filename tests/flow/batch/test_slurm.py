@@ -131,6 +131,8 @@ def same(site):
 
 
 def test_a_run_goes_on_when_a_job_is_cancelled_and_a_node_dies(site):
+    site.archive(2**23)
+    site.write("slurm.zarr", "slurm.toml", Q=16)  # Which takes longer than a job to start.
     started = site.scatflow("run", "job.toml")
     site.slurm.until(lambda: len(site.workers()) == 2, 60, site.slurm.logs)
     first, node = site.workers()[0]
