@@ -13,6 +13,7 @@ from scatflow.engines import (
     Scattering2D,
     TimeFrequencyScattering,
 )
+from scatflow.labelled import register, scatter
 
 __version__ = "0.1.0"
 
@@ -22,4 +23,8 @@ __all__ = [
     "Scattering2D",
     "TimeFrequencyScattering",
     "__version__",
+    "scatter",
 ]
+
+register()
+del register

@@ -17,14 +17,15 @@ ROOMS = {
     "pictures": {"dataset", "errors"},
     "flow": {"errors", *LOW, "engines", "dataset", ""},
     "cli": {"errors", *LOW, "engines", "dataset", "pictures", "flow", ""},
-    "": {"engines", "errors"},  # scatflow/__init__.py, the public names
+    "labelled": {"errors", *LOW, "engines", "dataset", "flow"},
+    "": {"engines", "errors", "labelled"},  # scatflow/__init__.py, the public names
     **{door: {"engines", "errors", ""} for door in ("numpy", "torch", "sklearn", "kymatio")},
     "molecules": {"errors"},
 }
 """Which rooms of scatflow each room may import, besides itself."""
 
 OUTSIDE = {
-    "dask": {"flow"},
+    "dask": {"flow", "labelled"},
     "distributed": {"flow"},
     "dask_jobqueue": {"flow.cluster.batch"},
     "dask_cuda": {"flow.cluster.cuda"},
@@ -37,7 +38,7 @@ OUTSIDE = {
     "cupy": {"backends.cupy"},
     "jax": set(),  # speaks the array API standard, as others do
     "numba": {"backends"},
-    "xarray": {"archive", "dataset", "flow", "pictures", "cli"},
+    "xarray": {"archive", "dataset", "flow", "labelled", "pictures", "cli"},
     "zarr": {"archive", "dataset", "flow", "pictures", "cli"},
     "pydantic": {"flow"},
     "typer": {"cli"},

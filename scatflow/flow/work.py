@@ -114,7 +114,7 @@ def from_job(job: Job, base: str) -> Work:
         absent=table.absent,
     )
     if table.clock == "check":
-        _check_even(source, job.transform.dims)
+        check_even(source, job.transform.dims, REMEDY)
     transform = Transform(
         tuple(job.transform.dims),
         job.transform.boundary,
@@ -123,7 +123,7 @@ def from_job(job: Job, base: str) -> Work:
         job.edges,
         job.transform.gaps,
     )
-    _check_forward(source, transform)
+    check_forward(source, transform)
     dtype = np.dtype(job.output.dtype)
     laid = layout(job.engine, transform, source.dims, source.shape, dtype)
     settings = {
@@ -139,7 +139,14 @@ def from_job(job: Job, base: str) -> Work:
     return Work(source, job.engine, laid, dtype, settings).on(job.threads)
 
 
-def _check_even(source: Source, dims: Sequence[str]) -> None:
+REMEDY = (
+    "Select an even part with [source] isel or sel, write the source again on an even grid, or set "
+    '[source] clock = "ignore".'
+)
+"""What a job can do about samples that are not evenly spaced."""
+
+
+def check_even(source: Source, dims: Sequence[str], remedy: str) -> None:
     """Refuse transforms along dimensions whose samples are not evenly spaced."""
     for dim in dims:
         coord = source.coords.get(dim)
@@ -157,12 +164,11 @@ def _check_even(source: Source, dims: Sequence[str]) -> None:
             what = f"all lie at the same {dim} ({coord.values[0]})"
         raise SourceError(
             f"The samples of {source.variable} are not evenly spaced, and a transform takes them "
-            f"as if they were: {what}. Select an even part with [source] isel or sel, write the "
-            'source again on an even grid, or set [source] clock = "ignore".'
+            f"as if they were: {what}. {remedy}"
         )
 
 
-def _check_forward(source: Source, transform: Transform) -> None:
+def check_forward(source: Source, transform: Transform) -> None:
     """Refuse seamless records that run back in time: what is appended to them is older."""
     for dim in transform.dims:
         axis = source.axes.get(dim)

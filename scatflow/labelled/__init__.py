@@ -1,0 +1,137 @@
+"""The door for xarray: labelled arrays in, labelled coefficients out, lazy where the input is.
+
+What a run does with a store is done here with an :class:`xarray.DataArray`: the same blocks, the
+same numbers, the same labels. Nothing heavy is imported before the door is used: xarray's accessors
+are set up when xarray itself is imported, before or after scatflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from scatflow.engines import Engine
+
+
+def scatter(
+    array: xr.DataArray,
+    engine: Engine,
+    dim: str | Sequence[str] | None = None,
+    **options: Any,
+) -> xr.Dataset:
+    """Transform a labelled array along some of its dimensions.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+        Real numbers, backed by NumPy or by Dask. Of a lazy array nothing is computed here: each
+        block of about a second of work becomes one task (:attr:`xarray.Dataset.scat.n_blocks`
+        says how many), which reads no more than its samples and their halo.
+    engine : Scattering1D, Scattering2D, HarmonicScattering3D or TimeFrequencyScattering
+        Without a shape it takes that of the array.
+    dim : str or sequence of str, optional
+        The transformed dimensions. By default ``time`` for signals that have it, else the last.
+    boundary : {"whole", "frames", "seamless"}
+        Each signal (image, volume) is padded by itself; or each `frame` of it, one every `hop`
+        samples; or one continuous transform on the canonical grid, whose bytes do not depend on
+        chunks or selections of other dimensions.
+    frame, hop : int or sequence of int, optional
+        Samples of one frame and from one to the next, with ``boundary="frames"``.
+    edges : {"reflect", "periodic"}
+        What lies beyond the ends of a seamless volume.
+    gaps : {"nan", "weight", "raise"}
+        Coefficients whose windows see missing samples (NaN) are NaN; or divided by the share of
+        their weight that lies on valid samples; or refused when they are computed.
+    mask : xarray.DataArray, optional
+        True where samples are missing.
+    clock : {"check", "ignore"}
+        Whether coordinates that are not evenly spaced are refused.
+    dtype : dtype, optional
+        Of the coefficients, float32 or float64; by default the precision of the samples.
+    threads : int
+        Threads that one block may keep busy. The bytes are the same.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``scattering`` with the untouched dimensions in their order, then ``path``, then the
+        transformed ones on the decimated grid; ``valid_fraction`` where samples may be missing;
+        labels as ``scatflow run`` writes them.
+
+    Raises
+    ------
+    ValueError
+        Dimensions do not fit the engine, signals are too short for its scales, or samples are not
+        evenly spaced.
+    TypeError
+        The numbers are not real.
+
+    Examples
+    --------
+    >>> import numpy as np, scatflow, xarray as xr
+    >>> time = np.datetime64("2010-09-01", "ns") + np.arange(4096) * np.timedelta64(10, "ms")
+    >>> da = xr.DataArray(np.zeros((2, 4096)), {"time": time}, ("station", "time"))
+    >>> ds = scatflow.scatter(da, scatflow.Scattering1D(J=8, Q=8), dim="time")
+    >>> ds.scattering.dims, ds.scattering.shape, ds.xi1.attrs["units"]
+    (('station', 'path', 'time'), (2, 234, 16), 'Hz')
+
+    References
+    ----------
+    J. Andén and S. Mallat, "Deep Scattering Spectrum", IEEE Transactions on Signal Processing 62
+    (2014), https://doi.org/10.1109/TSP.2014.2326991
+    """
+    from scatflow.labelled import accessor as _accessor  # noqa: F401 - for what is returned
+    from scatflow.labelled.scattering import scatter as transform
+
+    return transform(array, engine, dim, **options)
+
+
+def register() -> None:
+    """Give xarray's arrays and datasets the accessor ``scat``, now or once xarray is imported."""
+    if "xarray" in sys.modules:
+        importlib.import_module("scatflow.labelled.accessor")
+    else:
+        sys.meta_path.insert(0, _OnceImported())
+
+
+class _OnceImported(MetaPathFinder):
+    """Notices the import of xarray, once, and leaves it to those who know how."""
+
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None,  # noqa: ARG002 - what the import system passes
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        if name != "xarray":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Then(spec.loader)
+        return spec
+
+
+class _Then(Loader):
+    """Loads xarray as its own loader does, and then the accessors."""
+
+    def __init__(self, own: Loader) -> None:
+        self._own = own
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._own.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = module.__loader__ = self._own
+        self._own.exec_module(module)
+        importlib.import_module("scatflow.labelled.accessor")

@@ -1,0 +1,296 @@
+"""Scattering of labelled arrays: the blocks, labels and numbers of a run, as a lazy dataset."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+from dask.delayed import delayed
+from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import DTypeLike, NDArray
+
+from scatflow.archive import Loaded
+from scatflow.blocks import repeated
+from scatflow.dataset import COEFFICIENTS, FRACTION
+from scatflow.engines import Engine
+from scatflow.engines.engine import one_of, precision
+from scatflow.errors import InputShapeError, JobError, ParameterError, SourceError
+from scatflow.flow.block import evaluate
+from scatflow.flow.labels import template
+from scatflow.flow.layout import Part, Transform, layout
+from scatflow.flow.work import Work, check_even, check_forward
+from scatflow.labelled.source import ArraySource
+
+REMEDY = (
+    "Select an even part (.isel, .sel), interpolate it to an even grid (.interp), or pass "
+    'clock="ignore".'
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that one block needs besides its samples: small, and the key of a worker's work."""
+
+    engine: Engine
+    transform: Transform
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    stored: str
+    """Type of the samples as given."""
+    dtype: str
+    """Precision of the output."""
+    threads: int
+
+    def work(self, array: xr.DataArray | None = None) -> Work:
+        """Lay out what is to be done; with an array, its labels too."""
+        source = ArraySource(self.dims, self.shape, np.dtype(self.stored), array)
+        dtype = np.dtype(self.dtype)
+        laid = layout(self.engine, self.transform, self.dims, self.shape, dtype)
+        where = "" if array is None else str(array.encoding.get("source", "xarray"))
+        settings = {"source": {"store": where}}
+        return Work(cast(Any, source), self.engine, laid, dtype, settings).on(self.threads)
+
+
+@functools.lru_cache(maxsize=16)
+def _work(recipe: Recipe) -> Work:
+    """Return the work of a process: plans are made once in it."""
+    return recipe.work()
+
+
+def scatter(
+    array: xr.DataArray,
+    engine: Engine,
+    dim: str | Sequence[str] | None = None,
+    *,
+    boundary: str = "whole",
+    frame: int | Sequence[int] | None = None,
+    hop: int | Sequence[int] | None = None,
+    edges: str = "reflect",
+    gaps: str = "nan",
+    mask: xr.DataArray | None = None,
+    clock: str = "check",
+    dtype: DTypeLike | None = None,
+    threads: int = 1,
+) -> xr.Dataset:
+    """Transform a labelled array along some dimensions; see :func:`scatflow.scatter`."""
+    if not isinstance(array, xr.DataArray):
+        raise ParameterError(
+            f"scatter transforms an xarray.DataArray, not a {type(array).__name__}. "
+            "Engines take arrays without labels: engine(x)."
+        )
+    if not isinstance(engine, Engine):
+        raise ParameterError(f"engine must be a scatflow engine, not a {type(engine).__name__}.")
+    dims = _dims(array, engine, dim)
+    one_of("boundary", boundary, ("whole", "frames", "seamless"))
+    one_of("gaps", gaps, ("nan", "weight", "raise"))
+    one_of("edges", edges, ("reflect", "periodic"))
+    one_of("clock", clock, ("check", "ignore"))
+    if mask is not None:
+        array = array.where(~mask.astype(bool))
+    frames, hops = _frames(dims, boundary, frame, hop)
+    source = ArraySource(array.dims, array.shape, array.dtype, array)
+    kind = source.read_dtype if dtype is None else precision(dtype)
+    transform = Transform(dims, boundary, frames, hops, edges, gaps)
+    _check_shape(engine, transform, [array.sizes[d] for d in dims])
+    recipe = Recipe(
+        engine, transform, source.dims, source.shape, source.dtype.str, kind.str, threads
+    )
+    try:
+        work = recipe.work(array)
+    except JobError as problem:
+        raise ParameterError(str(problem).removeprefix("[transform] ")) from problem
+    if clock == "check":
+        check_even(work.source, dims, REMEDY)
+    check_forward(work.source, transform)
+    return _dataset(array, work, _coefficients(array, recipe, work))
+
+
+def _dims(array: xr.DataArray, engine: Engine, dim: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the transformed dimensions in their order."""
+    if dim is None:
+        last = tuple(map(str, array.dims[max(array.ndim - engine.ndim, 0) :]))
+        dims = ("time",) if engine.ndim == 1 and "time" in array.dims else last
+    else:
+        dims = (dim,) if isinstance(dim, str) else tuple(map(str, dim))
+    missing = [d for d in dims if d not in array.dims]
+    if missing or len(set(dims)) != engine.ndim:
+        raise ParameterError(
+            f"{type(engine).__name__} transforms {engine.ndim} dimension"
+            f"{'s' if engine.ndim > 1 else ''} of the array, which has {list(array.dims)}: "
+            f"dim={list(dims)!r} "
+            + (f"names {missing[0]!r}, which is none." if missing else "names another number.")
+        )
+    return dims
+
+
+def _frames(
+    dims: tuple[str, ...],
+    boundary: str,
+    frame: int | Sequence[int] | None,
+    hop: int | Sequence[int] | None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return samples of a frame, and from one to the next, along each dimension; 0: not cut."""
+    if boundary != "frames":
+        if frame is not None or hop is not None:
+            raise ParameterError(f'frame and hop go with boundary="frames", not {boundary!r}.')
+        return (0,) * len(dims), (0,) * len(dims)
+    if frame is None:
+        raise ParameterError('boundary="frames" needs frame, the samples of one frame.')
+    found = []
+    for name, value in (("frame", frame), ("hop", frame if hop is None else hop)):
+        each = tuple(value) if isinstance(value, Sequence) else (value,) * len(dims)
+        if len(each) != len(dims) or not all(
+            isinstance(n, int | np.integer) and n > 0 for n in each
+        ):
+            raise ParameterError(f"{name} must be positive integers, one for each of {dims}.")
+        found.append(tuple(int(n) for n in each))
+    return found[0], found[1]
+
+
+def _check_shape(engine: Engine, transform: Transform, lengths: Sequence[int]) -> None:
+    """Refuse an engine that was made for signals of another shape than its units have."""
+    if engine.shape is None:
+        return
+    if transform.boundary == "seamless":
+        raise InputShapeError(
+            f"A seamless transform has no shape of its own, but the engine was made for "
+            f"{tuple(engine.shape)}. Pass shape=None to the engine."
+        )
+    unit = tuple(f or n for f, n in zip(transform.frame, lengths, strict=True))
+    if unit != tuple(engine.shape):
+        raise InputShapeError(
+            f"The engine was made for {tuple(engine.shape)}, but along {list(transform.dims)} "
+            f"the array has {unit}. Pass shape=None to the engine."
+        )
+
+
+# --- the blocks --------------------------------------------------------------------------------
+
+
+def _block(recipe: Recipe, index: int, slabs: Sequence[NDArray[Any]]) -> tuple[Any, Any]:
+    """Compute one block of coefficients, and the share of valid samples of its windows.
+
+    Raises
+    ------
+    SourceError
+        Samples are infinite, or missing where that is refused, or coefficients overflow.
+    """
+    work = _work(recipe)
+    left = iter(slabs)
+
+    def read(_work: Work, _part: Part) -> Loaded:
+        return Loaded(np.ascontiguousarray(next(left), work.dtype), 0)
+
+    made = evaluate(work, index, read=read)
+    if made.failure is not None:
+        raise SourceError(f"{made.failure}.")
+    return made.kept.values, made.kept.fraction
+
+
+def _slabs(array: xr.DataArray, work: Work, index: int) -> Iterator[Any]:
+    """Yield what a block reads of an array's data, one after the other."""
+    for part in work.layout.parts(index):
+        slab = array.data
+        for axis, (a, b) in zip(work.layout.order, part.slab, strict=True):
+            n = array.shape[axis]
+            pieces = [slab[(*[slice(None)] * axis, slice(*run.span))] for run in repeated(a, b, n)]
+            slab = pieces[0] if len(pieces) == 1 else _joined(pieces, axis)
+        yield slab
+
+
+def _joined(pieces: list[Any], axis: int) -> Any:
+    library = da if isinstance(pieces[0], da.Array) else np
+    return library.concatenate(pieces, axis=axis)
+
+
+def _coefficients(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[Any, Any]:
+    """Return the coefficients and the shares of valid samples: lazy ones of a lazy array."""
+    laid = work.layout
+    if isinstance(array.data, da.Array):
+        return _lazy(array, recipe, work)
+    values = np.empty(laid.shape, work.dtype)
+    fraction = np.empty([laid.shape[axis] for axis in laid.windowed], work.dtype)
+    for index in range(laid.cuts.n_blocks):
+        where = laid.region(index)
+        found = _block(recipe, index, list(_slabs(array, work, index)))
+        values[where] = found[0]
+        fraction[tuple(where[axis] for axis in laid.windowed)] = found[1]
+    return values, fraction
+
+
+def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da.Array]:
+    """Describe all blocks as tasks: one a block, and one for each of the two things it gives."""
+    laid = work.layout
+    token = tokenize(recipe, array.data)
+    blocks = [
+        delayed(_block, pure=False)(
+            recipe,
+            index,
+            list(_slabs(array, work, index)),
+            dask_key_name=f"scatter-{token}-{index}",
+        )
+        for index in range(laid.cuts.n_blocks)
+    ]
+    axes = range(len(laid.shape))
+    regions = [laid.region(index) for index in range(len(blocks))]
+    ends = [sorted({region[axis].stop for region in regions}) for axis in axes]
+    place = [{stop: k for k, stop in enumerate(stops)} for stops in ends]
+    chunks = [tuple(np.diff([0, *stops]).tolist()) for stops in ends]
+    made = []
+    for which, name, along in (
+        (0, COEFFICIENTS, tuple(axes)),
+        (1, FRACTION, laid.windowed),
+    ):
+        key = f"{name}-{token}"
+        layer: dict[Any, Any] = {}
+        for region, block in zip(regions, blocks, strict=True):
+            at = tuple(place[axis][region[axis].stop] for axis in along)
+            layer[(key, *at)] = (_item, block.key, which)
+        graph = HighLevelGraph.from_collections(key, layer, dependencies=blocks)
+        sizes = tuple(chunks[axis] for axis in along)
+        made.append(da.Array(graph, key, sizes, dtype=work.dtype))  # type: ignore[no-untyped-call]
+    return made[0], made[1]
+
+
+def _item(found: tuple[Any, Any], which: int) -> Any:
+    return found[which]
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+def _dataset(array: xr.DataArray, work: Work, made: tuple[Any, Any]) -> xr.Dataset:
+    """Label coefficients as a run labels its store."""
+    described, laid = template(work), work.layout
+    coords: dict[Hashable, Any] = {}
+    for coordinate in described.coordinates:
+        values = coordinate.values(0, coordinate.shape[0] if coordinate.shape else 1)
+        if values.dtype.kind == "U":  # Text of fixed length has no specification in Zarr.
+            values = values.astype(object)
+        coords[coordinate.name] = xr.Variable(coordinate.dims, values, dict(coordinate.attrs))
+    kept = {
+        name: coord.variable
+        for name, coord in array.coords.items()
+        if set(coord.dims) <= set(laid.untouched)
+        and (
+            name in laid.untouched or name not in {*coords, *described.dims, COEFFICIENTS, FRACTION}
+        )
+    }
+    variables = {COEFFICIENTS: (described.dims, made[0], dict(described.attrs))}
+    if described.fraction is not None:
+        dims = tuple(described.dims[axis] for axis in described.windowed)
+        coords[FRACTION] = (dims, made[1], dict(described.fraction))
+    return xr.Dataset(variables, {**coords, **kept}, dict(described.dataset_attrs))
+
+
+def n_blocks(dataset: xr.Dataset) -> int:
+    """Return how many tasks the coefficients of a dataset take, 0 where they are computed."""
+    data = dataset[COEFFICIENTS].data
+    return math.prod(data.numblocks) if isinstance(data, da.Array) else 0

@@ -1,0 +1,263 @@
+"""Labelled arrays: what a run writes, lazily, for any chunks."""
+
+import subprocess
+import sys
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from dask.delayed import delayed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import scatflow
+from scatflow.errors import InputShapeError, InputTypeError, ParameterError, SourceError
+from scatflow.flow.job import parse
+from scatflow.flow.plan import prepare
+from scatflow.flow.run import run
+
+RNG = np.random.default_rng(0)
+
+JOB = """
+name = "labelled"
+[source]
+store = "archive.zarr"
+variable = "waveform"
+[transform]
+{transform}
+[output]
+store = "out.zarr"
+dtype = "{dtype}"
+[run]
+cluster = "threads"
+"""
+
+
+def signals(n=4096, stations=3, dtype="float32"):
+    time = np.datetime64("2010-09-01", "ns") + np.arange(n) * np.timedelta64(10, "ms")
+    return xr.DataArray(
+        RNG.standard_normal((stations, n)).astype(dtype),
+        {
+            "station": [f"UV{i}" for i in range(stations)],
+            "time": time,
+            "lat": ("station", np.arange(stations) / 2, {"units": "degrees_north"}),
+            "network": "YA",
+        },
+        ("station", "time"),
+        "waveform",
+        {"units": "m/s"},
+    )
+
+
+def gappy():
+    found = signals(60_000, 2)
+    found[0, 20_000:21_000] = np.nan
+    found[1, 5] = np.nan
+    return found
+
+
+def images():
+    x = RNG.standard_normal((2, 40, 48))
+    return xr.DataArray(x, {"y": np.arange(40) * 0.5}, ("file", "y", "x"), "waveform")
+
+
+def volumes():
+    return xr.DataArray(
+        RNG.standard_normal((2, 16, 16, 16)), dims=("mol", "z", "y", "x"), name="waveform"
+    )
+
+
+CASES = {
+    "whole signals": (
+        signals,
+        'kind = "scattering1d"\ndims = ["time"]\nJ = 6\nQ = [4, 1]',
+        lambda x: x.scat.scattering1d(J=6, Q=4),
+    ),
+    "frames": (
+        signals,
+        'kind = "scattering1d"\ndims = ["time"]\nJ = 5\nboundary = "frames"\n'
+        "frame = 1000\nhop = 700",
+        lambda x: x.scat.scattering1d(J=5, boundary="frames", frame=1000, hop=700),
+    ),
+    "seamless with gaps": (
+        gappy,
+        'kind = "scattering1d"\ndims = ["time"]\nJ = 6\nQ = [4, 1]\nboundary = "seamless"',
+        lambda x: x.scat.scattering1d(J=6, Q=4, boundary="seamless"),
+    ),
+    "gaps by weight": (
+        gappy,
+        'kind = "scattering1d"\ndims = ["time"]\nJ = 6\ngaps = "weight"',
+        lambda x: x.scat.scattering1d(J=6, gaps="weight"),
+    ),
+    "images": (
+        images,
+        'kind = "scattering2d"\ndims = ["y", "x"]\nJ = 2\nL = 4',
+        lambda x: x.scat.scattering2d(["y", "x"], J=2, L=4),
+    ),
+    "volumes": (
+        volumes,
+        'kind = "scattering3d"\ndims = ["z", "y", "x"]\nJ = 1\nL = 2',
+        lambda x: x.scat.scattering3d(["z", "y", "x"], J=1, L=2),
+    ),
+    "periodic volumes in tiles": (
+        volumes,
+        'kind = "scattering3d"\ndims = ["z", "y", "x"]\nJ = 1\nL = 1\nsigma_0 = 2.0\n'
+        'boundary = "seamless"\nedges = "periodic"',
+        lambda x: x.scat.scattering3d(
+            ["z", "y", "x"], J=1, L=1, sigma_0=2.0, boundary="seamless", edges="periodic"
+        ),
+    ),
+    "time and frequency": (
+        signals,
+        'kind = "timefrequency"\ndims = ["time"]\nJ = 6\nJ_fr = 3\nQ = 4',
+        lambda x: x.scat.timefrequency(J=6, J_fr=3, Q=4),
+    ),
+}
+
+
+SLOW = "periodic volumes in tiles"  # of 16 voxels, in a tile of many more
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("lazy", [False, True], ids=["numpy", "dask"])
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
+def test_a_labelled_array_gives_what_a_run_writes(case, lazy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, transform, scatter = CASES[case]
+    array = make()[: 1 if case == SLOW else None]
+    array.to_dataset().to_zarr("archive.zarr", zarr_format=3)
+    text = JOB.format(transform=transform, dtype=array.dtype)
+    job = parse(text, tmp_path / "job.toml")
+    assert run(prepare(job, str(tmp_path)), say=lambda _: None) == 0
+    with xr.open_zarr("out.zarr") as written:
+        expected = written.drop_vars([n for n in written.variables if n.startswith("ledger")])
+        found = scatter(array.chunk(dict.fromkeys(array.dims, 7)) if lazy else array)
+        assert found["scattering"].chunks is not None or not lazy
+        assert found["scattering"].dims == expected["scattering"].dims
+        for each in (expected, found):  # A job names its backend, and its store.
+            assert each.scat.engine.kind in transform
+            for name in ("source", "history", "scatflow_spec"):
+                del each.attrs[name]
+        xr.testing.assert_identical(found.compute(), expected.compute())
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_seamless_coefficients_are_the_same_bytes_for_any_chunks(data):
+    array = SEAMLESS
+    sizes = {
+        dim: data.draw(st.integers(1, n) if n < 10 else st.integers(n // 9, n), dim)
+        for dim, n in array.sizes.items()
+    }
+    expected = scatflow.scatter(array, ENGINE, boundary="seamless").scattering
+    found = scatflow.scatter(array.chunk(sizes), ENGINE, boundary="seamless").scattering
+    assert found.compute().values.tobytes() == expected.values.tobytes()
+
+
+ENGINE = scatflow.Scattering1D(J=5, Q=2)
+SEAMLESS = signals(30_000, 3)
+
+
+def unread():
+    """Return an array that nobody may look at."""
+
+    @delayed
+    def fail():
+        raise AssertionError("computed")
+
+    return signals().copy(data=da.from_delayed(fail(), (3, 4096), "float32"))
+
+
+def test_nothing_is_computed_before_it_is_asked_for():
+    found = scatflow.scatter(unread(), ENGINE)
+    found = found.scat.order(1).scat.log(1e-6).scat.downsample(time=4)
+    assert found.scat.n_blocks == 1
+    assert found.scat.features("station").shape[0] == 3
+    assert len(found.scat.paths) == len(found.path)
+    with pytest.raises(AssertionError, match="computed"):
+        found.compute()
+
+
+def test_one_task_a_block_whatever_the_chunks():
+    long = xr.DataArray(da.zeros((4, 2**23), "float32", chunks=(1, 2**16)), dims=("c", "time"))
+    found = scatflow.scatter(long, ENGINE, boundary="seamless")
+    assert 10 < found.scat.n_blocks < 100
+    assert found.scattering.shape == (4, len(ENGINE.paths()), 2**18)
+
+
+def test_a_mask_says_where_samples_are_missing():
+    array = signals()
+    mask = xr.zeros_like(array, dtype=bool)
+    mask[1, 2000:2100] = True
+    found = scatflow.scatter(array, ENGINE, mask=mask)
+    assert found.scattering[1].isnull().any()
+    assert found.scattering[0].notnull().all()
+    assert float(found.valid_fraction[1].min()) < 1
+
+
+def test_missing_samples_are_refused_where_that_is_asked_for():
+    with pytest.raises(SourceError, match="1 of 60000 samples are not finite"):
+        scatflow.scatter(gappy()[1:], ENGINE, gaps="raise")
+
+
+def test_infinite_samples_are_refused():
+    array = signals()
+    array[2, 7] = np.inf
+    with pytest.raises(SourceError, match="not finite"):
+        scatflow.scatter(array, ENGINE)
+
+
+def test_frequencies_follow_the_coordinate():
+    array = xr.DataArray(np.zeros(512), {"depth": np.arange(512) * 0.25}, ("depth",))
+    array.depth.attrs["units"] = "m"
+    found = scatflow.scatter(array, scatflow.Scattering1D(J=4))
+    assert found.xi1.attrs["units"] == "cycles/m"
+    plain = scatflow.scatter(array.drop_vars("depth"), scatflow.Scattering1D(J=4))
+    assert plain.xi1.attrs["units"] == "cycles/sample"
+    np.testing.assert_allclose(found.xi1[1:], 4 * plain.xi1[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda x: scatflow.scatter(x.values, ENGINE), ParameterError, "xarray.DataArray"),
+        (lambda x: scatflow.scatter(x, "S"), ParameterError, "engine"),
+        (lambda x: scatflow.scatter(x, ENGINE, dim="tim"), ParameterError, "'tim'"),
+        (lambda x: scatflow.scatter(x, ENGINE, dim=["station", "time"]), ParameterError, "1 dim"),
+        (lambda x: scatflow.scatter(x + 1j, ENGINE), InputTypeError, "complex64"),
+        (lambda x: scatflow.scatter(x[:, :16], ENGINE), ParameterError, "J"),
+        (lambda x: scatflow.scatter(x, ENGINE, gaps="zero"), ParameterError, "gaps"),
+        (lambda x: scatflow.scatter(x, ENGINE, frame=9), ParameterError, "frames"),
+        (lambda x: scatflow.scatter(x, ENGINE, boundary="frames"), ParameterError, "frame"),
+        (lambda x: x.scat.scattering1d(J=4, shape=64), InputShapeError, "(64,)"),
+        (lambda x: x.scat.scattering1d(J=4, q=8), ParameterError, "'q'"),
+        (
+            lambda x: x.to_dataset().scat.order(1),
+            SourceError,
+            "holds no",
+        ),
+        (lambda x: x.to_dataset().scat.engine, SourceError, "scatflow_spec"),
+        (lambda x: scatflow.scatter(x[:, [0, *range(2, 999)]], ENGINE), SourceError, "interp"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(change, error, words):
+    with pytest.raises(error) as told:
+        change(signals())
+    assert words in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import scatflow\nimport xarray as xr", "import xarray as xr\nimport scatflow"],
+    ids=["before xarray", "after xarray"],
+)
+def test_the_accessor_is_there_whichever_is_imported_first(imports):
+    program = (
+        f"{imports}\nimport numpy as np, sys\nassert 'dask' not in sys.modules\n"
+        "print(xr.DataArray(np.zeros(64), dims='time').scat.scattering1d(J=3).sizes['path'])"
+    )
+    words = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "8\n"), done.stderr
