@@ -10,7 +10,13 @@ from scatflow.flow.job import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/gpu.md", "docs/schedules.md"]
-PAGES += ["docs/runs.md", "docs/watching.md", "docs/scale.md", "docs/clusters.md"]
+PAGES += [
+    "docs/runs.md",
+    "docs/watching.md",
+    "docs/scale.md",
+    "docs/clusters.md",
+    "docs/labelled.md",
+]
 PAGES += ["pipelines/README.md", "cluster/README.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

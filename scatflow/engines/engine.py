@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -330,6 +331,56 @@ class Engine(ABC):
         paths = self.paths()
         return paths.per_order() if detail else len(paths)
 
+    def littlewood_paley(self, order: int = 1) -> NDArray[np.float64]:
+        r"""Return how a bank covers the frequencies.
+
+        .. math:: A(\omega) = |\hat\phi(\omega)|^2
+            + \tfrac12 \sum_\lambda |\hat\psi_\lambda(\omega)|^2
+            + |\hat\psi_\lambda(-\omega)|^2
+
+        Where it is at most one the transform contracts, and where it is near one nothing is lost
+        (Mallat 2012). Solid harmonics have no low-pass, and a sum over their orders `m`.
+
+        Parameters
+        ----------
+        order : int
+            1 or, of signals, 2: whose bank.
+
+        Returns
+        -------
+        ndarray
+            On the grid of ``numpy.fft.fftfreq``, as long as the engine's padded signals, or long
+            enough for the widest filter.
+        """
+        found: NDArray[np.float64] = inspection().littlewood_paley(self, order)
+        return found
+
+    def frame_bounds(self, order: int = 1) -> tuple[float, float]:
+        """Return the least and the largest value of :meth:`littlewood_paley`."""
+        covered = self.littlewood_paley(order)
+        return float(covered.min()), float(covered.max())
+
+    def redundancy(self, shape: tuple[int, ...] | None = None) -> float:
+        """Return how many coefficients there are for each sample of signals of a shape."""
+        found: float = inspection().redundancy(self, shape)
+        return found
+
+    def reach(self) -> int | None:
+        """Return how many samples to each side of its centre a coefficient sees; None: all."""
+        found: int | None = inspection().reach(self)
+        return found
+
+    def describe(self, rate: float | None = None) -> str:
+        """Describe the engine in words and a table of its first wavelets.
+
+        Parameters
+        ----------
+        rate : float, optional
+            Samples per second: frequencies are told in Hz then, and lengths in seconds.
+        """
+        found: str = inspection().describe(self, rate)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters as JSON-able values, with the engine's `kind`."""
         return {"kind": self.kind, **{k: _plain(v) for k, v in self._parameters().items()}}
@@ -353,6 +404,11 @@ class Engine(ABC):
             f"The last axes of the input have shape {found}, but {type(self).__name__} was made "
             f"for {self._input_shape()}. Pass shape=None to take the shape from each input."
         )
+
+
+def inspection() -> Any:
+    """Return the module that looks at filters, which knows all engines."""
+    return importlib.import_module("scatflow.engines.inspection")
 
 
 def real_array(x: Any, ndim: int) -> NDArray[Any]:
