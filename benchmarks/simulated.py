@@ -24,6 +24,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -278,6 +279,7 @@ def main() -> None:
     parser.add_argument("--last", type=float, default=12.0)
     parser.add_argument("--output", type=Path, help="folder for the figures")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that its processes end, too.
     with dask.config.set(CONFIG):
         results = []
         print(*HEAD, sep="\n", flush=True)

@@ -384,6 +384,10 @@ class Kubernetes(Processes):
     node_selector: dict[str, str] = Field(
         default={}, description="labels of the nodes to use, a table of strings"
     )
+    arrival: Walltime = Field(
+        default="00:30:00",
+        description='how long the first worker may take to come, "HH:MM:SS"',
+    )
 
     def problems(self) -> list[str]:
         """List settings that contradict each other."""
@@ -417,6 +421,10 @@ class Gateway(Profile):
     )
     options: dict[str, str | int | float | bool] = Field(
         default={}, description="options of the gateway's clusters, a table"
+    )
+    arrival: Walltime = Field(
+        default="00:30:00",
+        description='how long the first worker may take to come, "HH:MM:SS"',
     )
 
     def problems(self) -> list[str]:

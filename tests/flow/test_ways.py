@@ -10,17 +10,20 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 import zarr
+from distributed import Client, LocalCluster
 
 import scatflow
 from scatflow.errors import ClusterError
 from scatflow.flow import plan
-from scatflow.flow.cluster import MODULES, connect, cuda, gateway, join, kubernetes, mpi
+from scatflow.flow.cluster import MODULES, connect, cuda, gateway, join, kubernetes, mpi, ready
 from scatflow.flow.job import parse
 from scatflow.flow.profiles import KINDS, Address, parse_profile
 
@@ -285,6 +288,42 @@ class TestOperator:
         ):
             pass
         gc.collect()
+
+
+QUIET = {
+    "processes": False,
+    "protocol": "tcp://",
+    "host": "127.0.0.1",
+    "dashboard_address": "127.0.0.1:0",
+    "worker_dashboard_address": "127.0.0.1:0",
+}
+
+
+def test_a_run_to_which_no_worker_comes_ends_and_says_where_to_look(monkeypatch):
+    with (
+        LocalCluster(n_workers=0, **QUIET) as empty,
+        Client(empty) as client,
+    ):
+        check = ready.Awaited(client, "00:01:00", kubernetes.LOOK)
+        check()  # There is time yet.
+        now = time.monotonic()
+        monkeypatch.setattr(ready, "time", SimpleNamespace(monotonic=lambda: now + 61))
+        with pytest.raises(ClusterError, match=r"within 00:01:00 .*kubectl get pods"):
+            check()
+
+
+def test_a_run_whose_workers_came_once_goes_on_without_them(monkeypatch):
+    with (
+        LocalCluster(n_workers=1, **QUIET) as cluster,
+        Client(cluster) as client,
+    ):
+        check = ready.Awaited(client, "00:01:00", gateway.LOOK)
+        client.scheduler_info()
+        check()
+        cluster.scale(0)
+        now = time.monotonic()
+        monkeypatch.setattr(ready, "time", SimpleNamespace(monotonic=lambda: now + 61))
+        check()
 
 
 # --- gateways and MPI -----------------------------------------------------------------------------

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scatflow.errors import ClusterError
-from scatflow.flow.cluster.ready import Cluster
+from scatflow.flow.cluster.ready import Awaited, Cluster
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
+
+LOOK = (
+    "The gateway's own log says why: limits of your account, no machine that options ask for, "
+    "an image that cannot be pulled."
+)
 
 
 @contextlib.contextmanager
@@ -32,6 +37,7 @@ def connect(job: Job) -> Iterator[Cluster]:
             dashboard=cluster.dashboard_link or "",
             lasting=True,
             coming=True,
+            check=Awaited(client, place.arrival, LOOK),
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client
 
 from scatflow.errors import ClusterError
-from scatflow.flow.cluster.ready import HEADROOM, Cluster, variables
+from scatflow.flow.cluster.ready import HEADROOM, Awaited, Cluster, variables
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
@@ -23,6 +23,11 @@ NAME_LENGTH = 53
 """Of a cluster's name, at most: the operator adds to it, and names of services end at 63."""
 
 GPU = "nvidia.com/gpu"
+
+LOOK = (
+    "kubectl get pods and kubectl describe pod say why: an image that cannot be pulled, no node "
+    "with the processors and the memory asked for, a quota."
+)
 
 
 @contextlib.contextmanager
@@ -40,6 +45,7 @@ def connect(job: Job) -> Iterator[Cluster]:
             each=job.slots,
             lasting=True,
             coming=True,
+            check=Awaited(client, place.arrival, LOOK),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from distributed import Client
 from distributed.security import Security
 
 from scatflow.errors import ClusterError
-from scatflow.flow.profiles import Tls
+from scatflow.flow.profiles import Tls, seconds
 
 LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8787
@@ -98,6 +99,43 @@ class Cluster:
     """Of the same: processors that each worker may use."""
     check: Callable[[], None] = _nothing
     """Raises ClusterError where no workers will ever come."""
+
+
+class Awaited:
+    """Ends a run to which no worker ever came: a :attr:`Cluster.check` of systems that do not tell.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Of the scheduler, which says every few seconds which workers it has.
+    arrival : str
+        How long the first one may take, a walltime.
+    look : str
+        Where to look for the reason, a sentence.
+    """
+
+    def __init__(self, client: Client, arrival: str, look: str) -> None:
+        self._client, self._arrival, self._look = client, arrival, look
+        self._until: float | None = time.monotonic() + seconds(arrival)
+
+    def __call__(self) -> None:
+        """Look whether there has been a worker.
+
+        Raises
+        ------
+        ClusterError
+            There has been none for too long.
+        """
+        if self._until is None:
+            return
+        # What the client has heard last: to ask a scheduler that hangs would hang, too.
+        if self._client._scheduler_identity.get("workers"):
+            self._until = None
+        elif time.monotonic() >= self._until:
+            raise ClusterError(
+                f"No worker came within {self._arrival} (arrival in the profile), so nothing was "
+                f"computed. {self._look}"
+            )
 
 
 def dashboard_port() -> int:
