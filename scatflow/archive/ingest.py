@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -347,11 +348,51 @@ def _reader(module: str, name: str) -> Callable[..., Ingested]:
 
 
 READERS: dict[str, Callable[..., Ingested]] = {
+    "flac": _reader("wav", "ingest_wav"),
+    "hdf5": _reader("netcdf", "ingest_netcdf"),
+    "jpeg": _reader("images", "ingest_jpeg"),
     "mseed": _reader("mseed", "ingest_mseed"),
+    "netcdf": _reader("netcdf", "ingest_netcdf"),
+    "nifti": _reader("nifti", "ingest_nifti"),
     "npy": _reader("npy", "ingest_npy"),
+    "ogg": _reader("wav", "ingest_wav"),
+    "png": _reader("images", "ingest_png"),
+    "tiff": _reader("images", "ingest_tiff"),
     "wav": _reader("wav", "ingest_wav"),
 }
 """Readers by the name of their format; all take ``(inputs, output, *, overwrite, on_progress)``."""
+
+GROUP = "scatflow.readers"
+"""Entry points by which other packages add readers of their own."""
+
+
+def readers() -> dict[str, Callable[..., Ingested]]:
+    """Return all readers by the name of their format, those of other packages included.
+
+    A package names them in its ``pyproject.toml``, and they are imported when they are called::
+
+        [project.entry-points."scatflow.readers"]
+        sac = "my_package.sac:ingest_sac"
+
+    They take ``(inputs, output, *, overwrite, on_progress, **options)`` and return
+    :class:`Ingested`. None takes the name of one of scatflow's own.
+    """
+    return {**{point.name: _foreign(point) for point in entry_points(group=GROUP)}, **READERS}
+
+
+def _foreign(point: EntryPoint) -> Callable[..., Ingested]:
+    def read(inputs: Sequence[PathName] | PathName, output: PathName, **options: Any) -> Ingested:
+        try:
+            function = point.load()
+        except (ImportError, AttributeError) as problem:
+            raise IngestError(
+                f"The reader of {point.name!r}, {point.value}, cannot be imported: {problem}. "
+                "Install or repair the package that names it."
+            ) from problem
+        result: Ingested = function(inputs, output, **options)
+        return result
+
+    return read
 
 
 def ingest(
@@ -364,6 +405,7 @@ def ingest(
     IngestError
         If the format is unknown, or the files do not fit into one archive.
     """
-    if format not in READERS:
-        raise IngestError(f"There is no reader for {format!r}: known are {listed(READERS)}.")
-    return READERS[format](inputs, output, **options)
+    known = readers()
+    if format not in known:
+        raise IngestError(f"There is no reader for {format!r}: known are {listed(known)}.")
+    return known[format](inputs, output, **options)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis
-from scatflow.archive.ingest import (
-    Ingested,
-    Layout,
-    PathName,
-    Progress,
-    chunk_shape,
-    create,
-    input_files,
-    labels,
-    new_archive,
-    slabs,
-)
+from scatflow.archive.ingest import Ingested, PathName, Progress, input_files
+from scatflow.archive.stack import Box, Head, write_stack
 from scatflow.errors import IngestError
 
 Step = str | int | float | Fraction
@@ -77,38 +67,30 @@ def ingest_npy(
         the output exists.
     """
     paths = input_files(inputs)
-    first = _open(paths[0])
-    names = _names(dims, first.ndim)
+    arrays = [_open(path) for path in paths]
+    names = _names(dims, arrays[0].ndim)
     regular = {**_axes(names, step, units), **(axes or {})}
-    for path in paths[1:]:
-        other = _open(path)
-        if (other.shape, other.dtype) != (first.shape, first.dtype):
+    told = _attributes(regular, attrs)
+    heads = []
+    for path, array in zip(paths, arrays, strict=True):
+        if array.ndim != len(names):
             raise IngestError(
-                f"{path} holds {other.shape} {other.dtype}, but {paths[0]} {first.shape} "
-                f"{first.dtype}: files of one archive are alike. Ingest it by itself."
+                f"{path} holds {array.shape} {array.dtype}, but {paths[0]} {arrays[0].shape} "
+                f"{arrays[0].dtype}: files of one archive are alike. Ingest it by itself."
             )
-    stacked = len(paths) > 1
-    shape = (len(paths), *first.shape) if stacked else first.shape
-    if stacked and ITEM in names:
-        raise IngestError(f"{ITEM!r} is the dimension along which files are stacked: rename yours.")
-    dtype = first.dtype.newbyteorder("=")
-    layout = Layout(
-        variable,
-        (ITEM, *names) if stacked else names,
-        shape,
-        (1, *chunk_shape(first.shape)) if stacked else chunk_shape(first.shape),
-        dtype,
-        np.nan if dtype.kind == "f" else dtype.type(0).item(),
-        axes=regular,
-        coords={ITEM: ((ITEM,), labels(paths), {})} if stacked else {},
-        attrs=_attributes(regular, attrs),
-        group_attrs={"source": f"NumPy .npy: {len(paths)} files" if stacked else "NumPy .npy"},
+        heads.append(Head(names, array.shape, array.dtype.newbyteorder("="), regular, {}, told))
+    del arrays, array
+    return write_stack(
+        paths,
+        heads,
+        _boxes_of,
+        output,
+        along=ITEM,
+        variable=variable,
+        source="NumPy .npy",
+        overwrite=overwrite,
+        on_progress=on_progress,
     )
-    del first
-    with new_archive(output, paths, overwrite=overwrite) as folder:
-        array = create(folder, layout)
-        _copy(paths, array, stacked, on_progress)
-    return Ingested(str(output), variable, layout.dims, shape, str(dtype))
 
 
 def _attributes(axes: Mapping[str, Axis], attrs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -116,21 +98,11 @@ def _attributes(axes: Mapping[str, Axis], attrs: Mapping[str, Any] | None) -> di
     return {**({"sampling_rate": rates[0]} if len(rates) == 1 else {}), **(attrs or {})}
 
 
-def _copy(
-    paths: Sequence[Path], array: zarr.Array[Any], stacked: bool, on_progress: Progress | None
-) -> None:
-    shape, chunks = array.shape[stacked:], array.chunks[stacked:]
-    total = array.size * array.dtype.itemsize
-    done = 0
-    for i, path in enumerate(paths):
-        for part in slabs(shape, chunks, array.dtype.itemsize):
-            # Mapped anew each time: pages of a file that stays mapped would count as memory.
-            values = np.array(_open(path)[part], dtype=array.dtype, order="C")
-            where: Any = (i, *part) if stacked else part
-            array[where] = values
-            done += values.nbytes
-            if on_progress is not None:
-                on_progress(done, total)
+@contextmanager
+def _boxes_of(path: Path) -> Iterator[Callable[[Box], NDArray[Any]]]:
+    """Read boxes of a file."""
+    # Mapped anew each time: pages of a file that stays mapped would count as memory.
+    yield lambda box: np.array(_open(path)[box], order="C")
 
 
 def _open(path: Path) -> NDArray[Any]:

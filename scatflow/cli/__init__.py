@@ -367,18 +367,21 @@ def _each(text: str | None) -> str | list[str] | None:
     return text.split(",") if text is not None and "," in text else text
 
 
+FORMATS = "flac, hdf5, jpeg, mseed, netcdf, nifti, npy, ogg, png, tiff or wav."
+
 INGEST_OPTIONS = {
     "mseed": ("variable", "tolerance"),
     "npy": ("variable", "dims", "step", "units"),
-    "wav": ("variable",),
 }
-"""Options that make sense for each format, besides --overwrite."""
+"""Options that make sense for a format, besides --overwrite; all others have --variable."""
 
 
 @app.command()
 def ingest(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="mseed, npy or wav.")],
-    paths: Annotated[list[str], typer.Argument(metavar="IN... OUT", help="Files, then a store.")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=FORMATS)],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="IN... OUT", help="Files or folders, then a store.")
+    ],
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the store if it exists.")
     ] = False,
@@ -395,11 +398,12 @@ def ingest(
     ] = None,
 ) -> None:
     """Bring files of another format into a labelled Zarr store."""
-    from scatflow.archive import READERS
+    from scatflow.archive import readers
     from scatflow.cli.texts import copying
 
-    if form not in READERS:
-        raise typer.BadParameter(f"unknown format {form!r}; accepted: {', '.join(READERS)}")
+    known = readers()
+    if form not in known:
+        raise typer.BadParameter(f"unknown format {form!r}; accepted: {', '.join(sorted(known))}")
     if len(paths) < 2:
         raise typer.BadParameter("give at least one input and the store to write")
     given: dict[str, Any] = {
@@ -410,10 +414,10 @@ def ingest(
         "tolerance": tolerance,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    for name in set(options) - set(INGEST_OPTIONS[form]):
+    for name in set(options) - set(INGEST_OPTIONS.get(form, ("variable",))):
         raise typer.BadParameter(f"--{name} has no meaning for {form}")
     with copying() as on_progress:
-        ingested = READERS[form](
+        ingested = known[form](
             paths[:-1], paths[-1], overwrite=overwrite, on_progress=on_progress, **options
         )
     for line in ingested:

@@ -33,7 +33,7 @@ EXTRAS = {
     "cuda12": ("cupy", "dask_cuda"),
     "hpc": ("dask_jobqueue",),
     "s3": ("s3fs",),
-    "ingest": ("pymseed", "soundfile", "nibabel", "PIL"),
+    "ingest": ("pymseed", "soundfile", "nibabel", "PIL", "tifffile", "h5netcdf"),
     "plot": ("matplotlib",),
     "sklearn": ("sklearn",),
 }

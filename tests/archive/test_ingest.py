@@ -24,7 +24,7 @@ def test_the_readers_are_those_of_the_command_line():
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones(npy, tmp_path):
-    with pytest.raises(IngestError, match=r"no reader for 'gif'.*'mseed', 'npy', 'wav'"):
+    with pytest.raises(IngestError, match=r"no reader for 'gif'.*'mseed', .*'npy', .*'wav'"):
         ingest("gif", npy, tmp_path / "o.zarr")
 
 
@@ -158,3 +158,21 @@ def test_an_ingest_that_is_killed_never_looks_complete(npy, tmp_path):
     assert not out.exists()
     ingest("npy", npy, out)
     assert open_source(str(out)).shape == (6,)
+
+
+def test_other_packages_add_readers_and_replace_none(npy, tmp_path, monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    points = [
+        EntryPoint("mine", "scatflow.archive.npy:ingest_npy", "scatflow.readers"),
+        EntryPoint("wav", "scatflow.archive.npy:ingest_npy", "scatflow.readers"),
+        EntryPoint("gone", "no_such_package:read", "scatflow.readers"),
+    ]
+    monkeypatch.setattr(
+        "scatflow.archive.ingest.entry_points", lambda group: {"scatflow.readers": points}[group]
+    )
+    assert ingest("mine", npy, tmp_path / "o.zarr").shape == np.load(npy).shape
+    with pytest.raises(IngestError, match="no sound file"):
+        ingest("wav", npy, tmp_path / "p.zarr")
+    with pytest.raises(IngestError, match=r"no_such_package:read, cannot be imported"):
+        ingest("gone", npy, tmp_path / "p.zarr")

@@ -1,0 +1,154 @@
+"""Files that hold an array each, alike, to one archive: what their readers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scatflow.archive.axis import Axis
+from scatflow.archive.ingest import (
+    Ingested,
+    Layout,
+    PathName,
+    Progress,
+    chunk_shape,
+    create,
+    labels,
+    new_archive,
+    slabs,
+)
+from scatflow.errors import IngestError
+
+Box: TypeAlias = tuple[slice, ...]
+
+Coords: TypeAlias = Mapping[str, tuple[tuple[str, ...], Any, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is known of one file's array before its numbers are read.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Of the variable.
+    missing : number, optional
+        Stored value that means missing.
+    pages : bool
+        The file is read by whole entries of its first axes, all but the last two.
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: Mapping[str, Axis] = field(default_factory=dict)
+    coords: Coords = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    pages: bool = False
+
+    def alike(self) -> tuple[Any, ...]:
+        """Return what files of one archive have in common."""
+        return self.dims, self.shape, self.dtype, dict(self.axes)
+
+
+Open: TypeAlias = Callable[[Path], AbstractContextManager[Callable[[Box], NDArray[Any]]]]
+"""Opens a file, and reads boxes of it."""
+
+
+def write_stack(
+    paths: Sequence[Path],
+    heads: Sequence[Head],
+    open_file: Open,
+    output: PathName,
+    *,
+    along: str,
+    variable: str,
+    source: str,
+    overwrite: bool,
+    on_progress: Progress | None,
+    stacked: bool | None = None,
+) -> Ingested:
+    """Write files to one archive; several are stacked along a new first dimension.
+
+    Parameters
+    ----------
+    paths, heads : sequence
+        The files and what they hold.
+    open_file : callable
+        Reads them.
+    output : path
+        The archive to make.
+    along : str
+        Name of the dimension that counts files.
+    variable : str
+        Name of the array.
+    source : str
+        What the files are, for the archive's attributes.
+    stacked : bool, optional
+        Whether there is that dimension; by default where there are several files.
+
+    Raises
+    ------
+    IngestError
+        Files are not alike, a dimension has the name of the new one, or the output exists.
+    """
+    head = heads[0]
+    for path, other in zip(paths, heads, strict=True):
+        if other.alike() != head.alike():
+            sizes = [dict(zip(h.dims, h.shape, strict=True)) for h in (other, head)]
+            raise IngestError(
+                f"{path} holds {sizes[0]} {other.dtype}, but {paths[0]} {sizes[1]} {head.dtype}"
+                f"{'' if sizes[0] != sizes[1] else ', on another grid'}: files of one archive are "
+                "alike. Ingest it by itself."
+            )
+    many = len(paths) > 1 if stacked is None else stacked
+    if many and along in head.dims:
+        raise IngestError(
+            f"{along!r} is the dimension along which files are stacked: rename yours."
+        )
+    layout = Layout(
+        variable,
+        (along, *head.dims) if many else head.dims,
+        (len(paths), *head.shape) if many else head.shape,
+        (1, *_chunks(head)) if many else _chunks(head),
+        head.dtype,
+        np.nan if head.dtype.kind == "f" else head.dtype.type(0).item(),
+        axes=head.axes,
+        coords={**head.coords, **({along: ((along,), labels(paths), {})} if many else {})},
+        attrs=head.attrs,
+        group_attrs={"source": f"{source}: {len(paths)} files" if many else source},
+    )
+    with new_archive(output, paths, overwrite=overwrite) as folder:
+        array = create(folder, layout)
+        done, total = 0, array.size * array.dtype.itemsize
+        for i, path in enumerate(paths):
+            with open_file(path) as read:
+                for box in _boxes(head, array.chunks[many:]):
+                    values = np.ascontiguousarray(read(box), head.dtype)
+                    where: Any = (i, *box) if many else box
+                    array[where] = values
+                    done += values.nbytes
+                    if on_progress is not None:
+                        on_progress(done, total)
+    return Ingested(str(output), variable, layout.dims, layout.shape, str(head.dtype))
+
+
+def _chunks(head: Head) -> tuple[int, ...]:
+    if head.pages:
+        return (*[1] * (len(head.shape) - 2), *chunk_shape(head.shape[-2:]))
+    return chunk_shape(head.shape)
+
+
+def _boxes(head: Head, chunks: tuple[int, ...]) -> Any:
+    """Yield what is read at a time: slabs, or whole pages where a file gives nothing less."""
+    if not head.pages:
+        yield from slabs(head.shape, chunks, head.dtype.itemsize)
+        return
+    for page in np.ndindex(*head.shape[:-2]):
+        yield (*(slice(k, k + 1) for k in page), slice(0, head.shape[-2]), slice(0, head.shape[-1]))
