@@ -10,7 +10,7 @@ BUSY := tests/flow tests/cli tests/safety
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run relief head install bench bench-runs soak test clean clean-data
+.PHONY: help run relief head install bench bench-runs soak science test clean clean-data
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -38,6 +38,9 @@ bench-runs: $(BENCH_VENV)/.installed ## Whole runs, workers against threads: pag
 
 soak: $(BENCH_VENV)/.installed ## A hundred kills in one run, and the bytes compared: half an hour
 	$(BENCH_VENV)/bin/python benchmarks/soak.py
+
+science: data/.forda $(BENCH_VENV)/.installed ## Published results, Kymatio's and ours, in one run each
+	$(BENCH_VENV)/bin/python examples/forda.py --data data/forda --picture docs/forda.png
 
 test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environment of their own
 	$(TEST_VENV)/bin/ruff check .

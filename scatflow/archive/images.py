@@ -156,10 +156,14 @@ class _Pillow:
 
     @contextmanager
     def _image(self, path: Path) -> Iterator[Any]:
+        most = self._images.MAX_IMAGE_PIXELS
+        self._images.MAX_IMAGE_PIXELS = None  # Images are giant on purpose here.
         try:
             image = self._images.open(path)
         except OSError as problem:  # Pillow's own error is one, too.
             raise IngestError(f"{path} is no image that can be read: {problem}.") from problem
+        finally:
+            self._images.MAX_IMAGE_PIXELS = most
         with image:
             yield image
 

@@ -81,6 +81,13 @@ def test_a_jpeg_is_what_pillow_decodes(tmp_path):
     assert np.abs(values - smooth).max() < 8
 
 
+def test_giant_images_are_no_bombs(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.new("L", (100, 90), 7).save(tmp_path / "a.png")
+    assert ingest("png", tmp_path / "a.png", tmp_path / "o.zarr").shape == (90, 100)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
 def test_images_that_do_not_go_together_are_refused(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "b.png")
