@@ -230,6 +230,8 @@ def submit(
     from scatflow.flow.submit import scripts
     from scatflow.flow.submit import submit as send
 
+    if array is not None and workers is not None:
+        raise typer.BadParameter("--workers has no meaning for --array: its jobs have no driver")
     prepared = prepare(_job(job, cluster=cluster, workers=workers))
     check_budget(prepared)
     if dry_run:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from scatflow.errors import ClusterError, OutputBusyError
-from scatflow.flow.cluster.batch import export_lines, make_folder, shared_folder, tag
+from scatflow.flow.cluster.batch import (
+    check_folder,
+    export_lines,
+    make_folder,
+    shared_folder,
+    tag,
+)
 from scatflow.flow.cluster.batch import script as worker_script
 from scatflow.flow.cluster.kubernetes import manifest
 from scatflow.flow.cluster.ready import HEADROOM
@@ -23,7 +30,8 @@ from scatflow.flow.job import Job
 from scatflow.flow.plan import RunPlan
 from scatflow.flow.profiles import Batch, clock_time, seconds
 from scatflow.flow.run import lay_out
-from scatflow.flow.systems import SYSTEMS, System, Wanted, script
+from scatflow.flow.schedules.task import write
+from scatflow.flow.systems import NUMBER, SYSTEMS, System, Wanted, script
 from scatflow.flow.tables import memory_bytes
 
 MARGIN_SHARE, MARGIN_MOST = 0.2, 300
@@ -70,9 +78,11 @@ def scripts(plan: RunPlan, array: int | None = None) -> dict[str, str]:
         return {"DaskCluster (`scatflow run` gives it to the operator)": text}
     place, system = _system(plan.job)
     places = _places(plan.job)
+    check_folder(plan.job)
     if array is None:
         again = "worker (sent by the driver, as often as there are to be workers)"
         return {"driver": _driver(plan, system, places.script), again: worker_script(plan.job)}
+    array = min(array, plan.n_blocks)
     return {
         f"shares ({array} jobs)": _shares(plan, system, places, array),
         "end (after all of them)": _end(plan, system, places, "ARRAY"),
@@ -115,23 +125,36 @@ def submit(
             f"for it (its log: {earlier.log}), or cancel it: scatflow cancel {plan.job.path}"
         )
     make_folder(plan.job)
+    for file in (places.script, places.end):
+        file.with_suffix(NUMBER).unlink(missing_ok=True)
     if array is None:
         places.script.write_text(_driver(plan, system, places.script))
-        numbers = [system.submit(str(places.script))]
-    else:
-        if not lay_out(plan, array, say):
-            return None
-        array = min(array, plan.n_blocks)
-        places.profile.write_text(_own_profile(place))
-        places.script.write_text(_shares(plan, system, places, array))
-        numbers = [system.submit(str(places.script))]
-        places.end.write_text(_end(plan, system, places, numbers[0]))
-        numbers.append(system.submit(str(places.end)))
-    log = system.log(places.log, numbers[0], array is not None)
+        return _remember(place, system, places, [system.submit(str(places.script))], False)
+    if not lay_out(plan, array, say):
+        return None
+    array = min(array, plan.n_blocks)
+    places.profile.write_text(_own_profile(place))
+    places.script.write_text(_shares(plan, system, places, array))
+    shares = system.submit(str(places.script))
+    _remember(place, system, places, [shares], True)
+    places.end.write_text(_end(plan, system, places, shares))
+    try:
+        end = system.submit(str(places.end))
+    except ClusterError:
+        system.delete(shares)  # Nobody would take over what they do.
+        raise
+    return _remember(place, system, places, [shares, end], True)
+
+
+def _remember(
+    place: Batch, system: System, places: Places, numbers: list[str], array: bool
+) -> Sent:
+    """Note what was sent, for whoever asks from another shell."""
+    log = system.log(places.log, numbers[0], array)
     record = Sent(
         place.kind, numbers[0], numbers, log, str(places.script), socket.gethostname(), time.time()
     )
-    places.record.write_text(json.dumps(asdict(record)))
+    write(places.record, json.dumps(asdict(record)))
     return record
 
 
@@ -139,10 +162,27 @@ def sent(job: Job) -> Sent | None:
     """Return the batch job that a run was sent as last, if it was."""
     if not isinstance(job.profile, Batch):
         return None
+    places = _places(job)
     try:
-        return Sent(**json.loads(_places(job).record.read_text()))
+        record = Sent(**json.loads(places.record.read_text()))
     except FileNotFoundError:
         return None
+    successors = [_successor(SYSTEMS[record.kind], s) for s in (places.script, places.end)]
+    numbers = [number for number in successors if number is not None]
+    if not numbers:
+        return record
+    return replace(record, number=numbers[0], numbers=[*record.numbers, *numbers])
+
+
+def _successor(system: System, script: Path) -> str | None:
+    """Return the number of the job that was queued in place of the first one of a script."""
+    if system.same_again:
+        return None
+    try:
+        match = re.search(system.number, script.with_suffix(NUMBER).read_text())
+    except FileNotFoundError:
+        return None
+    return match and match.group(1)
 
 
 def told(job: Job) -> dict[str, Any] | None:
@@ -196,8 +236,10 @@ def _places(job: Job) -> Places:
 def _driver(plan: RunPlan, system: System, path: Path) -> str:
     """Return the script of the job with the client and the scheduler."""
     place, _ = _system(plan.job)
-    profile = os.path.abspath(plan.job.run.cluster)
-    return _script(plan, system, path, _driver_wanted(plan.job, place), ["--cluster", profile])
+    line = ["--cluster", os.path.abspath(plan.job.run.cluster)]
+    if place.workers is not None and place.workers == plan.job.run.workers:
+        line += ["--workers", str(place.workers)]  # The profile may say another number.
+    return _script(plan, system, path, _driver_wanted(plan.job, place), line)
 
 
 def _driver_wanted(job: Job, place: Batch, **more: Any) -> Wanted:
@@ -270,15 +312,17 @@ def _own_profile(place: Batch) -> str:
     """Return the profile of a job that computes by itself: processes on its own node."""
     lines = ['kind = "local"', f"workers = {place.processes}", f"threads = {place.threads or 1}"]
     if place.memory is not None:
-        lines.append(f"memory = {json.dumps(place.memory)}")
+        lines.append(f"memory = {_quoted(place.memory)}")
     if place.scratch is not None:
-        lines.append(f"scratch = {json.dumps(place.scratch)}")
+        lines.append(f"scratch = {_quoted(place.scratch)}")
     if place.environment:
-        lines += [
-            "[environment]",
-            *(f"{k} = {json.dumps(v)}" for k, v in place.environment.items()),
-        ]
+        lines += ["[environment]", *(f"{k} = {_quoted(v)}" for k, v in place.environment.items())]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML string: JSON's, but for surrogates and the one control character it leaves."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def cancel(job: Job) -> list[str]:

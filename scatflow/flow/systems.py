@@ -5,7 +5,6 @@ Facts of their manuals as pure text; nothing here runs a command but :class:`Sys
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import shlex
@@ -58,7 +57,9 @@ class System:
     """What its answer looks like: a pattern with the job's number."""
     cancel: tuple[str, ...]
     state: tuple[str, ...]
-    """The command that fails, or says nothing, for a job that has ended."""
+    """The command that tells of a job; of one that has ended long ago, it fails."""
+    unknown: str
+    """What all its commands say of jobs that they know no more: a pattern, whatever the case."""
     again: str
     """Lines of shell that have the job queued again; $script is the script's path."""
     index: str
@@ -69,6 +70,10 @@ class System:
     """Whether the script is read from standard input."""
     numbers_logs: bool = True
     """Whether the name of a log can hold the job's number."""
+    ended: tuple[str, ...] = ()
+    """Words that `state` has for jobs that have ended, where it tells of them, too."""
+    same_again: bool = True
+    """Whether `again` queues this very job, or a new one of the same script."""
 
     def log(self, pattern: str, number: str, array: bool) -> str:
         """Return where a job writes its log, or the jobs of an array theirs."""
@@ -105,14 +110,28 @@ class System:
         ClusterError
             The command is missing, or refuses.
         """
-        if self.waits_or_runs(number):
+        if not self.waits_or_runs(number):
+            return
+        try:
             _call([*self.cancel, number], self.kind)
+        except RefusedError:
+            if self.waits_or_runs(number):  # It has not ended this moment.
+                raise
 
     def delete_named(self, name: str) -> None:
-        """Cancel what is left of the jobs of a name: workers whose driver was ended first."""
-        if self.cancel_named:
-            with contextlib.suppress(RefusedError):  # There are none any more.
-                _call([word.format(name=name) for word in self.cancel_named], self.kind)
+        """Cancel what is left of the jobs of a name: workers whose driver was ended first.
+
+        Raises
+        ------
+        ClusterError
+            The command refuses, and not because there are none any more.
+        """
+        if not self.cancel_named:
+            return
+        try:
+            _call([word.format(name=name) for word in self.cancel_named], self.kind)
+        except RefusedError as problem:
+            self._check_unknown(problem)
 
     def waits_or_runs(self, number: str) -> bool:
         """Tell whether a job has not ended.
@@ -120,12 +139,19 @@ class System:
         Raises
         ------
         ClusterError
-            The command is missing.
+            The command is missing, or the system does not answer.
         """
         try:
-            return bool(_call([*self.state, number], self.kind).strip())
-        except RefusedError:
+            said = _call([*self.state, number], self.kind).split()
+        except RefusedError as problem:
+            self._check_unknown(problem)
             return False
+        return any(word not in self.ended for word in said)
+
+    def _check_unknown(self, problem: RefusedError) -> None:
+        """Raise what a command refused, unless it is that a job is not known any more."""
+        if re.search(self.unknown, str(problem), re.IGNORECASE) is None:
+            raise problem
 
 
 class RefusedError(ClusterError):
@@ -230,6 +256,9 @@ def _sge(job: Wanted) -> list[str]:
 AGAIN = 99
 """Exit code that has Grid Engine queue a job again, and LSF, which is told so."""
 
+NUMBER = ".number"
+"""Where a job that queues another one in its place notes that one's number: beside its script."""
+
 SYSTEMS = {
     "slurm": System(
         kind="SLURM",
@@ -239,6 +268,7 @@ SYSTEMS = {
         cancel=("scancel",),
         cancel_named=("scancel", "--me", "--name={name}"),
         state=("squeue", "--noheader", "--format=%T", "--jobs"),
+        unknown=r"invalid job id|already complet",
         again='scontrol requeue "$SLURM_JOB_ID"',
         index="$SLURM_ARRAY_TASK_ID",
     ),
@@ -249,9 +279,11 @@ SYSTEMS = {
         number=r"^(\d+(?:\[\])?[\w.\-]*)",
         cancel=("qdel",),
         state=("qstat",),
-        again='qsub "$script"',
+        unknown=r"unknown job|has finished",
+        again=f'qsub "$script" >"${{script%.sh}}{NUMBER}"',
         index="$PBS_ARRAY_INDEX",
         numbers_logs=False,
+        same_again=False,
     ),
     "lsf": System(
         kind="LSF",
@@ -261,7 +293,9 @@ SYSTEMS = {
         number=r"Job <(\d+)>",
         cancel=("bkill",),
         cancel_named=("bkill", "-J", "{name}", "0"),
-        state=("bjobs", "-noheader"),
+        state=("bjobs", "-noheader", "-o", "stat"),
+        unknown=r"not found|no matching job|already finished",
+        ended=("DONE", "EXIT"),
         again=f"code={AGAIN}",
         index="$((LSB_JOBINDEX - 1))",
     ),
@@ -273,6 +307,7 @@ SYSTEMS = {
         cancel=("qdel",),
         cancel_named=("qdel", "{name}"),
         state=("qstat", "-j"),
+        unknown=r"do(es)? not exist",
         again=f"code={AGAIN}",
         index="$((SGE_TASK_ID - 1))",
     ),
@@ -312,7 +347,8 @@ def script(
     if stop_after is not None:
         told = f"timeout --signal=TERM --kill-after={KILL_AFTER} {stop_after} {told}"
     again = []
-    if stop_after is not None:
+    # A script that is sent anew has all jobs of its array: the one after them does what is left.
+    if stop_after is not None and (system.same_again or not job.array):
         again = [
             "# It was told to end before the walltime does, and there is more to do.",
             f'if [ "$code" -ne 0 ] && [ "$SECONDS" -ge {stop_after} ]; then',

@@ -7,6 +7,7 @@ import hashlib
 import ipaddress
 import math
 import os
+import re
 import shlex
 import tempfile
 import time
@@ -53,6 +54,9 @@ LOOK_SECONDS, LOOKED_AT = 5.0, 20
 
 LOG_LINES = 12
 
+UNFIT = re.compile(r"[^\w./+=@,~-]")
+"""What some batch system takes for an end, a host or a number in the name of a log."""
+
 ENTRY_WAIT = 60
 """Seconds that a worker looks for the scheduler before it gives its processors back."""
 
@@ -90,6 +94,7 @@ def script(job: Job) -> str:
         The package dask-jobqueue is missing.
     """
     module = _jobqueue()
+    check_folder(job)
     kind = getattr(module, CLUSTERS[job.profile.kind])
     place: Any = job.profile
     words = _words(job, place, secured=False)
@@ -236,14 +241,33 @@ def shared_folder(job: Job) -> Path:
     return (Path(output).parent if output else Path.cwd()) / ".scatflow"
 
 
+def check_folder(job: Job) -> None:
+    """Refuse a shared folder that options of batch systems cannot name.
+
+    Raises
+    ------
+    ClusterError
+        It has blanks or other signs that they read in their own way.
+    """
+    folder = str(shared_folder(job))
+    if found := sorted(set(UNFIT.findall(folder))):
+        signs = ", ".join(repr(sign) for sign in found)
+        raise ClusterError(
+            f"Logs of batch jobs would be in {folder!r}, and options of batch systems cannot hold "
+            f"{signs}: nothing was sent. Name another folder that all nodes see, as shared in the "
+            "profile."
+        )
+
+
 def make_folder(job: Job) -> Path:
     """Make the folder that batch jobs share, if it is missing, for this user alone.
 
     Raises
     ------
     ClusterError
-        It cannot be made.
+        It cannot be made, or has a name that batch systems would not understand.
     """
+    check_folder(job)
     folder = shared_folder(job)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +283,7 @@ def make_folder(job: Job) -> Path:
 
 def tag(job: Job) -> str:
     """Return a name for batch jobs of one output, with which they can be found."""
-    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in job.name)[:40]
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", job.name)[:40]
     output = absolute(job.output.store, os.getcwd())
     return f"scatflow-{plain}-{hashlib.sha256(output.encode()).hexdigest()[:6]}"
 
@@ -357,7 +381,10 @@ class _Arrivals:
             for name, unit in list(self._jobs.workers.items())
             if unit.job_id and not there & {str(name), f"{name}-0"}
         ]
-        return [name for name, job in absent[:LOOKED_AT] if not system.waits_or_runs(str(job))]
+        try:
+            return [name for name, job in absent[:LOOKED_AT] if not system.waits_or_runs(str(job))]
+        except ClusterError:  # It does not answer, and the run needs it not: later, then.
+            return []
 
     async def _forget(self, names: list[Any]) -> None:
         for name in names:
