@@ -15,9 +15,11 @@ from scatflow.flow.job import Job
 from scatflow.flow.schedules.cron import plain_line
 from scatflow.flow.schedules.environment import portable
 from scatflow.flow.schedules.task import LOCAL, Task
+from scatflow.flow.tables import read_toml
 from scatflow.flow.work import absolute, local_path
 
 JOB_FOLDER = "/etc/scatflow"
+PROFILE = "cluster.toml"
 SECRET = "scatflow-credentials"
 """A Secret of this name, if there is one, becomes variables of the run."""
 
@@ -56,9 +58,9 @@ def manifests(task: Task) -> list[dict[str, Any]]:
             "such as --image registry.example.org/scatflow:0.1."
         )
     _check_stores(task.job, task.folder if task.claim else None)
-    file = {"job.toml": task.job.text}
+    files = {"job.toml": task.job.text, **_profile(task)}
     return [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _named(task), "data": file},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _named(task), "data": files},
         {
             "apiVersion": "batch/v1",
             "kind": "CronJob",
@@ -71,6 +73,26 @@ def manifests(task: Task) -> list[dict[str, Any]]:
             },
         },
     ]
+
+
+def _profile(task: Task) -> dict[str, str]:
+    """Return the profile that the job names, if it is a file: a pod has it beside the job.
+
+    Raises
+    ------
+    ScheduleError
+        A pod cannot start such workers.
+    """
+    place = task.job.run.cluster
+    if task.job.profile.kind not in (*LOCAL, "address", "gateway"):
+        raise ScheduleError(
+            f"{place} is of kind {task.job.profile.kind!r}, whose workers a pod cannot start: it "
+            "has neither the commands nor the rights. Give a profile of kind local, threads, "
+            "address or gateway with --cluster."
+        )
+    if not place.endswith(".toml"):
+        return {}
+    return {PROFILE: read_toml(place, "cluster profile")[1]}
 
 
 def _named(task: Task) -> dict[str, Any]:
@@ -100,10 +122,11 @@ def _job_spec(task: Task) -> dict[str, Any]:
 
 def _container(task: Task) -> dict[str, Any]:
     words = ["scatflow", "run", f"{JOB_FOLDER}/job.toml", "--unless-running"]
-    if task.cluster is not None:
+    if _profile(task):
+        words += ["--cluster", f"{JOB_FOLDER}/{PROFILE}"]
+    elif task.cluster is not None:
         words += ["--cluster", task.cluster]
-    if task.job.run.workers is None and task.job.run.cluster in LOCAL:
-        words += ["--workers", "1"]
+    words += task.one_worker
     processors, memory = task.resources
     variables = [{"name": n, "value": v} for n, v in portable(task.variables).items()]
     mounts: list[dict[str, Any]] = [{"name": "job", "mountPath": JOB_FOLDER, "readOnly": True}]

@@ -115,9 +115,7 @@ def batch_script(task: Task) -> str:
 
 def _script(task: Task, first: str = "") -> str:
     """Return the script; workers are as many as the batch job has processors for."""
-    run = task.job.run
-    given = run.workers is not None or run.cluster not in ("local", "threads")
-    return script(task, first, () if given else ("--workers", "1"))
+    return script(task, first, task.one_worker)
 
 
 def _options(task: Task) -> list[str]:

@@ -24,7 +24,7 @@ from scatflow.flow.schedules.cron import Cron, parse_cron
 from scatflow.flow.schedules.environment import carried
 
 LOCAL = ("local", "threads")
-"""Runners whose workers live where the run does."""
+"""Kinds of profiles whose workers live where the run does."""
 
 CLIENT_BYTES = 2**30
 """What the run's own process takes beside its workers."""
@@ -55,12 +55,29 @@ class Task:
         return unit_name(self.path)
 
     @property
+    def local(self) -> bool:
+        """Whether its workers live where the run is started."""
+        return self.job.profile.kind in LOCAL
+
+    @property
+    def workers(self) -> int | None:
+        """Workers that are started beside the run; None where nothing says how many."""
+        return getattr(self.job.profile, "most", None) or (
+            getattr(self.job.profile, "workers", None) or self.job.run.workers
+        )
+
+    @property
     def resources(self) -> tuple[int, int]:
         """Processors and bytes that a run takes where it is started, workers included."""
-        if self.job.run.cluster not in LOCAL:
+        if not self.local:
             return 1, CLIENT_BYTES
-        workers = self.job.run.workers or 1
-        return workers * self.job.run.threads, workers * self.job.memory + CLIENT_BYTES
+        workers = self.workers or 1
+        return workers * self.job.threads, workers * self.job.memory + CLIENT_BYTES
+
+    @property
+    def one_worker(self) -> tuple[str, ...]:
+        """Words of the command where a system grants what is asked for: as many as processors."""
+        return ("--workers", "1") if self.local and self.workers is None else ()
 
 
 def make_task(

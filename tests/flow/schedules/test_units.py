@@ -279,6 +279,38 @@ def test_where_scrontab_does_not_serve_a_batch_job_submits_its_successor(
     assert not script_path(made.name, "slurm").exists()
 
 
+@pytest.mark.parametrize(
+    ("profile", "processors", "mib"),
+    [
+        ('kind = "local"\nworkers = 8\nthreads = 2\nmemory = "2 GiB"', 16, 17 * 1024),
+        ('kind = "local"\nminimum = 0\nmaximum = 3', 3, 4 * 1024),
+        ('kind = "threads"', 1, 2 * 1024),
+        ('kind = "slurm"\nworkers = 8', 1, 1024),
+    ],
+)
+@pytest.mark.parametrize("in_the_job", [True, False])
+def test_a_batch_job_asks_for_what_the_workers_of_a_profile_take(
+    task, home, profile, processors, mib, in_the_job
+):
+    (home / "place.toml").write_text(profile)
+    if in_the_job:
+        text = (home / "job.toml").read_text().replace('"threads"', '"place.toml"')
+        (home / "job.toml").write_text(text)
+    made = task(cluster=None if in_the_job else "place.toml")
+    text = slurm.batch_script(made)
+    assert f"\n#SBATCH --cpus-per-task={processors}\n" in text
+    assert f"\n#SBATCH --mem={mib}M\n" in text
+    assert "--workers" not in text
+
+
+def test_a_batch_job_of_a_job_that_names_no_workers_has_one(task, home):
+    text = (home / "job.toml").read_text().replace("workers = 1\n", "")
+    (home / "job.toml").write_text(text)
+    assert slurm.batch_script(task(cluster="local")).count(" --workers 1\n") == 1
+    (home / "place.toml").write_text('kind = "local"')
+    assert slurm.batch_script(task(cluster="place.toml")).count(" --workers 1\n") == 1
+
+
 def test_without_slurm_nothing_is_installed(task, home, monkeypatch):
     made = task()
     monkeypatch.setenv("PATH", str(home))
@@ -381,6 +413,23 @@ def test_kubernetes_gets_a_cron_job_of_its_own_names(task, home, monkeypatch):
     assert container["resources"]["requests"] == {"cpu": "1", "memory": "2048Mi"}
     assert {mount["name"] for mount in container["volumeMounts"]} == {"job", "data"}
     assert {volume["name"] for volume in pod["volumes"]} == {"job", "data"}
+
+
+@pytest.mark.parametrize("in_the_job", [True, False])
+def test_a_pod_has_the_profile_that_its_run_is_told_of(task, home, in_the_job):
+    profile = 'kind = "address"\naddress = "tcp://scheduler:8786"\n'
+    (home / "place.toml").write_text(profile)
+    if in_the_job:
+        text = (home / "job.toml").read_text().replace('"threads"', '"place.toml"')
+        (home / "job.toml").write_text(text)
+    made = task(cluster=None if in_the_job else "place.toml", image="image", claim="data")
+    file, job = yaml.safe_load_all(kubernetes.text(made))
+    assert file["data"]["cluster.toml"] == profile
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"][-2:] == ["--cluster", "/etc/scatflow/cluster.toml"]
+    (home / "place.toml").write_text('kind = "slurm"\nworkers = 8')
+    with pytest.raises(ScheduleError, match="'slurm', whose workers a pod cannot start"):
+        kubernetes.text(task(cluster="place.toml", image="image", claim="data"))
 
 
 def test_what_a_pod_could_not_do_is_refused(task):
