@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -171,11 +171,23 @@ def run(
                 log=log,
                 share=part,
                 listeners=[hooks],
-                say=typer.echo,
+                say=_say,
             )
             raise typer.Exit(code)
     except busy as other:
         typer.echo(f"{other} Nothing was done: the next run takes what this one would have.")
+
+
+def _say(line: str) -> None:
+    """Print a line; where that cannot be done any more (`| head`), a run goes on and says so."""
+    try:
+        typer.echo(line)
+    except OSError as problem:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # What is left in its buffer goes there, too.
+        os.close(nowhere)
+        with suppress(OSError):
+            typer.echo(f"note: nothing can be printed, the run goes on: {problem}", err=True)
 
 
 def _check_writable(file: str | None) -> None:

@@ -34,6 +34,14 @@ REASON = 160
 """Characters of a reason, while a run goes on."""
 
 
+class Screen(Console):
+    """Standard output; where nobody reads it any more, that is an error like others."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich would end the process for."""
+        raise BrokenPipeError("nobody reads what is printed")
+
+
 class Terminal(Listener):
     """Shows blocks done, failures, samples per second, time left, and the workers that stand out.
 
@@ -44,7 +52,7 @@ class Terminal(Listener):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        self._console = console or Screen(file=sys.stdout, soft_wrap=True, highlight=False)
         self._tally = Tally(0)
         self._live: Live | None = None
         self._bar = Progress(

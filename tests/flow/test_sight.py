@@ -4,6 +4,7 @@ import dataclasses
 import html
 import io
 import json
+import os
 import re
 import sys
 import time
@@ -152,6 +153,40 @@ def test_a_listener_that_cannot_go_on_is_told_of_and_let_go():
     watch.block(Receipt(2))
     assert heard == [1, 2]
     assert said == ["note: Full stopped, the run goes on: OSError: no space"]
+
+
+@pytest.mark.parametrize("seconds", [10.0, 0.0])
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(
+    seconds, place, noise, inline, monkeypatch, capfd, settings
+):
+    """The line that finds the pipe closed is the run's own, or one of its progress."""
+    place.archive(noise[:2, :4096])
+    (place.path / "job.toml").write_text(place.text(transform=WHOLE))
+    monkeypatch.setattr(progress, "LINE_SECONDS", seconds)
+    monkeypatch.setattr(sys, "argv", ["scatflow", "run", "job.toml"])
+    ours, nobodys = os.pipe()
+    os.close(ours)
+    with os.fdopen(nobodys, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code == 0
+    assert status(place.job(transform=WHOLE))["state"] == "complete"
+    assert "nothing can be printed, the run goes on" in capfd.readouterr().err
+
+
+def test_a_terminal_that_nobody_reads_is_let_go():
+    ours, nobodys = os.pipe()
+    os.close(ours)
+    said = []
+    with open(os.devnull, "w") as nowhere, os.fdopen(nobodys, "w") as closed:
+        watch = Watch(SOMEONE, [Terminal(progress.Screen(file=closed))], said.append)
+        watch.started(Tally(2), "")
+        watch.block(Receipt(0, failure="bad disk"))
+        os.dup2(nowhere.fileno(), closed.fileno())  # What is left is written when it closes.
+    assert said == [
+        "note: Terminal stopped, the run goes on: BrokenPipeError: nobody reads what is printed"
+    ]
 
 
 # --- one run, all that it leaves -----------------------------------------------------------------

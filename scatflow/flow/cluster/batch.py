@@ -68,6 +68,8 @@ def connect(job: Job) -> Iterator[Cluster]:
     make_folder(job)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="dask_jobqueue")
+        # Dask takes another port then; the address that is printed is the right one.
+        warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
         jobs = _cluster(job)
     with jobs, Client(jobs) as client:
         watch = _Arrivals(jobs, place, Path(jobs._job_kwargs["log_directory"]))

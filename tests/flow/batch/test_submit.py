@@ -1,7 +1,9 @@
 """What is sent to batch systems, against what their manuals say; nothing here needs one."""
 
+import gc
 import os
 import re
+import socket
 import subprocess
 import tomllib
 from dataclasses import replace
@@ -364,6 +366,19 @@ def test_workers_are_not_for_an_array(job, place):
     words = ["submit", "job.toml", "--array", "2", "--workers", "2", "--dry-run"]
     told = CliRunner().invoke(app, words)
     assert (told.exit_code, "--workers has no meaning" in told.output) == (2, True)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_dashboards_port_that_is_taken_this_moment_warns_nobody(job, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setattr(batch, "dashboard_port", lambda: other.getsockname()[1])
+        with pytest.raises(ClusterError, match="command sbatch"), batch.connect(job("slurm")):
+            pass
+        gc.collect()
 
 
 def test_a_run_goes_on_while_its_batch_system_does_not_answer(job, stand_in):
