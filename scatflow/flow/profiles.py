@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from scatflow.errors import JobError
 from scatflow.flow.tables import (
+    UNSHOWN,
     Bytes,
     Count,
     Table,
@@ -84,9 +86,9 @@ Walltime = Annotated[str, AfterValidator(_walltime)]
 def _environment(given: dict[str, str]) -> dict[str, str]:
     for name in given:
         if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a variable")
+            raise PydanticCustomError(UNSHOWN, "{name} is no name of a variable", {"name": name})
         if SECRET_NAME.search(name):
-            raise ValueError(f"{name} looks like a secret")
+            raise PydanticCustomError(UNSHOWN, "{name} seems to be a secret", {"name": name})
     return given
 
 

@@ -17,8 +17,11 @@ from pydantic_core import ErrorDetails
 
 from scatflow.errors import JobError
 
+UNSHOWN = "unshown"
+"""Type of an error whose input may hold secrets: its message tells of it instead."""
+
 SECRET = "secret"
-"""Kind of the error whose input must not be shown."""
+"""Type of the error of an address with credentials, which must not be shown either."""
 
 
 def _bytes(text: str) -> str:
@@ -138,6 +141,8 @@ def describe(error: ErrorDetails, form: str | None, model: type[BaseModel]) -> s
             "their ledger. Take it out: credentials come from the environment, profile files or "
             "the machine's role, as the store's own tools have it."
         )
+    if error["type"] == UNSHOWN:
+        return f"{where}: {error['msg']}. Accepted: {description}."
     found = error["input"]
     options = [w.strip('",') for w in (description or "").split() if w.startswith('"')]
     guess = near(found, options) if isinstance(found, str) else ""

@@ -125,6 +125,14 @@ def test_a_profile_that_is_wrong_is_told_what_is_accepted(kind, text, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "no-name"])
+def test_what_may_be_a_secret_is_named_and_not_shown(name):
+    text = f'kind = "local"\nenvironment = {{ {name} = "hunter2", API_KEY = "hunter2" }}'
+    with pytest.raises(JobError, match=name) as problem:
+        parse_profile(text, Path("mine.toml"))
+    assert "hunter2" not in str(problem.value)
+
+
 def test_every_kind_is_broken_in_five_ways_or_more():
     counts = {kind: sum(k == kind for k, _, _ in wrongs()) for kind in KINDS}
     assert min(counts.values()) >= 5, counts
