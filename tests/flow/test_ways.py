@@ -202,8 +202,8 @@ def test_gpus_that_are_not_there_are_told_of(job, monkeypatch, more, n, visible,
 
 
 def test_a_plan_says_that_gpus_would_stay_idle(job):
-    assert plan._idle_devices(job('kind = "local"')) == []
-    (note,) = plan._idle_devices(job('kind = "local"\ndevice = "cuda"'))
+    assert plan._devices(job('kind = "local"')) == []
+    (note,) = plan._devices(job('kind = "local"\ndevice = "cuda"'))
     assert 'place.toml has device = "cuda"' in note
 
 
