@@ -181,3 +181,19 @@ def test_a_plan_says_that_bytes_differ_between_backends(place, records):
     (note,) = [n for n in place.plan(cluster=with_backend("threads", "any")).notes if "GPU" in n]
     assert "the output's bytes do, from run to run" in note
     assert not [n for n in place.plan().notes if "GPU" in n]
+
+
+def test_processes_of_a_profile_with_gpus_compute_with_cupy(place, records, monkeypatch):
+    place.archive(records[:2])
+    stand_in = place.path / "library" / "cupy" / "__init__.py"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text(
+        "import sys\nfrom host_cupy import modules\nsys.modules.update(modules())\n"
+    )
+    monkeypatch.syspath_prepend(stand_in.parents[1])  # Workers begin with the same path.
+    (place.path / "gpus.toml").write_text('kind = "local"\nworkers = 1\ndevice = "cuda"\n')
+    log = place.path / "log.jsonl"
+    plan = place.plan(transform=WHOLE, cluster=with_backend("gpus.toml", "any"))
+    assert run(plan, log=str(log), say=lambda _: None) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["backend"] for line in lines if "block" in line] == ["cupy", "cupy"]

@@ -118,6 +118,13 @@ def test_a_worker_has_the_environment_and_the_prologue_of_the_profile(job, kind)
     assert re.search(r"--lifetime 1779\d\ds", line)
 
 
+@pytest.mark.parametrize("kind", list(DIRECTIVES))
+def test_workers_of_a_profile_with_gpus_have_them_as_a_resource(job, kind):
+    stated = DIRECTIVES[kind][1]
+    assert "--resources GPU=1" in batch.script(job(kind, 'device = "cuda"\n' + stated))
+    assert "--resources" not in batch.script(job(kind, stated))
+
+
 def test_jobs_of_htcondor_ask_for_processors_and_a_group(job):
     text = batch.script(job("htcondor", 'disk = "4 GiB"\ndirectives = ["request_gpus = 1"]'))
     told = dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)
