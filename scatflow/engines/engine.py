@@ -218,10 +218,11 @@ class Engine(ABC):
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         recompute: bool = False,
+        boundary: Boundary = "reflect",
     ) -> Plan:
-        key = (self, shape, dtype.str, "reflect", library, str(place))
+        key = (self, shape, dtype.str, boundary, library, str(place))
         backend = choose.backend(library, place)
-        plan = PLANS.get(key, lambda: self._build(shape, dtype, "reflect", backend))
+        plan = PLANS.get(key, lambda: self._build(shape, dtype, boundary, backend))
         return dataclasses.replace(plan, recompute=True) if recompute else plan
 
     def _shape_in(self, x: Any) -> tuple[int, ...]:
@@ -238,6 +239,7 @@ class Engine(ABC):
         dtype: DTypeLike = np.float32,
         boundary: Boundary = "reflect",
         threads: int = 1,
+        delegate: str | None = None,
     ) -> Plan:
         """Return the plan for signals of `shape` (default: the engine's own), built once.
 
@@ -252,10 +254,18 @@ class Engine(ABC):
         threads : int
             Threads that one call of the plan may keep busy. They share the signals or, where these
             are few, the wavelets of each. The results are the same to the last bit.
+        delegate : str, optional
+            ``"cupy"``: arrays are computed on the current GPU, and are NumPy's before and after.
+            What the plan says of itself, and what it does besides `apply`, stays NumPy's.
 
         Returns
         -------
         Plan
+
+        Raises
+        ------
+        ValueError
+            If what `delegate` computes with is not there.
         """
         if shape is None:
             if self.shape is None:
@@ -275,12 +285,22 @@ class Engine(ABC):
         backend = choose.backend(name if name in choose.HOST else "numpy")
         key = (self, tuple(shape), kind.str, boundary, backend.name)
         plan = PLANS.get(key, lambda: self._build(tuple(shape), kind, boundary, backend).compiled())
+        if delegate is not None:
+            place = choose.module(delegate).device()
+            other = self._plan_on(delegate, place, tuple(shape), kind, boundary=boundary)
+            plan = dataclasses.replace(plan, delegate=other)
         return plan.on(integer("threads", threads, 1))
 
-    def canonical_plan(self, dtype: DTypeLike = np.float32) -> Plan:
-        """Return the plan for one block of :meth:`canonical_grid`, its halos included."""
+    def canonical_plan(self, dtype: DTypeLike = np.float32, delegate: str | None = None) -> Plan:
+        """Return the plan for one block of :meth:`canonical_grid`, its halos included.
+
+        Parameters
+        ----------
+        dtype, delegate
+            As :meth:`plan` has them.
+        """
         length = self.canonical_grid(dtype).length
-        return self.plan((length,) * self.ndim, dtype, boundary="periodic")
+        return self.plan((length,) * self.ndim, dtype, boundary="periodic", delegate=delegate)
 
     def to(self, device: Any) -> Engine:
         """Make the plan for float32 input on a device now, rather than with the first one.

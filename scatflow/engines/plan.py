@@ -99,6 +99,9 @@ class Plan:
     program: Program | None = None
     """The transform as one call, where the backend has one."""
 
+    delegate: Plan | None = None
+    """The same transform on another backend, which computes NumPy's arrays instead of this one."""
+
     def compiled(self) -> Plan:
         """Return the plan as its backend wants to run it."""
         program = self.backend.program(self.tree, self.shape, self.before, self.dtype)
@@ -119,13 +122,16 @@ class Plan:
 
     def summing(self, crop: tuple[slice, ...]) -> Plan:
         """Return the plan that sums powers over a part of each volume only."""
-        return self._keeping(lambda kept: replace(kept, crop=crop))
+        other = None if self.delegate is None else self.delegate.summing(crop)
+        changed = self._keeping(lambda kept: replace(kept, crop=crop))
+        return replace(changed, delegate=other)
 
     def at(self, points: NDArray[np.intp]) -> Plan:
         """Return the plan that gives values at other points, ``(points, 3)``."""
         shape = (*self.labelled_shape[:-1], len(points))
         other = replace(self, output_shape=(*self.output_shape[:-1], len(points)))
-        other = replace(other, labelled_shape=shape)
+        delegate = None if self.delegate is None else self.delegate.at(points)
+        other = replace(other, labelled_shape=shape, delegate=delegate)
         return other._keeping(lambda kept: replace(kept, where=points))
 
     def _keeping(self, change: Callable[[Any], Any]) -> Plan:
@@ -161,6 +167,8 @@ class Plan:
                 "Without averaging (T=0) each path has its own number of samples, which no one "
                 "array holds: use apply_ragged."
             )
+        if self.delegate is not None:
+            return self.delegate.apply(x)
         batch = x.shape[: x.ndim - len(self.shape)]
         signals = reshape(x, (math.prod(batch), *self.shape))
         if self._elsewhere:

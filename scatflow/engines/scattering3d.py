@@ -245,16 +245,16 @@ class HarmonicScattering3D(Engine):
         seen = max(at_nyquist(l, self.scale(0)) for l in range(self.L + 1))
         return CanonicalGrid(block, halo, stride, tolerance, reach, seen)
 
-    def canonical_plan(self, dtype: DTypeLike = np.float32) -> Plan:
+    def canonical_plan(self, dtype: DTypeLike = np.float32, delegate: str | None = None) -> Plan:
         """Return the plan for one tile, its halos included.
 
         Its points are those of a tile, to be given by :meth:`Plan.at`, and sums those of all of
         it: see :meth:`Plan.summing`.
         """
         if self.method != "local":
-            return super().canonical_plan(dtype)
+            return super().canonical_plan(dtype, delegate)
         anywhere = replace(self, shape=None, points=((0, 0, 0),) * len(self.points))
-        return super(HarmonicScattering3D, anywhere).canonical_plan(dtype)
+        return super(HarmonicScattering3D, anywhere).canonical_plan(dtype, delegate)
 
     def _reach(self, l: int, tolerance: float) -> float:
         """Return how far the widest filters of one degree reach along an axis, voxels."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from dask.system import CPU_COUNT
-from distributed import get_worker
+from distributed import Worker, get_worker
 from numpy.typing import NDArray
 
 from scatflow.backends.scratch import SCRATCH
@@ -37,6 +37,7 @@ from scatflow.dataset import (
 )
 from scatflow.engines import Plan
 from scatflow.errors import OutputError, ScatflowError
+from scatflow.flow.devices import delegate
 from scatflow.flow.earlier import (
     Arrays,
     Earlier,
@@ -90,6 +91,8 @@ class Receipt:
     """Whether another attempt may end otherwise."""
     worker: str = ""
     """Who computed it: host and port of a Dask worker; nothing where it died of it."""
+    backend: str = ""
+    """What computed it; nothing where its run could not be opened."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Key:
     """Blocks that one process computes at a time; 0: as many as its processors allow."""
     job: str = ""
     """The job's name, for the metrics of workers."""
+    backend: str = "numpy"
+    """What the run is computed with, or "any"."""
     token: str = field(default_factory=lambda: secrets.token_hex(4))
     """A later run of the same job opens its source anew."""
 
@@ -120,6 +125,8 @@ class Opened(NamedTuple):
     """Whose blocks are computed now; those that wait for it have been read."""
     earlier: Mapping[int, Earlier]
     """Blocks of which a shorter source has left some units."""
+    backend: str
+    """What computes here."""
     mine: Unreplaced
     """Raises once the output is another run's."""
 
@@ -130,23 +137,24 @@ class OpenWork:
     def __init__(self, bound: int) -> None:
         self.bound = bound
         self._lock = threading.Lock()
-        self._open: OrderedDict[Key, Opened] = OrderedDict()
+        self._open: OrderedDict[tuple[Key, str | None], Opened] = OrderedDict()
 
-    def get(self, key: Key) -> Opened:
-        """Return the run that a key stands for."""
+    def get(self, key: Key, worker: Worker | None = None) -> Opened:
+        """Return the run that a key stands for, as a worker, by default this one, computes it."""
+        mine = key, delegate(key.backend, worker)
         with self._lock:
-            if key not in self._open:
-                self._open[key] = _open(key)
+            if mine not in self._open:
+                self._open[mine] = _open(*mine)
                 while len(self._open) > self.bound:
                     self._open.popitem(last=False)
-            self._open.move_to_end(key)
-            return self._open[key]
+            self._open.move_to_end(mine)
+            return self._open[mine]
 
 
 OPEN = OpenWork(bound=4)
 
 
-def _open(key: Key) -> Opened:
+def _open(key: Key, other: str | None) -> Opened:
     check_reachable(key.output)
     head = heading(key.output)
     if head.fingerprint != key.fingerprint:
@@ -158,7 +166,10 @@ def _open(key: Key) -> Opened:
     # Else nothing is read of the ledger's arrays, which are as long as there are blocks.
     earlier = partial_blocks(work, Ledger.open(key.output)) if head.partial else {}
     arrays = open_arrays(key.output, written(work))
-    return Opened(work, arrays, _turn(slots), earlier, Unreplaced(key.output, key.fingerprint))
+    mine = Unreplaced(key.output, key.fingerprint)
+    if other is not None:
+        work = work.by(other)
+    return Opened(work, arrays, _turn(slots), earlier, other or str(work.engine.backend), mine)
 
 
 @functools.lru_cache
@@ -191,9 +202,9 @@ def _held() -> int:
         return processors()
 
 
-def warm_up(key: Key) -> None:
-    """Open a run in this process, so that its first block does not wait for imports and plans."""
-    OPEN.get(key)
+def warm_up(key: Key, dask_worker: Worker | None = None) -> None:
+    """Open a run in a worker, so that its first block does not wait for imports and plans."""
+    OPEN.get(key, dask_worker)
 
 
 def process(key: Key, index: int, ahead: Ahead | None = None) -> Receipt:
@@ -223,10 +234,10 @@ def process(key: Key, index: int, ahead: Ahead | None = None) -> Receipt:
         ACTIVE[key.token] += 1
     try:
         with ROOM.block(_held()):
-            work, arrays, turn, earlier, mine = OPEN.get(key)
-            return compute(
-                work, arrays, index, mine, turn, earlier.get(index), (ahead or Ahead([])).read
-            )
+            work, arrays, turn, earlier, backend, mine = OPEN.get(key)
+            reads = (ahead or Ahead([])).read
+            receipt = compute(work, arrays, index, mine, turn, earlier.get(index), reads)
+            return replace(receipt, backend=backend)
     except OutputError:
         raise
     except Exception as problem:  # As a receipt: one bad block must not end the run.

@@ -22,6 +22,7 @@ from scatflow.engines import ENGINES, Engine, engine_from_dict
 from scatflow.errors import JobError
 from scatflow.flow.profiles import AnyProfile, Threads, is_runner, profile, with_workers
 from scatflow.flow.schedules.cron import parse_cron
+from scatflow.flow.settings import ANY
 from scatflow.flow.tables import (
     SECRET,
     Bytes,
@@ -166,7 +167,11 @@ class RunTable(Table):
     memory: Bytes = Field(
         default="2 GiB", description='the budget of one worker, such as "2 GiB" (string)'
     )
-    backend: Literal["numpy"] | None = Field(default=None, description='"numpy"')
+    backend: Literal["numpy", "cupy", "any"] | None = Field(
+        default=None,
+        description='what computes blocks: "numpy" (processors), "cupy" (GPUs) or "any" (CuPy on '
+        "workers with the resource GPU, NumPy on others)",
+    )
     schedule: Annotated[str, AfterValidator(_cron)] | None = Field(
         default=None,
         description="a cron line of minute, hour, day of the month, month and day of the week, "
@@ -211,6 +216,11 @@ class Job:
     def memory(self) -> int:
         """The budget of one worker, bytes."""
         return memory_bytes(self.profile.memory or self.run.memory)
+
+    @property
+    def backend(self) -> str:
+        """What computes blocks: a backend, or "any"."""
+        return ANY if self.run.backend == ANY else str(self.engine.backend)
 
     @property
     def threads(self) -> int:
@@ -329,7 +339,7 @@ def _engine_parameters(transform: dict[str, Any], run: Any) -> dict[str, Any]:
     own = set(TransformTable.model_fields) - {"kind"}
     given = {key: value for key, value in transform.items() if key not in own}
     backend = run.get("backend") if isinstance(run, dict) else None
-    usual = {"backend": backend or "numpy"}
+    usual = {"backend": backend if backend not in (None, ANY) else "numpy"}
     if transform.get("kind") == "scattering2d" and transform.get("boundary") == "seamless":
         usual["pyramid"] = "fold"  # The other one cannot be tiled; the plan says so.
     return {**usual, **given}
@@ -367,10 +377,14 @@ def _engine_problems(transform: dict[str, Any], run: Any) -> list[str]:
             '"whole" or "frames".'
         )
     backend = given.get("backend")
-    if isinstance(backend, str) and backend not in HOST and backend in (*BACKENDS, *SERVED_BY):
+    if backend in (*BACKENDS, *SERVED_BY) and backend not in (*HOST, "cupy"):
         problems.append(
-            f'[transform] backend = "{backend}": workers compute with "numpy" (or "plain", the '
-            "reference). Remove it; engines in memory follow their input."
+            f'[transform] backend = "{backend}": workers compute with "numpy" or "cupy" (or '
+            '"plain", the reference). Remove it; engines in memory follow their input.'
+        )
+    if "backend" in transform and isinstance(run, dict) and "backend" in run:
+        problems.append(
+            "[transform] backend and [run] backend are both set. Keep the one in [run]."
         )
     if not problems:
         try:

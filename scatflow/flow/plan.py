@@ -17,12 +17,14 @@ from dask.system import CPU_COUNT
 from scatflow.blocks import Span, ceil_div, halved, repeated
 from scatflow.dataset import Template
 from scatflow.errors import BudgetError, JobError
+from scatflow.flow.devices import CUPY
 from scatflow.flow.grow import foreseen
 from scatflow.flow.job import Job, suggest_memory
 from scatflow.flow.labels import left_out, template
 from scatflow.flow.layout import dropped
 from scatflow.flow.output import look
 from scatflow.flow.profiles import Threads
+from scatflow.flow.settings import ANY
 from scatflow.flow.work import Work, absolute, from_job
 
 BASELINE_BYTES = (180 + 64 + 64) * 2**20
@@ -32,6 +34,9 @@ The first, interpreter, libraries and compiled code, was measured as the peak re
 LocalCluster worker (VmHWM, Linux x86-64, Python 3.11): 178 MiB. The second is the trim threshold
 that flow/cluster/ready.py sets; tests/flow/test_kill.py compares a run with its plan.
 """
+
+CUDA_BYTES = 512 * 2**20
+"""Of the host, for CuPy and CUDA's libraries and context: an allowance, not measured by us."""
 
 ENCODING_COPIES = 3
 """Writing holds the block's coefficients, its chunks in order, and their compressed bytes."""
@@ -113,7 +118,7 @@ def prepare(job: Job, base: str | None = None, *, fresh: bool = False) -> RunPla
         bytes_read=_samples(work, whole_chunks=True) * itemsize,
         bytes_source=math.prod(work.source.shape) * itemsize,
         bytes_written=_written_bytes(described),
-        notes=(*_notes(work), *_crowded(job), *_idle_devices(job)),
+        notes=(*_notes(work), *_crowded(job), *_devices(job)),
     )
 
 
@@ -236,14 +241,19 @@ def _crowded(job: Job) -> list[str]:
     ]
 
 
-def _idle_devices(job: Job) -> list[str]:
-    """Say where GPUs are asked for that a job does not use."""
-    if getattr(job.profile, "device", "cpu") == "cpu":
+def _devices(job: Job) -> list[str]:
+    """Say where GPUs are asked for that a job does not use, and what both kinds of workers mean."""
+    if job.backend == ANY:
+        return [
+            'backend = "any": workers with the resource GPU compute with CuPy, others with NumPy. '
+            "Which worker gets a block is not determined and the two differ by rounding, so that "
+            "the output's bytes do, from run to run; scatflow verify allows for that"
+        ]
+    if job.backend == CUPY or getattr(job.profile, "device", "cpu") == "cpu":
         return []
     return [
         f'{job.run.cluster} has device = "cuda", and blocks are computed on processors: the GPUs '
-        "stay idle. Take a profile without them; engines in memory use a GPU, with backend = "
-        '"cupy"'
+        'stay idle. Set backend = "cupy" in [run], or take a profile without them'
     ]
 
 
@@ -325,10 +335,21 @@ def memory(work: Work, slots: int, held: int) -> dict[str, int]:
         for item in {**own, **moving}
     }
     plan = work.layout.plan
+    backend = work.settings["engine"]["backend"]
+    if backend in (ANY, CUPY):
+        in_flight["on the way to GPUs"] = slots * _pinned(work)
     # Blocks wait for the plan, so that its making and their computing do not add up.
     if _total(in_flight) < plan.build_bytes:
         in_flight = {"making the plan": plan.build_bytes}
-    return {"libraries": BASELINE_BYTES, "filters": plan.held_bytes, **in_flight}
+    libraries = BASELINE_BYTES + (CUDA_BYTES if backend in (ANY, CUPY) else 0)
+    return {"libraries": libraries, "filters": plan.held_bytes, **in_flight}
+
+
+def _pinned(work: Work) -> int:
+    """Return the memory that units on their way to a GPU and back take, at most: two batches."""
+    laid = work.layout
+    numbers = math.prod(laid.plan.shape) + math.prod(laid.plan.labelled_shape)
+    return 2 * laid.batch * numbers * work.dtype.itemsize
 
 
 def _total(items: Mapping[str, int]) -> int:

@@ -19,6 +19,7 @@ from scatflow.dataset import DONE, FAILED, PARTIAL
 from scatflow.errors import OutputError
 from scatflow.flow.block import Key, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
+from scatflow.flow.devices import choose_workers, mixed
 from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow, settle
 from scatflow.flow.layout import Layout
@@ -293,6 +294,7 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
             called, job = time.monotonic(), plan.job
             cluster = stack.enter_context(connect(job))
             check_workers(plan, cluster.workers, cluster.processors)
+            resources = choose_workers(cluster, job.backend)
             ledger = ledger or make(plan.output, plan.work, plan.template)
             ledger.flush(_words(watch, cluster.dashboard, time.time()))
             stack.enter_context(_dashboard(cluster, watch))
@@ -305,6 +307,7 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
                 job.threads,
                 cluster.each,
                 job.name,
+                job.backend,
             )
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
             cluster.client.run(warm_up, key, on_error="ignore")
@@ -314,7 +317,7 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
             if page is not None:
                 stack.enter_context(page.of_dask(say))
             erase = partial(erase_block, plan.work, plan.output)
-            _work_through(cluster, key, ledger.pending(), ledger, watch, erase)
+            _work_through(cluster, key, ledger.pending(), ledger, watch, erase, resources)
     finally:
         if ledger is not None:
             watch.counts = ledger.counts()
@@ -322,6 +325,8 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
                 _finish(plan, ledger)
     tally = watch.tally
     say(_pace(tally, job.threads))
+    if both := mixed(tally.backends):
+        say(both)
     if missing := tally.missing(plan.work.shares):
         say(missing)
     return ledger
@@ -351,13 +356,14 @@ def _work_through(
     ledger: Ledger,
     watch: Watch,
     erase: Callable[[int], None],
+    resources: Mapping[str, float] | None = None,
 ) -> None:
     """Keep a window of futures full, record each receipt, and let each future go at once.
 
     A block that could not be computed and has coefficients of a shorter record is erased.
     """
     started, total = time.time(), ledger.state.size
-    window = Window(cluster, key, pending)
+    window = Window(cluster, key, pending, resources)
     try:
         watch.started(Tally(total, total - pending.size, cluster.slots), cluster.dashboard)
         while window.fill():

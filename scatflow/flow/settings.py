@@ -11,6 +11,9 @@ ALGORITHM = 7
 """Raised whenever the same settings would give other bytes than before."""
 
 
+ANY = "any"
+"""The backend of a run whose workers have GPUs or not: each block is computed where it lands."""
+
 HOW_TO_OPEN = "open"
 """The one entry that does not determine the bytes: how a worker finds the source."""
 

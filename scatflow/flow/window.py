@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from distributed import CancelledError, Future, KilledWorker
@@ -54,10 +54,19 @@ class Window:
         Of the run.
     pending : array of int
         Blocks to be computed, in order.
+    resources : mapping, optional
+        Of Dask's, that workers need to have.
     """
 
-    def __init__(self, cluster: Cluster, key: Key, pending: NDArray[Any]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        key: Key,
+        pending: NDArray[Any],
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
         self._client, self._key = cluster.client, key
+        self._words: Any = {"pure": False, **({"resources": resources} if resources else {})}
         self._most = cluster.held + QUEUED_PER_SLOT * cluster.slots
         self._groups = Groups(pending, self._most)
         self._flying: dict[Task, list[int]] = {}
@@ -80,7 +89,7 @@ class Window:
         return bool(self._flying)
 
     def _submit(self, blocks: list[int]) -> Task:
-        future = self._client.submit(process_all, self._key, blocks, pure=False)
+        future = self._client.submit(process_all, self._key, blocks, **self._words)
         self._flying[future] = blocks
         future.add_done_callback(self._ended.put)
         return future

@@ -17,7 +17,7 @@ from scatflow.engines import Engine, engine_from_dict
 from scatflow.errors import JobError, OutputError, SourceError
 from scatflow.flow.gaps import reach
 from scatflow.flow.layout import Layout, Transform, layout
-from scatflow.flow.settings import ALGORITHM, differences, fingerprint
+from scatflow.flow.settings import ALGORITHM, ANY, differences, fingerprint
 
 if TYPE_CHECKING:  # Workers have no job file to check, and start faster without what checks it.
     from scatflow.flow.job import Job
@@ -60,6 +60,22 @@ class Work:
         new = layout(self.engine, laid.transform, source.dims, source.shape, self.dtype, per_block)
         settings = {**self.settings, "block": _cut(new)}
         return replace(self, layout=new, settings=settings).on(laid.plan.threads)
+
+    def by(self, backend: str) -> Work:
+        """Return the same work for a process that has another backend compute NumPy's arrays.
+
+        Raises
+        ------
+        BackendError
+            What it computes with is not there.
+        """
+        laid, engine = self.layout, self.engine
+        if laid.seamless:
+            made = engine.canonical_plan(self.dtype, delegate=backend)
+        else:
+            made = engine.plan(laid.plan.shape, self.dtype, delegate=backend)
+        plan = replace(laid.plan, delegate=made.delegate)
+        return replace(self, layout=replace(laid, plan=plan))
 
     def on(self, threads: int) -> Work:
         """Return the same work for an engine that keeps so many threads busy.
@@ -131,7 +147,7 @@ def from_job(job: Job, base: str) -> Work:
         # As the job names it: a store may be moved together with its results.
         "source": {**source.fingerprint(), "store": table.store},
         "open": {**source.to_spec(), "store": table.store},
-        "engine": job.engine.to_dict(),
+        "engine": {**job.engine.to_dict(), "backend": job.backend},
         "transform": transform.to_dict(),
         "output": {"dtype": job.output.dtype},
         "block": _cut(laid),
@@ -199,7 +215,10 @@ def from_settings(settings: Mapping[str, Any], base: str) -> Work:
         raise SourceError(
             f"The source {spec['store']} changed while it was read: {'; '.join(changed)}."
         )
-    engine = engine_from_dict(dict(settings["engine"]))
+    described = dict(settings["engine"])
+    if described["backend"] == ANY:
+        described["backend"] = "numpy"
+    engine = engine_from_dict(described)
     dtype = np.dtype(settings["output"]["dtype"])
     transform = Transform.from_dict(settings["transform"])
     per_block = tuple(settings["block"]["units"])

@@ -78,8 +78,14 @@ def test_a_good_job_is_read():
         ('"1 GiB"', '"1e400 GiB"', ["[run] memory: found '1e400 GiB'", "2 GiB"]),
         (
             "J = 5",
-            'J = 5\nbackend = "cupy"',
-            ['[transform] backend = "cupy": workers compute with'],
+            'J = 5\nbackend = "torch"',
+            ['[transform] backend = "torch": workers compute with "numpy" or "cupy"'],
+        ),
+        ("workers = 2", 'backend = "torch"', ["[run] backend: found 'torch'", '"any"']),
+        (
+            "workers = 2",
+            'backend = "cupy"\n[transform]\nbackend = "cupy"',
+            ["Cannot declare"],
         ),
         (
             "J = 5",

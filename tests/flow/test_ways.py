@@ -159,9 +159,11 @@ def test_a_worker_of_each_gpu_is_told_what_the_profile_states(job):
     found = job('kind = "cuda"\nrmm_pool = "20 GiB"\ndevice_memory = "30 GiB"\nscratch = "/tmp"')
     words = cuda.arguments(found, range(2))
     own = set(inspect.signature(LocalCUDACluster).parameters) - {"kwargs"}
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Nanny
 
-    assert set(words) - own <= set(inspect.signature(LocalCluster).parameters)
+    handed_on = set(words) - own - set(inspect.signature(LocalCluster).parameters)
+    assert handed_on <= set(inspect.signature(Nanny).parameters)
+    assert words["resources"] == {"GPU": 1.0}
     assert words["CUDA_VISIBLE_DEVICES"] == [0, 1]
     assert (words["rmm_pool_size"], words["device_memory_limit"]) == ("20 GiB", "30 GiB")
     assert (words["protocol"], words["host"]) == ("tcp", "127.0.0.1")
@@ -202,8 +204,8 @@ def test_gpus_that_are_not_there_are_told_of(job, monkeypatch, more, n, visible,
 
 
 def test_a_plan_says_that_gpus_would_stay_idle(job):
-    assert plan._idle_devices(job('kind = "local"')) == []
-    (note,) = plan._idle_devices(job('kind = "local"\ndevice = "cuda"'))
+    assert plan._devices(job('kind = "local"')) == []
+    (note,) = plan._devices(job('kind = "local"\ndevice = "cuda"'))
     assert 'place.toml has device = "cuda"' in note
 
 
@@ -236,6 +238,7 @@ def test_the_manifest_states_what_the_profile_does(job):
         "requests": {"cpu": "2", "memory": "1536Mi"},
         "limits": {"memory": "1536Mi", "nvidia.com/gpu": "1"},
     }
+    assert "--resources GPU=1" in " ".join(container["args"])
     assert {"name": "AWS_REGION", "value": "eu-central-1"} in container["env"]
     assert {"name": "OMP_NUM_THREADS", "value": "1"} in container["env"]
     assert yaml.safe_load(yaml.safe_dump(told)) == told

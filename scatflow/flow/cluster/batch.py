@@ -24,6 +24,7 @@ from scatflow.flow.cluster.ready import (
     LOOPBACK,
     Cluster,
     dashboard_port,
+    resource_words,
     security,
     variables,
 )
@@ -211,6 +212,7 @@ def _worker_arguments(place: Any) -> list[str]:
         f"{margin / 2:.0f}s",
         "--dashboard-address",
         f"{LOOPBACK}:0",
+        *resource_words(place),
     ]
     if place.host is not None and _is_loopback(place.host):
         given += ["--host", LOOPBACK]

@@ -13,7 +13,14 @@ from distributed.diagnostics import nvml
 
 from scatflow.errors import ClusterError
 from scatflow.flow.cluster.local import settings
-from scatflow.flow.cluster.ready import HEADROOM, LOOPBACK, Cluster, dashboard_port, security
+from scatflow.flow.cluster.ready import (
+    HEADROOM,
+    LOOPBACK,
+    Cluster,
+    dashboard_port,
+    resources,
+    security,
+)
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
@@ -94,6 +101,7 @@ def arguments(job: Job, gpus: Sequence[int | str]) -> dict[str, Any]:
         "host": LOOPBACK,
         "dashboard_address": f"{LOOPBACK}:{dashboard_port()}",
         "worker_dashboard_address": f"{LOOPBACK}:0",
+        "resources": resources(place),
         "silence_logs": logging.CRITICAL,
     }
 

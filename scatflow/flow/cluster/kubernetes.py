@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client
 
 from scatflow.errors import ClusterError
-from scatflow.flow.cluster.ready import HEADROOM, Awaited, Cluster, variables
+from scatflow.flow.cluster.ready import HEADROOM, Awaited, Cluster, resource_words, variables
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
@@ -101,6 +101,7 @@ def _worker(job: Job, place: Any) -> dict[str, Any]:
     line = ["dask", "worker", "--name", "$(DASK_WORKER_NAME)", "--nthreads", str(job.held)]
     line += ["--memory-limit", f"{limit}MiB"]
     line += ["--dashboard", "--dashboard-address", str(WORKER_DASHBOARD_PORT)]
+    line += resource_words(place)
     if place.scratch is not None:
         line += ["--local-directory", place.scratch]
     found = _container("worker", place, line, {"http-dashboard": WORKER_DASHBOARD_PORT})

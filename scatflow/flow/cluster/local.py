@@ -23,6 +23,7 @@ from scatflow.flow.cluster.ready import (
     UNSPILLED,
     Cluster,
     dashboard_port,
+    resources,
     security,
 )
 from scatflow.flow.profiles import Threads
@@ -119,6 +120,7 @@ def _local(job: Job, own: bool) -> LocalCluster:
         security=secured,
         host=LOOPBACK,
         local_directory=None if own else place.scratch,
+        resources=resources(place),
         dashboard_address=f"{LOOPBACK}:{dashboard_port()}",
         worker_dashboard_address=f"{LOOPBACK}:0",
         silence_logs=logging.CRITICAL,

@@ -14,7 +14,7 @@ import dask
 from distributed import Client
 
 from scatflow.errors import ClusterError
-from scatflow.flow.cluster.ready import CONFIG, HEADROOM, LOOPBACK, Cluster, quiet
+from scatflow.flow.cluster.ready import CONFIG, HEADROOM, LOOPBACK, Cluster, quiet, resources
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
@@ -58,7 +58,10 @@ def arguments(job: Job) -> dict[str, Any]:
         "dashboard_address": f"{LOOPBACK}:0",
         # A process of its own has the environment that a worker needs, and dies alone.
         "worker_class": "distributed.Nanny",
-        "worker_options": {"dashboard_address": f"{LOOPBACK}:0"},
+        "worker_options": {
+            "dashboard_address": f"{LOOPBACK}:0",
+            "resources": resources(place),
+        },
     }
 
 

@@ -15,6 +15,7 @@ from distributed import Client
 from distributed.security import Security
 
 from scatflow.errors import ClusterError
+from scatflow.flow.devices import GPU
 from scatflow.flow.profiles import Tls, seconds
 
 LOOPBACK = "127.0.0.1"
@@ -196,6 +197,17 @@ def security_options(tls: Tls) -> dict[str, Any]:
         options[f"tls_{role}_cert"] = str(files["cert"])
         options[f"tls_{role}_key"] = str(files["key"])
     return options
+
+
+def resources(place: Any) -> dict[str, float]:
+    """Return the resources of Dask's that workers of a profile have."""
+    return {GPU: 1.0} if getattr(place, "device", "cpu") == "cuda" else {}
+
+
+def resource_words(place: Any) -> list[str]:
+    """Return the same as words of the command that starts a worker."""
+    listed = ",".join(f"{name}={amount:g}" for name, amount in resources(place).items())
+    return ["--resources", listed] if listed else []
 
 
 def variables(place: Any) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 from distributed import Client
@@ -16,6 +17,9 @@ from scatflow.flow.sight.watch import Listener, Run
 
 FEED_SECONDS = 1.0
 
+ANSWER_SECONDS = 10.0
+"""How long a scheduler may take to answer, and be left alone when it has not."""
+
 
 def install(client: Client) -> str | None:
     """Bring the panel to a scheduler, and return why there is none if there is none.
@@ -25,9 +29,16 @@ def install(client: Client) -> str | None:
     client : distributed.Client
         Of the scheduler, which may be on another machine and lack what the panel needs.
     """
+
+    async def bring() -> bool:
+        registered: Any = client.register_plugin(Panel())  # Awaited, as called from the loop.
+        await registered
+        shown: Any = client.run_on_scheduler(has_dashboard)
+        return bool(await shown)
+
     try:
-        client.register_plugin(Panel())
-        return None if client.run_on_scheduler(has_dashboard) else "it shows no dashboard"
+        shown = client.sync(bring, callback_timeout=ANSWER_SECONDS)
+        return None if shown else "it shows no dashboard"
     except Exception as problem:  # Whatever the scheduler's process says, the run needs it not.
         return f"{type(problem).__name__}: {problem}"
 
@@ -76,8 +87,17 @@ class Feed(Listener):
         self._run = None
 
     def _tell(self, run: Run, state: str, words: str = "") -> None:
-        self._client.log_event(TOPIC, message(run, self._tally, self._began, state, words))
-        self._next = time.monotonic() + FEED_SECONDS
+        """Tell the scheduler, for a while: a run needs to be computed, not to be looked at."""
+        told = message(run, self._tally, self._began, state, words)
+        scheduler: Any = self._client.scheduler
+        pause = FEED_SECONDS
+        try:
+            self._client.sync(
+                scheduler.log_event, topic=TOPIC, msg=told, callback_timeout=ANSWER_SECONDS
+            )
+        except TimeoutError:
+            pause = ANSWER_SECONDS
+        self._next = time.monotonic() + pause
 
 
 def dashboard_lines(address: str, host: str, missing: str | None) -> list[str]:

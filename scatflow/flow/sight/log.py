@@ -58,6 +58,7 @@ class Log(Listener):
             block=receipt.block,
             place=self._run.place(receipt.block),
             worker=receipt.worker or None,
+            backend=receipt.backend or None,
             seconds=round(receipt.seconds, DIGITS),
             engine_seconds=round(receipt.engine_seconds, DIGITS),
             samples=receipt.samples,

@@ -141,6 +141,13 @@ def test_every_job_has_the_environment_of_the_profile(kind, job):
     assert parse_profile(own, Path("own.toml")).workers == 2
 
 
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_workers_of_a_profile_with_gpus_have_them_as_a_resource(kind, job):
+    stated = DIRECTIVES[kind][1]
+    assert "--resources GPU=1" in batch.script(job(kind, 'device = "cuda"\n' + stated))
+    assert "--resources" not in batch.script(job(kind, stated))
+
+
 def test_jobs_of_htcondor_ask_for_processors_and_a_group(job):
     text = batch.script(job("htcondor", 'disk = "4 GiB"\ndirectives = ["request_gpus = 1"]'))
     told = dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)

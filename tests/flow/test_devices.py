@@ -1,0 +1,199 @@
+"""Runs on GPUs, over a stand-in for CuPy on the host: no GPU is needed, and none is tested."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+import zarr
+from distributed import Scheduler, SpecCluster, Worker
+from host_cupy import instead_of_cupy
+
+from scatflow.backends import choose
+from scatflow.engines import HarmonicScattering3D
+from scatflow.errors import ClusterError, OutputError
+from scatflow.flow import layout
+from scatflow.flow.run import run
+from scatflow.flow.verify import TOLERANCE, apart, verify
+
+GPU = {"GPU": 1}
+
+WHOLE = """kind = "scattering1d"
+dims = ["time"]
+J = 4
+Q = [2, 1]
+"""
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    """CuPy's stand-in in this process."""
+    with instead_of_cupy() as machine:
+        yield machine
+
+
+@contextlib.contextmanager
+def cluster(*workers):
+    """Start workers in this process, each with some resources; yields the scheduler's address."""
+    quiet = {"dashboard": False, "dashboard_address": ":0", "host": "127.0.0.1"}
+    made = {
+        number: {
+            "cls": Worker,
+            "options": {"nthreads": 1, "resources": resources, "dashboard": False},
+        }
+        for number, resources in enumerate(workers)
+    }
+    with SpecCluster(made, {"cls": Scheduler, "options": {**quiet, "port": 0}}) as started:
+        yield started.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def both(gpu):
+    """A scheduler with a worker that has a GPU and one that has none."""
+    with cluster(GPU, {}) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def without():
+    """A scheduler with two workers, none of which has a GPU."""
+    with cluster({}, {}) as address:
+        yield address
+
+
+def with_backend(address, backend):
+    return f'{address}"\nbackend = "{backend}'
+
+
+def coefficients(place, output):
+    return zarr.open_group(str(place.path / output), mode="r")["scattering"][...]
+
+
+@pytest.fixture
+def records(monkeypatch):
+    """Eight records of 8192 samples, one a block."""
+    monkeypatch.setattr(layout, "TARGET_SAMPLES", 2**13)
+    return np.random.default_rng(0).standard_normal((8, 8192)).astype(np.float32)
+
+
+def test_workers_with_and_without_a_gpu_serve_one_run(place, both, records):
+    place.archive(records)
+    code, said = place.run(transform=WHOLE, cluster=with_backend(both, "any"))
+    assert code == 0
+    assert " by cupy, " in said
+    assert " by numpy: the same but for rounding" in said
+    assert place.run(transform=WHOLE, output="host.zarr")[0] == 0
+    found, expected = coefficients(place, "out.zarr"), coefficients(place, "host.zarr")
+    assert 0 < apart(found, expected, 1).max() <= TOLERANCE["float32"]
+
+
+def test_seamless_records_are_computed_on_workers_with_a_gpu_alone(place, both, noise):
+    place.archive(noise[:1])
+    code, said = place.run(cluster=with_backend(both, "cupy"))
+    assert (code, "by numpy" in said) == (0, False)
+    assert place.run(output="host.zarr")[0] == 0
+    found, expected = coefficients(place, "out.zarr"), coefficients(place, "host.zarr")
+    assert 0 < apart(found, expected, 1).max() <= TOLERANCE["float32"]
+
+
+def test_plans_of_volumes_have_gpus_sum_over_a_part_and_give_other_points(gpu, rng):
+    x = rng.standard_normal((2, 12, 10, 8)).astype(np.float32)
+    words = {"J": 1, "L": 1, "sigma_0": 0.7}
+    crop = (slice(2, 9), slice(0, 10), slice(3, 8))
+    points = np.array([[1, 2, 3], [11, 9, 0], [4, 4, 4]])
+    for method, changed in (
+        ({}, lambda plan: plan.summing(crop)),
+        ({"method": "local", "points": ((0, 0, 0),)}, lambda plan: plan.at(points)),
+    ):
+        S = HarmonicScattering3D(**words, **method)
+        host = changed(S.plan(x.shape[1:], boundary="periodic"))
+        device = changed(S.plan(x.shape[1:], boundary="periodic", delegate="cupy"))
+        found, expected = device.apply(x), host.apply(x)
+        assert found.shape == expected.shape
+        assert 0 < np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+        assert S.canonical_plan(delegate="cupy").delegate is not None
+
+
+def test_each_block_of_a_log_says_what_computed_it(place, both, records):
+    place.archive(records)
+    plan = place.plan(transform=WHOLE, cluster=with_backend(both, "any"))
+    log = place.path / "log.jsonl"
+    assert run(plan, log=str(log), say=lambda _: None) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    told = {line["block"]: line["backend"] for line in lines if line["event"] == "block_done"}
+    assert sorted(told) == list(range(8))
+    assert set(told.values()) == {"numpy", "cupy"}
+
+
+def test_a_run_without_gpus_that_may_use_them_gives_the_bytes_of_numpy(place, without, records):
+    place.archive(records)
+    assert place.run(transform=WHOLE, cluster=with_backend(without, "any"))[0] == 0
+    assert place.run(transform=WHOLE, output="host.zarr")[0] == 0
+    assert np.array_equal(coefficients(place, "out.zarr"), coefficients(place, "host.zarr"))
+
+
+@pytest.mark.parametrize("backend", ["any", "cupy"])
+def test_results_of_gpus_are_verified_against_the_reference(place, both, records, backend):
+    place.archive(records)
+    words = {"transform": WHOLE, "cluster": with_backend(both, backend)}
+    assert place.run(**words)[0] == 0
+    report = verify(place.plan(**words), sample=8, say=lambda _: None)
+    assert report.sound
+    assert (report.backend, len(report.sample)) == ("plain", 8)
+    assert 0 < report.worst <= TOLERANCE["float32"]
+
+
+def test_results_of_one_backend_are_not_continued_with_another(place, both, records):
+    place.archive(records)
+    assert place.run(transform=WHOLE, cluster=with_backend(both, "any"))[0] == 0
+    with pytest.raises(OutputError, match=r"engine\.backend: \"any\" -> \"numpy\""):
+        place.run(transform=WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("backend", "workers", "words"),
+    [
+        ("cupy", ({}, {}), r"cannot be had on 2 worker\(s\); nothing was written"),
+        ("any", (GPU, {}), r"cannot be had on 1 worker\(s\)(?s:.*)without --resources GPU=1"),
+    ],
+)
+def test_missing_gpus_are_told_before_anything_is_written(place, records, backend, workers, words):
+    place.archive(records)
+    with instead_of_cupy() as machine, cluster(*workers) as address:
+        machine.devices = 0
+        with pytest.raises(ClusterError, match=words) as told:
+            place.run(transform=WHOLE, cluster=with_backend(address, backend))
+        assert "it counts no devices" in str(told.value)
+    assert not (place.path / "out.zarr").exists()
+
+
+def test_a_missing_cupy_is_told_before_anything_is_written(place, without, records, monkeypatch):
+    there = choose.installed
+    monkeypatch.setattr(choose, "installed", lambda name: name != "cupy" and there(name))
+    place.archive(records)
+    with pytest.raises(ClusterError, match=r'needs cupy(?s:.*)pip install "scatflow.cuda12'):
+        place.run(transform=WHOLE, cluster=with_backend(without, "cupy"))
+    assert not (place.path / "out.zarr").exists()
+
+
+def test_a_plan_says_that_bytes_differ_between_backends(place, records):
+    place.archive(records)
+    (note,) = [n for n in place.plan(cluster=with_backend("threads", "any")).notes if "GPU" in n]
+    assert "the output's bytes do, from run to run" in note
+    assert not [n for n in place.plan().notes if "GPU" in n]
+
+
+def test_processes_of_a_profile_with_gpus_compute_with_cupy(place, records, monkeypatch):
+    place.archive(records[:2])
+    stand_in = place.path / "library" / "cupy" / "__init__.py"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text(
+        "import sys\nfrom host_cupy import modules\nsys.modules.update(modules())\n"
+    )
+    monkeypatch.syspath_prepend(stand_in.parents[1])  # Workers begin with the same path.
+    (place.path / "gpus.toml").write_text('kind = "local"\nworkers = 1\ndevice = "cuda"\n')
+    log = place.path / "log.jsonl"
+    plan = place.plan(transform=WHOLE, cluster=with_backend("gpus.toml", "any"))
+    assert run(plan, log=str(log), say=lambda _: None) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["backend"] for line in lines if "block" in line] == ["cupy", "cupy"]
