@@ -569,17 +569,22 @@ class Frame:
         """Return what lays out some of these wavelets for moduli decimated by ``2**k``."""
         eps = NEGLIGIBLE[self.dtype.name]
         unique = list(dict.fromkeys(scales))
-        bands = morlets_1d(self.padded, [(scale.xi, scale.sigma) for scale in unique])
+        wavelets = [(scale.xi, scale.sigma) for scale in unique]
+        firsts, ends, values = morlets_1d(self.padded, wavelets)
         number = {scale: i for i, scale in enumerate(unique)}
         fan = getattr(self.backend, "fan", None)
         if fan is None:
+            bands = [
+                Band((first,), values[begin:end], (self.padded,))
+                for first, (begin, end) in zip(firsts, itertools.pairwise(ends), strict=True)
+            ]
 
             def lay_out(some: Sequence[Scale], k: int, target: Grid) -> Stage:
                 trimmed = [trim(self.fold(bands[number[scale]], k), eps) for scale in some]
                 return self.backend.prepare(trimmed, target, self.dtype)
 
             return lay_out
-        made = fan(_bank(bands), eps, self.dtype)
+        made = fan(Bank(np.array(firsts), np.array(ends), values), eps, self.dtype)
 
         def spread(some: Sequence[Scale], k: int, target: Grid) -> Stage:
             factor = 2.0**-k if self.engine.scaling == "kymatio-0.3" else 1.0
@@ -588,17 +593,6 @@ class Frame:
             return stage
 
         return spread
-
-
-def _bank(bands: list[Band]) -> Bank:
-    """Put the values of some bands into one array, and let the bands go one by one."""
-    firsts = np.array([band.starts[0] for band in bands])
-    ends = np.array([0, *itertools.accumulate(band.values.size for band in bands)])
-    values = np.empty(ends[-1])
-    while bands:
-        values[ends[len(bands) - 1] : ends[len(bands)]] = bands[-1].values
-        bands.pop()
-    return Bank(firsts, ends, values)
 
 
 def by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:
