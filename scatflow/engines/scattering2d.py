@@ -406,8 +406,9 @@ class Frame:
                 factors *= 2
                 break
             n = self.padded[axis] // r
-            level_factor = (factor * self.keep(axis, level)).reshape(r, n).sum(axis=0)
-            half = level_factor[: n // 2 + 1]
+            if level:
+                factor = (factor * self.keep(axis, level)).reshape(r, n).sum(axis=0)
+            half = factor[: n // 2 + 1]
             significant = np.flatnonzero(half > EPS[self.dtype.name] * half[0])
             factors.append(half[: significant[-1] + 1].copy())
         target = tuple(n // 2**J for n in self.padded)
@@ -420,6 +421,21 @@ class Frame:
         Those of opposite angles mirror each other; on square grids, those of angles that make a
         right one are each other's transposes.
         """
+        for theta, psi, opposite in self._sources(j, together):
+            yield theta, np.roll(psi[:, ::-1], 1, axis=1) if opposite else psi
+
+    def orientations(self, j: int) -> Array:
+        """Return the wavelets of scale `j`, ``(L, *padded)``."""
+        found: Array = np.empty((self.engine.L, *self.padded))
+        for theta, psi, opposite in self._sources(j, together=True):
+            if opposite:
+                found[theta, :, 0], found[theta, :, 1:] = psi[:, 0], psi[:, :0:-1]
+            else:
+                found[theta] = psi
+        return found
+
+    def _sources(self, j: int, together: bool) -> Iterator[tuple[int, Array, bool]]:
+        """Yield orientations and wavelets, and whether these are at opposite angles."""
         L, (m, n) = self.engine.L, self.padded
         images: dict[int, list[tuple[int, bool, bool]]] = {}
         for theta in range(L):
@@ -433,8 +449,7 @@ class Frame:
             found = morlets_2d(self.padded, width(j), angles, wave_number(j), slant=4.0 / L)
             for k, psi in zip(group, found, strict=True):
                 for theta, across, opposite in images[k]:
-                    image = psi.T if across else psi
-                    yield theta, np.roll(image[:, ::-1], 1, axis=1) if opposite else image
+                    yield theta, psi.T if across else psi, opposite
 
     def stages(self, j: int) -> list[Stage]:
         """Lay out the wavelets of scale `j` for images decimated by ``2**level``, level < j.
@@ -447,9 +462,7 @@ class Frame:
         levels = range(max(j, 1) if self.engine.max_order == 2 else 1)
         cutting = getattr(self.backend, "prepare_dense", None)
         if cutting is not None and self.engine.L * math.prod(self.padded) <= TOGETHER:
-            together = np.empty((self.engine.L, *self.padded))
-            for theta, psi in self.wavelets(j, together=True):
-                together[theta] = psi
+            together = self.orientations(j)
             return [cutting(self.fold(together, level), eps, grid, self.dtype) for level in levels]
         bands: list[list[Any]] = [[None] * self.engine.L for _ in levels]
         for theta, psi in self.wavelets(j):

@@ -428,8 +428,11 @@ def _short_morlets(
         np.exp(np.multiply.outer(1j * xi * t, w)) for t, w in zip(turns, (u, v), strict=True)
     )
     psi = wave_u[:, :, None] * wave_v[:, None, :]
-    psi *= envelope
-    psi -= (psi.sum(axis=(1, 2)).real / envelope.sum(axis=(1, 2)))[:, None, None] * envelope
+    real = psi.real
+    real *= envelope
+    psi.imag *= envelope
+    envelope *= (psi.sum(axis=(1, 2)).real / envelope.sum(axis=(1, 2)))[:, None, None]
+    real -= envelope
     folded = _fold_window(psi, (-extents[0], -extents[1]), shape)
     # The windows are Hermitian, so their DFTs are real: half of them says all.
     half = np.conj(folded[..., : shape[1] // 2 + 1])

@@ -132,6 +132,7 @@ def test_images_of_orientations_are_the_orientations(L, shape):
             for theta, psi in found.items():
                 plain = scattering2d.wavelet(S, shape, j, theta)
                 np.testing.assert_allclose(psi, plain, rtol=0, atol=1e-14)
+        np.testing.assert_array_equal(frame.orientations(j), [found[t] for t in range(L)])
 
 
 @pytest.mark.parametrize("pyramid", ["scatnet", "fold"])
