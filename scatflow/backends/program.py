@@ -177,8 +177,10 @@ def padding(shape: Grid, before: Grid, padded: Grid) -> tuple[Array, Array]:
 def _reflected(n: int, before: int, padded: int) -> NDArray[np.int64]:
     """Return which of n samples each padded one is, by whole-sample reflection."""
     period = max(2 * (n - 1), 1)
-    k = (np.arange(padded) - before) % period
-    return np.minimum(k, period - k).astype(np.int64)
+    k = np.abs(np.arange(-before, padded - before, dtype=np.int64))
+    if max(before, padded - before) > period:
+        k %= period
+    return np.minimum(k, period - k)
 
 
 class _Table:

@@ -546,10 +546,24 @@ class Frame:
         if self.engine.averaging == "global":
             return Mean(self.crop(k))
         s = self.engine.log2_stride
+        return Lowpass((self.smoothing(k),), (self.padded // 2**s,), self.crop(s))
+
+    def smoothing(self, k: int) -> NDArray[np.float64]:
+        """Return what counts of the low-pass in the half spectrum of moduli at ``2**k``."""
+        if self.phi.values.size > self.padded // 2**k:
+            return self._significant(k)
+        if self.engine.scaling == "kymatio-0.3":
+            return self._undecimated * 2.0**-k
+        return self._undecimated  # without aliases, it is the same at all decimations
+
+    @cached_property
+    def _undecimated(self) -> NDArray[np.float64]:
+        return self._significant(0)
+
+    def _significant(self, k: int) -> NDArray[np.float64]:
         half = self.fold(self.phi, k).half()
         significant = half > NEGLIGIBLE[self.dtype.name] * half[0]
-        factor = half[: half.size - int(significant[::-1].argmax())].copy()
-        return Lowpass((factor,), (self.padded // 2**s,), self.crop(s))
+        return half[: half.size - int(significant[::-1].argmax())].copy()
 
     def layer(
         self,

@@ -39,17 +39,33 @@ def _periods(sigma: float) -> int:
     return min(math.ceil(math.sqrt(-2.0 * sigma**2 * math.log(1e-7)) + 1.0), 5)
 
 
+LOST = 40.0
+"""-ln of the ratio below which a term is lost in the rounding of a larger one: 2**-54 and some."""
+
+
 def _gaussian(f: Array, xi: float, sigma: float, periods: int) -> Array:
-    """Sum ``exp(-(f + p - xi)^2 / (2 sigma^2))`` over the periods ``|p| < periods``."""
-    total, some = np.empty_like(f), np.empty_like(f)
-    for p in range(1 - periods, periods):
-        g = total if p == 1 - periods else some
-        np.add(f, p - xi, out=g)
+    """Sum ``exp(-(f + p - xi)^2 / (2 sigma^2))`` over the periods ``|p| < periods``.
+
+    Frequencies ascend. Each period's Gaussian is evaluated where it counts beside its neighbour's.
+    """
+    if periods == 1:
+        g = f - xi
         g *= g
         g /= -2.0 * sigma**2
-        np.exp(g, out=g)
-        if g is some:
-            total += some
+        return np.exp(g, out=g)
+    total, some = np.zeros_like(f), np.empty_like(f)
+    half_width = 0.5 + LOST * sigma**2
+    for p in range(1 - periods, periods):
+        low, high = xi - p - half_width, xi - p + half_width
+        first = int(f.searchsorted(low)) if p < periods - 1 else 0
+        last = int(f.searchsorted(high, "right")) if p > 1 - periods else f.size
+        if first < last:
+            g = some[first:last]
+            np.add(f[first:last], p - xi, out=g)
+            g *= g
+            g /= -2.0 * sigma**2
+            np.exp(g, out=g)
+            total[first:last] += g
     return total
 
 
