@@ -180,7 +180,8 @@ def _reflected(n: int, before: int, padded: int) -> NDArray[np.int64]:
     k = np.abs(np.arange(-before, padded - before, dtype=np.int64))
     if max(before, padded - before) > period:
         k %= period
-    return np.minimum(k, period - k)
+    reflected: NDArray[np.int64] = np.minimum(k, period - k)
+    return reflected
 
 
 class _Table:

@@ -43,7 +43,7 @@ from scatflow.engines.engine import (
     scalar,
     shape_of,
 )
-from scatflow.engines.paths import PathTable, pairs, stack
+from scatflow.engines.paths import PathTable, numbers, pairs
 from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
 from scatflow.wavelets.morlet import lowpass_1d, lowpass_support, morlet_1d, morlets_1d
@@ -448,6 +448,10 @@ def padded_length(N: int, T: float) -> int:
 # --- paths ---------------------------------------------------------------------------------
 
 
+LABELS = ("S0", "S1 n1=%d", "S2 n1=%d n2=%d")
+"""Names of the paths of each order, by the numbers of their wavelets."""
+
+
 @lru_cache(maxsize=64)
 def path_table(engine: Scattering1D) -> PathTable:
     """List the paths: order 0, order 1 by n1, order 2 by (n1, n2) with ``j2 > j1``."""
@@ -460,23 +464,14 @@ def path_table(engine: Scattering1D) -> PathTable:
             for n2, second in enumerate(psi2)
             if second.j > first.j
         ]
-    rows = []
-    for key in keys:
-        first = psi1[key[0]] if key else None
-        second = psi2[key[1]] if len(key) == 2 else None
-        rows.append(
-            {
-                "order": len(key),
-                "j1": first.j if first else -1,
-                "j2": second.j if second else -1,
-                "xi1": first.xi if first else np.nan,
-                "xi2": second.xi if second else np.nan,
-                "sigma1": first.sigma if first else np.nan,
-                "sigma2": second.sigma if second else np.nan,
-                "label": f"S{len(key)}" + "".join(f" n{i + 1}={n}" for i, n in enumerate(key)),
-            }
-        )
-    return PathTable(stack(rows), tuple(keys))
+    labels = [LABELS[len(key)] % key for key in keys]
+    columns: dict[str, NDArray[Any]] = {"order": np.array([len(key) for key in keys])}
+    which = numbers(keys)
+    for field, absent in (("j", -1), ("xi", np.nan), ("sigma", np.nan)):
+        for i, scales in enumerate((psi1, psi2)):
+            values = [*(getattr(scale, field) for scale in scales), absent]  # the last is number -1
+            columns[f"{field}{i + 1}"] = np.array(values)[which[:, i]]
+    return PathTable({**columns, "label": np.array(labels)}, tuple(keys))
 
 
 # --- building a plan -----------------------------------------------------------------------

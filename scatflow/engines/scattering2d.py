@@ -28,7 +28,7 @@ from scatflow.engines.engine import (
     precision,
     shape_of,
 )
-from scatflow.engines.paths import PathTable, pairs, stack
+from scatflow.engines.paths import PathTable, numbers, pairs
 from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
 from scatflow.wavelets.morlet import REACH, ideal_lowpass, lowpass_2d, morlet_2d, morlets_2d
@@ -332,20 +332,24 @@ def path_table(engine: Scattering2D) -> PathTable:
     keys: list[tuple[int, ...]] = [(), *((n1,) for n1 in range(count))]
     if engine.max_order == 2:
         keys += [(n1, n2) for n1 in range(count) for n2 in range((n1 // L + 1) * L, count)]
-    rows = []
-    for key in keys:
-        row: dict[str, Any] = {"order": len(key)}
-        label = f"S{len(key)}"
-        for i in (1, 2):
-            present = len(key) >= i
-            j, theta = divmod(key[i - 1], L) if present else (-1, 0)
-            row[f"j{i}"] = j
-            row[f"xi{i}"] = wave_number(j) / (2 * math.pi) if present else np.nan
-            row[f"sigma{i}"] = 1 / (2 * math.pi * width(j)) if present else np.nan
-            row[f"theta{i}"] = engine.angle(theta) if present else np.nan
-            label += f" j{i}={j} theta{i}={theta}" if present else ""
-        rows.append({**row, "label": label})
-    return PathTable(stack(rows), tuple(keys))
+    names = [[f" j{i}={n // L} theta{i}={n % L}" for n in range(count)] for i in (1, 2)]
+    labels = [
+        f"S{len(key)}" + "".join([some[n] for n, some in zip(key, names, strict=False)])
+        for key in keys
+    ]
+    columns: dict[str, NDArray[Any]] = {"order": np.array([len(key) for key in keys])}
+    which = numbers(keys)
+    # Of each wavelet; the last is number -1.
+    found = {
+        "j": [n // L for n in range(count)] + [-1],
+        "xi": [wave_number(n // L) / (2 * math.pi) for n in range(count)] + [np.nan],
+        "sigma": [1 / (2 * math.pi * width(n // L)) for n in range(count)] + [np.nan],
+        "theta": [engine.angle(n % L) for n in range(count)] + [np.nan],
+    }
+    for i in (1, 2):
+        for field, values in found.items():
+            columns[f"{field}{i}"] = np.array(values)[which[:, i - 1]]
+    return PathTable({**columns, "label": np.array(labels)}, tuple(keys))
 
 
 def wavelet(engine: Scattering2D, padded: tuple[int, int], j: int, theta: int) -> Array:
