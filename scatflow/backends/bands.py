@@ -90,7 +90,7 @@ class BandStage:
     def cut(self) -> tuple[Cut, int]:
         """What the filters were cut into together with others, and their number among these."""
         if self._cut is None:
-            with self._cutting:  # low-passes are first needed by several threads at once
+            with self._cutting:  # several threads may need them first at once
                 if self._cut is None:
                     self._cut_now()
         assert self._cut is not None
@@ -268,6 +268,8 @@ Key = tuple[Any, ...]
 _LAID_OUT: WeakKeyDictionary[Lowpass, dict[Key, Any]] = WeakKeyDictionary()
 """Low-pass filters as they are applied, as long as their plans live."""
 
+_LAYING_OUT = threading.Lock()
+
 
 def lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool = True) -> BandStage:
     """Return a low-pass laid out for moduli on a grid of `shape`."""
@@ -279,19 +281,26 @@ def lowpasses(uses: Sequence[tuple[Lowpass, Grid, bool]], dtype: np.dtype[Any]) 
 
     Those that were not there before are cut together.
     """
-    keys = [(how, (shape, dtype, half)) for how, shape, half in uses]
-    missing = [
-        use
-        for use, (how, key) in zip(uses, keys, strict=True)
-        if key not in _LAID_OUT.setdefault(how, {})
-    ]
-    if missing:
-        boxes = _boxes([(*_mirrored(how, shape), shape) for how, shape, _ in missing], dtype)
-        stages = [BandStage(None, 1, shape, how.target, half) for how, shape, half in missing]
-        cut(stages, boxes)
-        for (how, shape, half), stage in zip(missing, stages, strict=True):
-            _LAID_OUT[how][shape, dtype, half] = stage
-    return [_LAID_OUT[how][key] for how, key in keys]
+    with _LAYING_OUT:  # low-passes are first needed by several threads at once
+        laid = [_LAID_OUT.setdefault(how, {}) for how, _, _ in uses]
+        keys = [(shape, dtype, half) for _, shape, half in uses]
+        missing = [
+            i for i, (known, key) in enumerate(zip(laid, keys, strict=True)) if key not in known
+        ]
+        if missing:
+            stages = _cut_lowpasses([uses[i] for i in missing], dtype)
+            for i, stage in zip(missing, stages, strict=True):
+                laid[i][keys[i]] = stage
+        return [known[key] for known, key in zip(laid, keys, strict=True)]
+
+
+def _cut_lowpasses(
+    uses: Sequence[tuple[Lowpass, Grid, bool]], dtype: np.dtype[Any]
+) -> list[BandStage]:
+    boxes = _boxes([(*_mirrored(how, shape), shape) for how, shape, _ in uses], dtype)
+    stages = [BandStage(None, 1, shape, how.target, half) for how, shape, half in uses]
+    cut(stages, boxes)
+    return stages
 
 
 def _mirrored(how: Lowpass, shape: Grid) -> tuple[Grid, Array]:
