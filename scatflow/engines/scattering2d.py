@@ -419,17 +419,17 @@ class Frame:
         crop = tuple(slice(self.margin, n - self.margin) for n in target)
         return Lowpass(tuple(factors), target, crop)
 
-    def wavelets(self, j: int, together: bool = False) -> Iterator[tuple[int, Array]]:
+    def wavelets(self, j: int) -> Iterator[tuple[int, Array]]:
         """Yield the wavelets of scale `j` with the numbers of their orientations, in some order.
 
         Those of opposite angles mirror each other; on square grids, those of angles that make a
         right one are each other's transposes.
         """
-        for theta, psi, opposite in self._sources(j, together):
+        for theta, psi, opposite in self._sources(j, together=False):
             yield theta, np.roll(psi[:, ::-1], 1, axis=1) if opposite else psi
 
     def orientations(self, j: int) -> Array:
-        """Return the wavelets of scale `j`, ``(L, *padded)``."""
+        """Return the wavelets of scale `j`, evaluated together, ``(L, *padded)``."""
         found: Array = np.empty((self.engine.L, *self.padded))
         for theta, psi, opposite in self._sources(j, together=True):
             if opposite:
