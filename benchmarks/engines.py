@@ -1,12 +1,16 @@
 """Time the engines against Kymatio and against their own FFTs, alternating in one process.
 
     python benchmarks/engines.py [1d] [2d] [3d] [--short] [--output docs/benchmarks]
+    python benchmarks/engines.py [1d] [2d] --construction
 
 Prints for each case the CPU time of one thread: scatflow, Kymatio's NumPy and torch frontends
 (torch where it is installed), and the bare FFTs that the case needs; then the median ratio to the
 faster frontend with its spread over the repetitions, the relative L2 error to the float64
 reference backend, the peak memory beside input and output, and the seconds to make the filters.
-With --output it writes a JSON file, a picture and a page. Needs ``pip install "scatflow[bench]"``.
+With --output it writes a JSON file, a picture and a page. With --construction it times the making
+of filters for small shapes instead, which is paid before the first transform of each shape: with
+the tables of paths there, which shapes share, and with nothing there but compiled kernels. Needs
+``pip install "scatflow[bench]"``.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import statistics
 import time
 import tracemalloc
 import warnings
+from functools import partial
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -46,7 +51,9 @@ from scatflow.backends import fft
 from scatflow.backends.scratch import SCRATCH
 from scatflow.cli.speed import ENGINES, Case, bare_ffts, cpu_seconds, relative_error
 from scatflow.cli.texts import cpu
+from scatflow.engines import scattering1d, scattering2d
 from scatflow.engines.plan import PLANS
+from scatflow.wavelets import scales
 
 # Kymatio's own suite and the tables of its user guide, with small batches.
 CASES = [
@@ -62,20 +69,30 @@ CASES = [
     Case("3d", 2, 2, (128, 128, 128), 1),
 ]
 
+CONSTRUCTIONS = [*CASES[:2], CASES[4], CASES[6]]
+"""Those whose filters take so little that overhead counts."""
+
+KEEPING = (scattering1d, scattering2d, scales, fft)
+"""Modules that keep, for the process, what plans of several shapes have in common."""
+
+
+def frontend(module, case):
+    """Return one of Kymatio's frontends for a case, its filters made."""
+    size = case.shape if len(case.shape) > 1 else case.shape[0]
+    return getattr(module, ENGINES[case.kind].__name__)(case.J, size, case.quality)
+
 
 def peers(case, x):
     """Return what Kymatio's frontends do with the input, and the seconds their filters took."""
     found = {}
-    name = ENGINES[case.kind].__name__
-    size = case.shape if len(case.shape) > 1 else case.shape[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         begun = time.process_time()
-        frontend = getattr(kymatio.numpy, name)(case.J, size, case.quality)
+        arrays = frontend(kymatio.numpy, case)
         seconds = time.process_time() - begun
-        found["kymatio numpy"] = lambda: frontend(x)
+        found["kymatio numpy"] = lambda: arrays(x)
         if torch is not None:
-            module = getattr(kymatio.torch, name)(case.J, size, case.quality)
+            module = frontend(kymatio.torch, case)
             tensor = torch.from_numpy(x)
             found["kymatio torch"] = lambda: module(tensor)
     return found, seconds
@@ -117,6 +134,54 @@ def measure(case, repetitions):
         "filter_seconds": filters,
         "kymatio_filter_seconds": their_filters,
     }
+
+
+def construct(case, repetitions):
+    """Return the seconds that filters take: Kymatio's, an engine's first ones, and those after.
+
+    In this order, so that the first ones find the processor's caches as cold as theirs are.
+    """
+    engine = case.engine()
+    engine.plan()  # compiled kernels
+    seconds = {"kymatio": [], "first": [], "scatflow": []}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(repetitions):
+            for name, times in seconds.items():
+                PLANS.clear()
+                if name == "first":
+                    forget()
+                make = partial(frontend, kymatio.numpy, case) if name == "kymatio" else engine.plan
+                times.append(cpu_seconds(make))
+    return seconds
+
+
+def forget():
+    """Forget what plans of several shapes have in common."""
+    for module in KEEPING:
+        for thing in vars(module).values():
+            if hasattr(thing, "cache_clear"):
+                thing.cache_clear()
+
+
+CONSTRUCTION_HEAD = (
+    "| case | filters | the first ones | Kymatio | ratio (range) | of the first ones |"
+)
+
+
+def construction_row(case, seconds):
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    ratios = {
+        name: sorted(a / b for a, b in zip(seconds["kymatio"], seconds[name], strict=True))
+        for name in ("scatflow", "first")
+    }
+    again = ratios["scatflow"]
+    ms = {name: f"{value * 1e3:.2f} ms" for name, value in medians.items()}
+    return (
+        f"| {str(case).replace(f'{case.batch} x ', '')} | {ms['scatflow']} | {ms['first']} | "
+        f"{ms['kymatio']} | {statistics.median(again):.1f} ({again[0]:.1f} to {again[-1]:.1f}) | "
+        f"{statistics.median(ratios['first']):.1f} |"
+    )
 
 
 HEAD = (
@@ -194,11 +259,18 @@ def main():
     parser.add_argument("kinds", nargs="*", default=["1d", "2d", "3d"])
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--short", action="store_true", help="one small case of each kind")
+    parser.add_argument("--construction", action="store_true", help="filters of small shapes only")
     parser.add_argument("--output", type=Path, help="folder for the figures, a picture and a page")
     options = parser.parse_args()
     chosen = [case for case in CASES if case.kind in options.kinds]
     if options.short:
         chosen = [case for case in chosen if case in (CASES[0], CASES[6], CASES[8])]
+    if options.construction:
+        print(machine(), CONSTRUCTION_HEAD, sep="\n")
+        for case in chosen:
+            if case in CONSTRUCTIONS:
+                print(construction_row(case, construct(case, options.repetitions)), flush=True)
+        return
     print(machine(), HEAD, sep="\n")
     results = []
     for case in chosen:

@@ -29,6 +29,31 @@ class Runs(NamedTuple):
     weights: Array
 
 
+class Cut(NamedTuple):
+    """Filters of some stages, which were cut together: their runs lie end to end."""
+
+    filters: Array
+    pieces: Array
+    weights: Array
+    places: list[list[int]]
+    """Of each stage: where its runs begin among all of them, and where they end."""
+
+    def runs(self, stage: int) -> Runs:
+        """Return the runs of one stage."""
+        first, after, piece, last_piece, weight, last_weight = self.places[stage]
+        return Runs(
+            self.filters[first:after],
+            self.pieces[piece:last_piece],
+            self.weights[weight:last_weight],
+        )
+
+    def nbytes(self, stage: int) -> int:
+        """Return the bytes of the runs of one stage."""
+        first, after, piece, last_piece, weight, last_weight = self.places[stage]
+        ends, pieces = after - first, last_piece - piece
+        return 8 * (ends + 5 * pieces) + (last_weight - weight) * int(self.weights.itemsize)
+
+
 class Boxes(NamedTuple):
     """Filters inside cyclic boxes of one grid, as :mod:`kernels` takes them."""
 
@@ -53,19 +78,25 @@ class BandStage:
         self.half = half
         self._boxes = boxes
         self._cutting = threading.Lock()
-        self._rows: Runs | None = None
+        self._cut: tuple[Cut, int] | None = None
 
     @property
     def rows(self) -> Runs:
         """Runs along the rows of spectra whose last axis is half of the whole one."""
-        if self._rows is None:
-            with self._cutting:  # low-passes are first needed by several threads at once
-                if self._rows is None:
-                    self._cut()
-        assert self._rows is not None
-        return self._rows
+        cut, stage = self.cut
+        return cut.runs(stage)
 
-    def _cut(self) -> None:
+    @property
+    def cut(self) -> tuple[Cut, int]:
+        """What the filters were cut into together with others, and their number among these."""
+        if self._cut is None:
+            with self._cutting:  # several threads may need them first at once
+                if self._cut is None:
+                    self._cut_now()
+        assert self._cut is not None
+        return self._cut
+
+    def _cut_now(self) -> None:
         cut([self], self.take())
 
     def take(self) -> Boxes:
@@ -75,19 +106,15 @@ class BandStage:
         boxes, self._boxes = self._boxes, None
         return boxes
 
-    def settle(self, rows: Runs) -> None:
+    def settle(self, cut: Cut, stage: int) -> None:
         """Take what the filters were cut into."""
-        self._rows = rows
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the filters have yet to be cut."""
-        return self._rows is None
+        self._cut = cut, stage
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds."""
-        return sum(a.nbytes for a in (*(self._rows or ()), *(self._boxes or ())))
+        cut = self._cut[0].nbytes(self._cut[1]) if self._cut else 0
+        return cut + sum(a.nbytes for a in self._boxes or ())
 
 
 FAN_VALUES = 2**18
@@ -154,19 +181,20 @@ class _FanStage(BandStage):
         super().__init__(None, filters, (n,), target)
         self._fan: Fan | None = fan
 
-    def _cut(self) -> None:
+    def _cut_now(self) -> None:
         if self._fan is not None:
             self._fan.cut()
 
-    def settle(self, rows: Runs) -> None:
+    def settle(self, cut: Cut, stage: int) -> None:
         """Take what the filters were cut into, and let the others go."""
-        super().settle(rows)
+        super().settle(cut, stage)
         self._fan = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that the stage holds once it is cut, which it is for this."""
-        return sum(a.nbytes for a in self.rows)
+        cut, stage = self.cut
+        return cut.nbytes(stage)
 
 
 TAP_EPS = {"float32": 1e-8, "float64": 1e-14}
@@ -178,7 +206,7 @@ def lay_out(
 ) -> BandStage:
     """Take filters over, of the type they are applied in."""
     shape = filters[0].shape
-    boxes = _boxes([(band.starts, band.values) for band in filters], shape, dtype)
+    boxes = _boxes([(band.starts, band.values, shape) for band in filters], dtype)
     return BandStage(boxes, len(filters), shape, target, half)
 
 
@@ -190,59 +218,49 @@ def lay_out_dense(dense: Array, eps: float, target: Grid, dtype: np.dtype[Any]) 
     return BandStage(boxes, len(dense), dense.shape[1:], target)
 
 
-def _boxes(filters: list[tuple[Grid, Array]], shape: Grid, dtype: np.dtype[Any]) -> Boxes:
-    """Put starts and values of some filters into one table."""
-    table, values, used, bins = [], [], 0, math.prod(shape)
-    for starts, some in filters:
+def _boxes(filters: Sequence[tuple[Grid, Array, Grid]], dtype: np.dtype[Any]) -> Boxes:
+    """Put first bins and values of some filters, on grids, into one table."""
+    table, used = [], 0
+    for starts, some, _ in filters:
         one = (0,) if len(starts) == 1 else ()
         table.append((*one, *starts, *(1 for _ in one), *some.shape, used))
-        values.append((some / bins).astype(dtype).reshape(-1))
         used += some.size
-    joined = values[0] if len(values) == 1 else np.concatenate(values)
-    return Boxes(np.array(table, np.int64), joined)
-
-
-def cut_together(stages: Sequence[BandStage]) -> None:
-    """Cut stages that are nobody else's yet in one compiled call."""
-    waiting = [stage for stage in stages if stage.waiting]
-    if not waiting:
-        return
-    boxes = [stage.take() for stage in waiting]
-    table = np.concatenate([some.table for some in boxes])
-    begin = np.cumsum([0, *(some.values.size for some in boxes[:-1])])
-    table[:, 4] += np.repeat(begin, [stage.filters for stage in waiting])
-    cut(waiting, Boxes(table, np.concatenate([some.values for some in boxes])))
+    values, ends = np.empty(used, dtype), [row[4] for row in table[1:]] + [used]
+    for row, end, (_, some, shape) in zip(table, ends, filters, strict=True):
+        np.divide(some.reshape(-1), math.prod(shape), out=values[row[4] : end], casting="same_kind")
+    return Boxes(np.array(table, np.int64), values)
 
 
 def cut(stages: Sequence[BandStage], boxes: Boxes) -> None:
     """Cut the filters of some stages into rows' spans."""
-    rows, last = [], 0
+    rows: list[Sequence[int]] = []
+    last = 0
     for stage in stages:
         last += stage.filters
-        one = (1,) if len(stage.shape) == 1 else ()
         n = stage.shape[-1]
-        grid = (*one, *stage.shape)
-        kept = (grid[0], n // 2 + 1 if stage.half else n)
-        rows.append((last, *grid, *one, *stage.target, *kept, stage.half))
+        kept = n // 2 + 1 if stage.half else n
+        if len(stage.shape) == 1:
+            rows.append((last, 1, n, 1, stage.target[0], 1, kept, stage.half))
+        else:
+            rows.append((last, *stage.shape, *stage.target, stage.shape[0], kept, stage.half))
     eps = SPAN_EPS[boxes.values.dtype.name]
     ends = np.zeros(last + len(stages), np.int64)
-    found = np.zeros((len(stages) + 1, 2), np.int64)
+    bounds = np.zeros((len(stages) + 1, 2), np.int64)
     weights = np.empty_like(boxes.values)
-    pieces = kernels.cut_rows(
-        boxes.table, boxes.values, np.array(rows, np.int64), eps, ends, found, weights
-    )
-    bounds = found.tolist()
-    if bounds[-1][0] < len(pieces):
-        pieces = pieces[: bounds[-1][0]].copy()
-    if bounds[-1][1] < weights.size:
-        weights = weights[: bounds[-1][1]].copy()
-    first = 0
-    for stage, (piece, weight), (piece_end, weight_end) in zip(
-        stages, bounds[:-1], bounds[1:], strict=True
-    ):
-        after = first + stage.filters + 1
-        stage.settle(Runs(ends[first:after], pieces[piece:piece_end], weights[weight:weight_end]))
-        first = after
+    table = np.array(rows, np.int64)
+    pieces = kernels.cut_rows(boxes.table, boxes.values, table, eps, ends, bounds, weights)
+    pieced, used = bounds[-1].tolist()
+    if pieced < len(pieces):
+        pieces = pieces[:pieced].copy()
+    if used < weights.size:
+        weights = weights[:used].copy()
+    places = np.empty((len(stages), 6), np.int64)
+    places[:, 1] = table[:, 0] + np.arange(1, len(stages) + 1)  # filters have an end more a stage
+    places[0, 0], places[1:, 0] = 0, places[:-1, 1]
+    places[:, 2::2], places[:, 3::2] = bounds[:-1], bounds[1:]
+    found = Cut(ends, pieces, weights, places.tolist())
+    for i, stage in enumerate(stages):
+        stage.settle(found, i)
 
 
 Key = tuple[Any, ...]
@@ -250,27 +268,51 @@ Key = tuple[Any, ...]
 _LAID_OUT: WeakKeyDictionary[Lowpass, dict[Key, Any]] = WeakKeyDictionary()
 """Low-pass filters as they are applied, as long as their plans live."""
 
+_LAYING_OUT = threading.Lock()
+
 
 def lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool = True) -> BandStage:
     """Return a low-pass laid out for moduli on a grid of `shape`."""
-    laid: dict[Key, Any] = _LAID_OUT.setdefault(how, {})
-    key = (shape, dtype, half)
-    if key not in laid:
-        laid[key] = _lay_out_lowpass(how, shape, dtype, half)
-    stage: BandStage = laid[key]
-    return stage
+    return lowpasses([(how, shape, half)], dtype)[0]
 
 
-def _lay_out_lowpass(how: Lowpass, shape: Grid, dtype: np.dtype[Any], half: bool) -> BandStage:
-    """Lay out a low-pass, which is its own mirror image."""
+def lowpasses(uses: Sequence[tuple[Lowpass, Grid, bool]], dtype: np.dtype[Any]) -> list[BandStage]:
+    """Return low-passes laid out for moduli on grids, and for half or whole spectra.
+
+    Those that were not there before are cut together.
+    """
+    with _LAYING_OUT:  # low-passes are first needed by several threads at once
+        laid = [_LAID_OUT.setdefault(how, {}) for how, _, _ in uses]
+        keys = [(shape, dtype, half) for _, shape, half in uses]
+        missing = [
+            i for i, (known, key) in enumerate(zip(laid, keys, strict=True)) if key not in known
+        ]
+        if missing:
+            stages = _cut_lowpasses([uses[i] for i in missing], dtype)
+            for i, stage in zip(missing, stages, strict=True):
+                laid[i][keys[i]] = stage
+        return [known[key] for known, key in zip(laid, keys, strict=True)]
+
+
+def _cut_lowpasses(
+    uses: Sequence[tuple[Lowpass, Grid, bool]], dtype: np.dtype[Any]
+) -> list[BandStage]:
+    boxes = _boxes([(*_mirrored(how, shape), shape) for how, shape, _ in uses], dtype)
+    stages = [BandStage(None, 1, shape, how.target, half) for how, shape, half in uses]
+    cut(stages, boxes)
+    return stages
+
+
+def _mirrored(how: Lowpass, shape: Grid) -> tuple[Grid, Array]:
+    """Return first bins and values of a low-pass, which is its own mirror image."""
     starts, factors = [], []
     for factor, n in zip(how.factors, shape, strict=True):
         reach = factor.size - 1
-        mirrored = factor[1 : reach if 2 * reach == n else reach + 1]  # n/2 is its own mirror image
+        mirrored = factor[reach - (2 * reach == n) : 0 : -1]  # n/2 is its own mirror image
         starts.append(-mirrored.size % n)
-        factors.append(np.concatenate([mirrored[::-1], factor]))
+        factors.append(np.concatenate([mirrored, factor]))
     values = factors[0] if len(shape) == 1 else np.multiply.outer(factors[0], factors[1])
-    return BandStage(_boxes([(tuple(starts), values)], shape, dtype), 1, shape, how.target, half)
+    return tuple(starts), values
 
 
 class Taps(NamedTuple):

@@ -398,21 +398,28 @@ def box_filters(dense, eps, values):
     for f in range(count):
         columns[:] = 0.0
         for i in range(m):
-            rows[i] = 0.0
             line = dense[f, i]
+            for k in range(n):  # the compiler makes vectors of this loop, and not of the next
+                v = abs(line[k])
+                columns[k] = v if v > columns[k] else columns[k]
+            peak = 0.0
             for k in range(n):
                 v = abs(line[k])
-                rows[i] = max(rows[i], v)
-                columns[k] = max(columns[k], v)
+                peak = v if v > peak else peak
+            rows[i] = peak
         floor = _floor(rows, eps)
         top, height = _arc(rows, floor)
         left, width = _arc(columns, floor)
         boxes[f, 0], boxes[f, 1], boxes[f, 2], boxes[f, 3] = top, left, height, width
         boxes[f, 4] = used
+        inside = min(width, n - left)
         for i in range(height):
-            for k in range(width):
-                values[used] = dense[f, (top + i) % m, (left + k) % n] / (m * n)
-                used += 1
+            line = dense[f, (top + i) % m]
+            for k in range(inside):
+                values[used + k] = line[left + k] / (m * n)
+            for k in range(inside, width):
+                values[used + k] = line[left + k - n] / (m * n)
+            used += width
     return boxes, used
 
 

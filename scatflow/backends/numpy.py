@@ -83,7 +83,7 @@ def program(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) -> Prog
             return found
     for stage in itertools.chain(*(layer.stages() for layer in tree.layers)):
         if isinstance(stage, BandStage):
-            _ = stage.rows
+            _ = stage.cut
     return None
 
 

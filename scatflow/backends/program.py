@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -133,23 +134,26 @@ def compile_tree(tree: Tree, shape: Grid, before: Grid, dtype: np.dtype[Any]) ->
         return None
     if not all(fft.by_mkl(grid) for grid in (*grids, averages[0].target)):  # type: ignore[union-attr]
         return None
-    table = _Table(dtype)
     roots = [bool(layer.children) for layer in layers]
     halves = [True, *roots, *(False for _ in children)]
+    uses = list(zip(cast(list[Lowpass], averages), grids, halves, strict=True))
+    unique = list({(id(how), grid, half): (how, grid, half) for how, grid, half in uses}.values())
+    found = bands.lowpasses(unique, dtype)
     smooth = {
-        (id(average), grid, half): bands.lowpass(cast(Lowpass, average), grid, dtype, half)
-        for (average, grid, half) in dict.fromkeys(zip(averages, grids, halves, strict=True))
+        (id(how), grid, half): stage for (how, grid, half), stage in zip(unique, found, strict=True)
     }
-    bands.cut_together(list(smooth.values()))
-    smooths = [smooth[id(a), g, h] for a, g, h in zip(averages, grids, halves, strict=True)]
-    table.add(tree.grid, tree.average, smooths[0], np.zeros((1, 1), np.intp), None)
+    smooths = [smooth[id(how), grid, half] for how, grid, half in uses]
+    table = _Table(
+        dtype, [np.zeros((1, 1), np.intp), *(layer.rows for layer in (*layers, *children))]
+    )
+    table.add(tree.grid, averages[0], smooths[0], None)
     child = 1 + len(layers)
     for layer, kept in zip(layers, smooths[1:child], strict=True):
         below = len(layer.children)
-        table.add(layer.grid, layer.average, kept, layer.rows, layer.stage, child, below)
+        table.add(layer.grid, layer.average, kept, layer.stage, child, below)
         child += below
     for layer, kept in zip(children, smooths[1 + len(layers) :], strict=True):
-        table.add(layer.grid, layer.average, kept, layer.rows, layer.stage)
+        table.add(layer.grid, layer.average, kept, layer.stage)
     rows, columns = padding(shape, before, tree.grid)
     groups = np.array(table.groups, np.int64)
     return Program(
@@ -173,17 +177,25 @@ def padding(shape: Grid, before: Grid, padded: Grid) -> tuple[Array, Array]:
 def _reflected(n: int, before: int, padded: int) -> NDArray[np.int64]:
     """Return which of n samples each padded one is, by whole-sample reflection."""
     period = max(2 * (n - 1), 1)
-    k = (np.arange(padded) - before) % period
-    return np.minimum(k, period - k).astype(np.int64)
+    k = np.abs(np.arange(-before, padded - before, dtype=np.int64))
+    if max(before, padded - before) > period:
+        k %= period
+    reflected: NDArray[np.int64] = np.minimum(k, period - k)
+    return reflected
 
 
 class _Table:
     """The kernel's table, row by row."""
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    def __init__(self, dtype: np.dtype[Any], rows: Sequence[Rows]) -> None:
         self.dtype = dtype
         self.groups: list[list[int]] = []
-        self.kept: list[Any] = []
+        paths = np.concatenate([some.reshape(-1) for some in rows], dtype=np.int64)
+        self.kept: list[Any] = [paths]
+        ends = itertools.accumulate((some.size for some in rows), initial=0)
+        first = _address(paths)
+        self._paths = [first + end * paths.itemsize for end in ends]
+        self._cuts: dict[int, tuple[int, int, int]] = {}
         self._grids: dict[tuple[Grid, bool], list[int]] = {}
         self._averages: dict[tuple[int, int], list[int]] = {}
 
@@ -192,7 +204,6 @@ class _Table:
         grid: Grid,
         average: Any,
         smooth: BandStage,
-        rows: Rows,
         stage: Any,
         child: int = 0,
         children: int = 0,
@@ -203,17 +214,16 @@ class _Table:
             self._grids[grid, real] = self._grid(grid, real)
         if (id(smooth), id(average)) not in self._averages:
             self._averages[id(smooth), id(average)] = self._average(average, smooth)
-        row = [0] * kernels.COLUMNS
-        row[: kernels.FILTERS] = self._grids[grid, real]
-        if stage is not None:
-            filters = stage.rows.filters
-            row[kernels.FILTERS] = self._address(filters)
-            row[kernels.COUNT] = len(filters) - 1
-            row[kernels.PIECES : kernels.PATHS] = self._runs(stage)
-        row[kernels.PATHS] = self._address(np.ascontiguousarray(rows, np.int64))
-        row[kernels.CHILD], row[kernels.CHILDREN_END] = child, child + children
-        row[kernels.AVERAGE_PIECES :] = self._averages[id(smooth), id(average)]
-        self.groups.append(row)
+        self.groups.append(
+            [
+                *self._grids[grid, real],
+                *(NO_FILTERS if stage is None else self._filters(stage)),
+                self._paths[len(self.groups)],
+                child,
+                child + children,
+                *self._averages[id(smooth), id(average)],
+            ]
+        )
 
     def _grid(self, grid: Grid, real: bool) -> list[int]:
         """Return the first fields of groups of a grid."""
@@ -229,7 +239,7 @@ class _Table:
         spans = [range(*c.indices(n)) for c, n in zip(average.crop, average.target, strict=True)]
         first, second = (range(1), spans[0]) if len(spans) == 1 else spans
         return [
-            *self._runs(smooth),
+            *self._filters(smooth)[kernels.PIECES - kernels.FILTERS :],
             inverse.handle,
             math.prod(average.target),
             average.target[-1],
@@ -239,14 +249,31 @@ class _Table:
             len(second),
         ]
 
-    def _runs(self, stage: BandStage) -> list[int]:
-        """Return where the runs of filters are, and how many."""
-        _, pieces, weights = stage.rows
-        return [self._address(pieces), len(pieces), self._address(weights), weights.size]
+    def _filters(self, stage: BandStage) -> list[int]:
+        """Return where the filters of a stage and their runs are, and how many."""
+        cut, number = stage.cut
+        if id(cut) not in self._cuts:
+            arrays = (cut.filters, cut.pieces, cut.weights)
+            self.kept += arrays
+            self._cuts[id(cut)] = (_address(arrays[0]), _address(arrays[1]), _address(arrays[2]))
+        filters, pieces, weights = self._cuts[id(cut)]
+        first, after, piece, last_piece, weight, last_weight = cut.places[number]
+        return [
+            filters + first * cut.filters.itemsize,
+            after - first - 1,
+            pieces + piece * cut.pieces.strides[0],
+            last_piece - piece,
+            weights + weight * cut.weights.itemsize,
+            last_weight - weight,
+        ]
 
-    def _address(self, array: Array) -> int:
-        self.kept.append(array)
-        return int(array.__array_interface__["data"][0])
+
+NO_FILTERS = (0,) * int(kernels.PATHS - kernels.FILTERS)
+"""The fields of filters in the row of the input."""
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _scratch_sizes(groups: Array, layers: int) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,11 @@ class PathTable:
     def per_order(self) -> tuple[int, ...]:
         """Return how many paths each order has."""
         return tuple(int(n) for n in np.bincount(self.columns["order"]))
+
+
+def numbers(keys: Sequence[tuple[int, ...]]) -> NDArray[np.intp]:
+    """Return keys as an array ``(paths, 2)``, -1 where a path is shorter."""
+    return np.array([(*key, -1, -1)[:2] for key in keys], np.intp)
 
 
 def stack(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:

@@ -43,7 +43,7 @@ from scatflow.engines.engine import (
     scalar,
     shape_of,
 )
-from scatflow.engines.paths import PathTable, pairs, stack
+from scatflow.engines.paths import PathTable, numbers, pairs
 from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
 from scatflow.wavelets.morlet import lowpass_1d, lowpass_support, morlet_1d, morlets_1d
@@ -448,6 +448,10 @@ def padded_length(N: int, T: float) -> int:
 # --- paths ---------------------------------------------------------------------------------
 
 
+LABELS = ("S0", "S1 n1=%d", "S2 n1=%d n2=%d")
+"""Names of the paths of each order, by the numbers of their wavelets."""
+
+
 @lru_cache(maxsize=64)
 def path_table(engine: Scattering1D) -> PathTable:
     """List the paths: order 0, order 1 by n1, order 2 by (n1, n2) with ``j2 > j1``."""
@@ -460,23 +464,14 @@ def path_table(engine: Scattering1D) -> PathTable:
             for n2, second in enumerate(psi2)
             if second.j > first.j
         ]
-    rows = []
-    for key in keys:
-        first = psi1[key[0]] if key else None
-        second = psi2[key[1]] if len(key) == 2 else None
-        rows.append(
-            {
-                "order": len(key),
-                "j1": first.j if first else -1,
-                "j2": second.j if second else -1,
-                "xi1": first.xi if first else np.nan,
-                "xi2": second.xi if second else np.nan,
-                "sigma1": first.sigma if first else np.nan,
-                "sigma2": second.sigma if second else np.nan,
-                "label": f"S{len(key)}" + "".join(f" n{i + 1}={n}" for i, n in enumerate(key)),
-            }
-        )
-    return PathTable(stack(rows), tuple(keys))
+    labels = [LABELS[len(key)] % key for key in keys]
+    columns: dict[str, NDArray[Any]] = {"order": np.array([len(key) for key in keys])}
+    which = numbers(keys)
+    for field, absent in (("j", -1), ("xi", np.nan), ("sigma", np.nan)):
+        for i, scales in enumerate((psi1, psi2)):
+            values = [*(getattr(scale, field) for scale in scales), absent]  # the last is number -1
+            columns[f"{field}{i + 1}"] = np.array(values)[which[:, i]]
+    return PathTable({**columns, "label": np.array(labels)}, tuple(keys))
 
 
 # --- building a plan -----------------------------------------------------------------------
@@ -546,10 +541,24 @@ class Frame:
         if self.engine.averaging == "global":
             return Mean(self.crop(k))
         s = self.engine.log2_stride
+        return Lowpass((self.smoothing(k),), (self.padded // 2**s,), self.crop(s))
+
+    def smoothing(self, k: int) -> NDArray[np.float64]:
+        """Return what counts of the low-pass in the half spectrum of moduli at ``2**k``."""
+        if self.phi.values.size > self.padded // 2**k:
+            return self._significant(k)
+        if self.engine.scaling == "kymatio-0.3":
+            return self._undecimated * 2.0**-k
+        return self._undecimated  # without aliases, it is the same at all decimations
+
+    @cached_property
+    def _undecimated(self) -> NDArray[np.float64]:
+        return self._significant(0)
+
+    def _significant(self, k: int) -> NDArray[np.float64]:
         half = self.fold(self.phi, k).half()
         significant = half > NEGLIGIBLE[self.dtype.name] * half[0]
-        factor = half[: half.size - int(significant[::-1].argmax())].copy()
-        return Lowpass((factor,), (self.padded // 2**s,), self.crop(s))
+        return half[: half.size - int(significant[::-1].argmax())].copy()
 
     def layer(
         self,
@@ -569,17 +578,22 @@ class Frame:
         """Return what lays out some of these wavelets for moduli decimated by ``2**k``."""
         eps = NEGLIGIBLE[self.dtype.name]
         unique = list(dict.fromkeys(scales))
-        bands = morlets_1d(self.padded, [(scale.xi, scale.sigma) for scale in unique])
+        wavelets = [(scale.xi, scale.sigma) for scale in unique]
+        firsts, ends, values = morlets_1d(self.padded, wavelets)
         number = {scale: i for i, scale in enumerate(unique)}
         fan = getattr(self.backend, "fan", None)
         if fan is None:
+            bands = [
+                Band((first,), values[begin:end], (self.padded,))
+                for first, (begin, end) in zip(firsts, itertools.pairwise(ends), strict=True)
+            ]
 
             def lay_out(some: Sequence[Scale], k: int, target: Grid) -> Stage:
                 trimmed = [trim(self.fold(bands[number[scale]], k), eps) for scale in some]
                 return self.backend.prepare(trimmed, target, self.dtype)
 
             return lay_out
-        made = fan(_bank(bands), eps, self.dtype)
+        made = fan(Bank(np.array(firsts), np.array(ends), values), eps, self.dtype)
 
         def spread(some: Sequence[Scale], k: int, target: Grid) -> Stage:
             factor = 2.0**-k if self.engine.scaling == "kymatio-0.3" else 1.0
@@ -588,17 +602,6 @@ class Frame:
             return stage
 
         return spread
-
-
-def _bank(bands: list[Band]) -> Bank:
-    """Put the values of some bands into one array, and let the bands go one by one."""
-    firsts = np.array([band.starts[0] for band in bands])
-    ends = np.array([0, *itertools.accumulate(band.values.size for band in bands)])
-    values = np.empty(ends[-1])
-    while bands:
-        values[ends[len(bands) - 1] : ends[len(bands)]] = bands[-1].values
-        bands.pop()
-    return Bank(firsts, ends, values)
 
 
 def by_octave(scales: tuple[Scale, ...]) -> dict[int, list[int]]:

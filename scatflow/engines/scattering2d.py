@@ -28,7 +28,7 @@ from scatflow.engines.engine import (
     precision,
     shape_of,
 )
-from scatflow.engines.paths import PathTable, pairs, stack
+from scatflow.engines.paths import PathTable, numbers, pairs
 from scatflow.engines.plan import Boundary, CanonicalGrid, Plan
 from scatflow.errors import ParameterError
 from scatflow.wavelets.morlet import REACH, ideal_lowpass, lowpass_2d, morlet_2d, morlets_2d
@@ -332,20 +332,24 @@ def path_table(engine: Scattering2D) -> PathTable:
     keys: list[tuple[int, ...]] = [(), *((n1,) for n1 in range(count))]
     if engine.max_order == 2:
         keys += [(n1, n2) for n1 in range(count) for n2 in range((n1 // L + 1) * L, count)]
-    rows = []
-    for key in keys:
-        row: dict[str, Any] = {"order": len(key)}
-        label = f"S{len(key)}"
-        for i in (1, 2):
-            present = len(key) >= i
-            j, theta = divmod(key[i - 1], L) if present else (-1, 0)
-            row[f"j{i}"] = j
-            row[f"xi{i}"] = wave_number(j) / (2 * math.pi) if present else np.nan
-            row[f"sigma{i}"] = 1 / (2 * math.pi * width(j)) if present else np.nan
-            row[f"theta{i}"] = engine.angle(theta) if present else np.nan
-            label += f" j{i}={j} theta{i}={theta}" if present else ""
-        rows.append({**row, "label": label})
-    return PathTable(stack(rows), tuple(keys))
+    names = [[f" j{i}={n // L} theta{i}={n % L}" for n in range(count)] for i in (1, 2)]
+    labels = [
+        f"S{len(key)}" + "".join([some[n] for n, some in zip(key, names, strict=False)])
+        for key in keys
+    ]
+    columns: dict[str, NDArray[Any]] = {"order": np.array([len(key) for key in keys])}
+    which = numbers(keys)
+    # Of each wavelet; the last is number -1.
+    found = {
+        "j": [n // L for n in range(count)] + [-1],
+        "xi": [wave_number(n // L) / (2 * math.pi) for n in range(count)] + [np.nan],
+        "sigma": [1 / (2 * math.pi * width(n // L)) for n in range(count)] + [np.nan],
+        "theta": [engine.angle(n % L) for n in range(count)] + [np.nan],
+    }
+    for i in (1, 2):
+        for field, values in found.items():
+            columns[f"{field}{i}"] = np.array(values)[which[:, i - 1]]
+    return PathTable({**columns, "label": np.array(labels)}, tuple(keys))
 
 
 def wavelet(engine: Scattering2D, padded: tuple[int, int], j: int, theta: int) -> Array:
@@ -406,20 +410,36 @@ class Frame:
                 factors *= 2
                 break
             n = self.padded[axis] // r
-            level_factor = (factor * self.keep(axis, level)).reshape(r, n).sum(axis=0)
-            half = level_factor[: n // 2 + 1]
+            if level:
+                factor = (factor * self.keep(axis, level)).reshape(r, n).sum(axis=0)
+            half = factor[: n // 2 + 1]
             significant = np.flatnonzero(half > EPS[self.dtype.name] * half[0])
             factors.append(half[: significant[-1] + 1].copy())
         target = tuple(n // 2**J for n in self.padded)
         crop = tuple(slice(self.margin, n - self.margin) for n in target)
         return Lowpass(tuple(factors), target, crop)
 
-    def wavelets(self, j: int, together: bool = False) -> Iterator[tuple[int, Array]]:
+    def wavelets(self, j: int) -> Iterator[tuple[int, Array]]:
         """Yield the wavelets of scale `j` with the numbers of their orientations, in some order.
 
         Those of opposite angles mirror each other; on square grids, those of angles that make a
         right one are each other's transposes.
         """
+        for theta, psi, opposite in self._sources(j, together=False):
+            yield theta, np.roll(psi[:, ::-1], 1, axis=1) if opposite else psi
+
+    def orientations(self, j: int) -> Array:
+        """Return the wavelets of scale `j`, evaluated together, ``(L, *padded)``."""
+        found: Array = np.empty((self.engine.L, *self.padded))
+        for theta, psi, opposite in self._sources(j, together=True):
+            if opposite:
+                found[theta, :, 0], found[theta, :, 1:] = psi[:, 0], psi[:, :0:-1]
+            else:
+                found[theta] = psi
+        return found
+
+    def _sources(self, j: int, together: bool) -> Iterator[tuple[int, Array, bool]]:
+        """Yield orientations and wavelets, and whether these are at opposite angles."""
         L, (m, n) = self.engine.L, self.padded
         images: dict[int, list[tuple[int, bool, bool]]] = {}
         for theta in range(L):
@@ -433,8 +453,7 @@ class Frame:
             found = morlets_2d(self.padded, width(j), angles, wave_number(j), slant=4.0 / L)
             for k, psi in zip(group, found, strict=True):
                 for theta, across, opposite in images[k]:
-                    image = psi.T if across else psi
-                    yield theta, np.roll(image[:, ::-1], 1, axis=1) if opposite else image
+                    yield theta, psi.T if across else psi, opposite
 
     def stages(self, j: int) -> list[Stage]:
         """Lay out the wavelets of scale `j` for images decimated by ``2**level``, level < j.
@@ -447,9 +466,7 @@ class Frame:
         levels = range(max(j, 1) if self.engine.max_order == 2 else 1)
         cutting = getattr(self.backend, "prepare_dense", None)
         if cutting is not None and self.engine.L * math.prod(self.padded) <= TOGETHER:
-            together = np.empty((self.engine.L, *self.padded))
-            for theta, psi in self.wavelets(j, together=True):
-                together[theta] = psi
+            together = self.orientations(j)
             return [cutting(self.fold(together, level), eps, grid, self.dtype) for level in levels]
         bands: list[list[Any]] = [[None] * self.engine.L for _ in levels]
         for theta, psi in self.wavelets(j):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,17 +39,33 @@ def _periods(sigma: float) -> int:
     return min(math.ceil(math.sqrt(-2.0 * sigma**2 * math.log(1e-7)) + 1.0), 5)
 
 
+LOST = 40.0
+"""-ln of the ratio below which a term is lost in the rounding of a larger one: 2**-54 and some."""
+
+
 def _gaussian(f: Array, xi: float, sigma: float, periods: int) -> Array:
-    """Sum ``exp(-(f + p - xi)^2 / (2 sigma^2))`` over the periods ``|p| < periods``."""
-    total, some = np.empty_like(f), np.empty_like(f)
-    for p in range(1 - periods, periods):
-        g = total if p == 1 - periods else some
-        np.add(f, p - xi, out=g)
+    """Sum ``exp(-(f + p - xi)^2 / (2 sigma^2))`` over the periods ``|p| < periods``.
+
+    Frequencies ascend. Each period's Gaussian is evaluated where it counts beside its neighbour's.
+    """
+    if periods == 1:
+        g = f - xi
         g *= g
         g /= -2.0 * sigma**2
-        np.exp(g, out=g)
-        if g is some:
-            total += some
+        return np.exp(g, out=g)
+    total, some = np.zeros_like(f), np.empty_like(f)
+    half_width = 0.5 + LOST * sigma**2
+    for p in range(1 - periods, periods):
+        low, high = xi - p - half_width, xi - p + half_width
+        first = int(f.searchsorted(low)) if p < periods - 1 else 0
+        last = int(f.searchsorted(high, "right")) if p > 1 - periods else f.size
+        if first < last:
+            g = some[first:last]
+            np.add(f[first:last], p - xi, out=g)
+            g *= g
+            g /= -2.0 * sigma**2
+            np.exp(g, out=g)
+            total[first:last] += g
     return total
 
 
@@ -72,8 +89,7 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
         float64; zero outside to the rounding of float64.
     """
     correction, centre = math.exp(-(xi**2) / (2.0 * sigma**2)), abs(xi)
-    low = centre - REACH * sigma if centre >= REACH * sigma else -REACH * sigma
-    first, last = math.floor(N * low), math.ceil(N * (centre + REACH * sigma))
+    first, last = _bins(N, centre, sigma)
     if last - first + 1 >= N:
         f = np.arange(N) / N
         periods = _periods(sigma)
@@ -96,27 +112,46 @@ TOGETHER = 2**13
 """Bins of a band up to which wavelets are evaluated together; longer ones fill caches alone."""
 
 
-def morlets_1d(N: int, wavelets: Sequence[tuple[float, float]]) -> list[Band]:
-    """Evaluate Morlet wavelets ``(xi, sigma)``, to the bit as :func:`morlet_1d` does each."""
-    found: list[Band | None] = [None] * len(wavelets)
-    some: list[tuple[int, float, float, float, int, int]] = []
-    for i, (xi, sigma) in enumerate(wavelets):
-        correction, centre = math.exp(-(xi**2) / (2.0 * sigma**2)), abs(xi)
-        low = centre - REACH * sigma if centre >= REACH * sigma else -REACH * sigma
-        first, last = math.floor(N * low), math.ceil(N * (centre + REACH * sigma))
-        if xi < 0 or last - first + 1 >= min(N, TOGETHER):
-            found[i] = morlet_1d(N, xi, sigma)
-        else:
-            some.append((i, xi, sigma, correction, first, last - first + 1))
-    if some:
-        for (i, _, sigma, correction, first, _), values in zip(
-            some, _together(N, some), strict=True
-        ):
-            band = Band((first % N,), values, (N,))
-            if not _has_ended(N, sigma, correction):
-                band = band.scaled(1.0 / l1_norm(band))
-            found[i] = band
-    return [band for band in found if band is not None]
+def morlets_1d(
+    N: int, wavelets: Sequence[tuple[float, float]]
+) -> tuple[list[int], list[int], Array]:
+    """Evaluate Morlet wavelets ``(xi, sigma)``, to the bit as :func:`morlet_1d` does each.
+
+    Returns
+    -------
+    firsts : list of int
+        First bin of each.
+    ends : list of int
+        Where the values of each begin, and where the last ones end.
+    values : ndarray
+    """
+    heights = [math.exp(-(xi**2) / (2.0 * sigma**2)) for xi, sigma in wavelets]
+    firsts, ends, narrow = [], [0], []
+    for xi, sigma in wavelets:
+        first, last = _bins(N, abs(xi), sigma)
+        size = min(last - first + 1, N)
+        narrow.append(xi >= 0 and size < min(N, TOGETHER))
+        firsts.append(first)
+        ends.append(ends[-1] + size)
+    values: Array = np.empty(ends[-1])
+    begin = 0
+    for together, some in itertools.groupby(narrow):
+        begin, which = (end := begin + len(list(some))), slice(begin, end)
+        if together:
+            inside = values[ends[which.start] : ends[end]]
+            sizes = [b - a for a, b in itertools.pairwise(ends[which.start : end + 1])]
+            _together(N, wavelets[which], heights[which], firsts[which], sizes, inside)
+            continue
+        for i in range(which.start, end):
+            band = morlet_1d(N, *wavelets[i])
+            firsts[i], values[ends[i] : ends[i + 1]] = band.starts[0], band.values
+    return [first % N for first in firsts], ends, values
+
+
+def _bins(N: int, centre: float, sigma: float) -> tuple[int, int]:
+    """Return the first and the last bin where a wavelet is not zero."""
+    low = centre - REACH * sigma if centre >= REACH * sigma else -REACH * sigma
+    return math.floor(N * low), math.ceil(N * (centre + REACH * sigma))
 
 
 def _has_ended(N: int, sigma: float, correction: float) -> bool:
@@ -124,36 +159,46 @@ def _has_ended(N: int, sigma: float, correction: float) -> bool:
     return math.pi * sigma * N > REACH and correction < SMALL_CORRECTION
 
 
-def _together(N: int, some: list[tuple[int, float, float, float, int, int]]) -> list[Array]:
-    """Return the values on the bands of wavelets that are narrower than the period."""
-    _, centres, widths, corrections, firsts, sizes = zip(*some, strict=True)
-    ends = list(itertools.accumulate(sizes))
-    total = ends[-1]
-
-    def each(values: Sequence[float]) -> Array:
-        repeated: Array = np.repeat(np.array(values, np.float64), sizes)
-        return repeated
-
-    shifts = [first - (end - size) for first, end, size in zip(firsts, ends, sizes, strict=True)]
-    f = np.arange(total) + np.repeat(np.array(shifts), sizes)
-    f = f / N
-    spread = each([-2.0 * sigma**2 for sigma in widths])
-    values = f + each([-xi for xi in centres])
+def _together(
+    N: int,
+    wavelets: Sequence[tuple[float, float]],
+    corrections: Sequence[float],
+    firsts: Sequence[int],
+    sizes: Sequence[int],
+    values: Array,
+) -> None:
+    """Write the values of wavelets on bands that are narrower than the period, end to end."""
+    lowest = min(firsts)
+    highest = max(map(operator.add, firsts, sizes))
+    f = np.arange(lowest, highest) / N
+    bands, begin = [], 0
+    for (xi, _), first, size in zip(wavelets, firsts, sizes, strict=True):
+        band = values[begin : begin + size]
+        np.subtract(f[first - lowest : first - lowest + size], xi, out=band)
+        bands.append(band)
+        begin += size
     values *= values
-    values /= spread
+    for (_, sigma), band in zip(wavelets, bands, strict=True):
+        band /= -2.0 * sigma**2
     np.exp(values, out=values)
-    if max(corrections) > NO_CORRECTION:
-        f *= f
-        f /= spread
-        np.exp(f, out=f)
-        f *= each([c if c > NO_CORRECTION else 0.0 for c in corrections])
-        values -= f
-    norms = [
-        _norm_of_a_morlet(c) if _has_ended(N, sigma, c) else 1.0
-        for sigma, c in zip(widths, corrections, strict=True)
-    ]
-    values /= each(norms)
-    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    for (_, sigma), band, first, c in zip(wavelets, bands, firsts, corrections, strict=True):
+        if c > NO_CORRECTION:
+            around_0 = _gaussian(f[first - lowest : first - lowest + band.size], 0.0, sigma, 1)
+            around_0 *= c
+            band -= around_0
+        if not _has_ended(N, sigma, c):
+            band *= 1.0 / l1_norm(Band((0,), band, (N,)))
+        elif c >= UNIT_NORM:
+            band /= _norm_of_a_morlet(c)
+
+
+UNIT_NORM = 1e-9
+"""Height at zero below which a wavelet's norm is one: its square is lost beside one."""
+
+_ROOT = (1.0, 1 / 2, -1 / 8, 1 / 16, -5 / 128, 7 / 256, -21 / 1024, 33 / 2048, -429 / 32768)
+"""Binomial coefficients of 1/2."""
+
+_PRODUCTS = tuple(tuple(_ROOT[n] * _ROOT[n + k] for n in range(5)) for k in range(4))
 
 
 def _norm_of_a_morlet(c: float) -> float:
@@ -164,12 +209,12 @@ def _norm_of_a_morlet(c: float) -> float:
     ``|exp(i a) - c|``: ``sum_n B(n) B(n + k) (-c)**k c**(2 n)`` with B(n) the binomial coefficients
     of 1/2. Below :data:`SMALL_CORRECTION`, these terms give all digits.
     """
-    if c < 1e-9:  # whose square is lost beside one
+    if c < UNIT_NORM:
         return 1.0
-    b = (1.0, 1 / 2, -1 / 8, 1 / 16, -5 / 128, 7 / 256, -21 / 1024, 33 / 2048, -429 / 32768)
+    powers = [c ** (2 * n) for n in range(5)]
     total = 0.0
-    for k in range(4):
-        term = sum(b[n] * b[n + k] * c ** (2 * n) for n in range(5)) * (-c) ** k * c ** (k * k)
+    for k, products in enumerate(_PRODUCTS):
+        term = sum(map(operator.mul, products, powers)) * (-c) ** k * c ** (k * k)
         total += term if k == 0 else 2 * term
     return total
 
@@ -399,8 +444,11 @@ def _short_morlets(
         np.exp(np.multiply.outer(1j * xi * t, w)) for t, w in zip(turns, (u, v), strict=True)
     )
     psi = wave_u[:, :, None] * wave_v[:, None, :]
-    psi *= envelope
-    psi -= (psi.sum(axis=(1, 2)).real / envelope.sum(axis=(1, 2)))[:, None, None] * envelope
+    real = psi.real
+    real *= envelope
+    psi.imag *= envelope
+    envelope *= (psi.sum(axis=(1, 2)).real / envelope.sum(axis=(1, 2)))[:, None, None]
+    real -= envelope
     folded = _fold_window(psi, (-extents[0], -extents[1]), shape)
     # The windows are Hermitian, so their DFTs are real: half of them says all.
     half = np.conj(folded[..., : shape[1] // 2 + 1])

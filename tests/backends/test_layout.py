@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scatflow import Scattering2D
 from scatflow.backends import bands
 from scatflow.backends import numpy as backend
-from scatflow.backends.protocol import Bank
+from scatflow.backends.protocol import Bank, Lowpass
 from scatflow.engines import scattering2d
 from scatflow.wavelets.morlet import ideal_lowpass
 from scatflow.wavelets.support import Band, band_of, fold_1d, trim
@@ -95,21 +95,29 @@ def test_boxes_cut_together_are_those_of_each_filter(count, size, dtype, seed):
     np.testing.assert_array_equal(boxes.values[: plain.values.size], plain.values)
 
 
-@given(st.integers(1, 3), st.sampled_from(DTYPES), st.integers(0, 2**32))
-def test_stages_cut_together_are_those_cut_alone(count, dtype, seed):
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2), st.integers(1, 9), st.booleans()), min_size=1, max_size=4
+    ),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**32),
+)
+def test_lowpasses_cut_together_are_those_cut_alone(drawn, dtype, seed):
     draws = np.random.default_rng(seed)
-    filters = [
-        [Band((int(draws.integers(0, 64)),), draws.standard_normal(20), (64,)) for _ in range(k)]
-        for k in range(1, count + 1)
+    uses = [
+        (tuple(draws.random(reach) for _ in range(ndim)), (16,) * ndim, half)
+        for ndim, reach, half in drawn
     ]
 
     def laid_out():
-        return [bands.lay_out(some, (16,), dtype, half=len(some) % 2 == 0) for some in filters]
+        return [
+            (Lowpass(factors, (4,) * len(shape), (slice(None),) * len(shape)), shape, half)
+            for factors, shape, half in uses
+        ]
 
-    together = laid_out()
-    bands.cut_together(together)
-    for one, alone in zip(together, laid_out(), strict=True):
-        same_runs(one, alone)
+    together = bands.lowpasses(laid_out(), dtype)
+    for one, (how, shape, half) in zip(together, laid_out(), strict=True):
+        same_runs(one, bands.lowpass(how, shape, dtype, half))
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (48, 40), (40, 20)], ids=str)
@@ -118,12 +126,13 @@ def test_images_of_orientations_are_the_orientations(L, shape):
     S = Scattering2D(2, shape, L=L)
     frame = scattering2d.Frame(S, shape, 0, np.dtype(np.float64), backend)
     for j in range(2):
-        for together in (False, True):
-            found = dict(frame.wavelets(j, together))
-            assert sorted(found) == list(range(L))
-            for theta, psi in found.items():
-                plain = scattering2d.wavelet(S, shape, j, theta)
-                np.testing.assert_allclose(psi, plain, rtol=0, atol=1e-14)
+        alone, together = dict(frame.wavelets(j)), frame.orientations(j)
+        assert sorted(alone) == list(range(L))
+        assert len(together) == L
+        for theta, psi in alone.items():
+            plain = scattering2d.wavelet(S, shape, j, theta)
+            np.testing.assert_allclose(psi, plain, rtol=0, atol=1e-14)
+            np.testing.assert_allclose(together[theta], plain, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("pyramid", ["scatnet", "fold"])

@@ -20,6 +20,7 @@ from scatflow import (
     TimeFrequencyScattering,
 )
 from scatflow.backends import bands, fft, program
+from scatflow.backends.protocol import Lowpass
 from scatflow.engines import engine_from_dict
 from scatflow.engines.plan import PLANS, PlanCache
 from scatflow.wavelets.morlet import morlet_1d
@@ -316,14 +317,27 @@ def test_threads_change_no_bit(S, batch, threads, fast_ffts, rng, monkeypatch):
     PLANS.clear()
 
 
-def test_threads_that_meet_at_a_low_pass_cut_it_once(rng):
+def test_threads_that_meet_at_a_low_pass_cut_it_once():
+    how = Lowpass((np.exp(-np.arange(9.0)),), (64,), (slice(None),))
+    meet = threading.Barrier(8)
+
+    def cut(_):
+        meet.wait()
+        return bands.lowpass(how, (256,), np.dtype(np.float32)).cut[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        first, *others = pool.map(cut, range(8))
+    assert all(found is first for found in others)
+
+
+def test_threads_that_meet_at_filters_cut_them_once():
     stage = bands.lay_out([morlet_1d(256, 0.2, 0.05)], (64,), np.dtype(np.float32))
     meet = threading.Barrier(8)
 
     def cut(_):
         meet.wait()
-        return stage.rows
+        return stage.cut[0]
 
     with ThreadPoolExecutor(8) as pool:
         first, *others = pool.map(cut, range(8))
-    assert all(rows is first for rows in others)
+    assert all(found is first for found in others)
