@@ -6,6 +6,7 @@ from importlib.metadata import version as installed
 
 project = "scatflow"
 author = "The scatflow developers"
+copyright = "The scatflow developers"
 release = installed("scatflow")
 version = release
 language = "en"
