@@ -6,6 +6,7 @@ from importlib.metadata import version as installed
 
 project = "scatflow"
 author = "The scatflow developers"
+copyright = "The scatflow developers"
 release = installed("scatflow")
 version = release
 language = "en"
@@ -41,6 +42,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
     "remove_config_comments": True,
     "show_memory": False,
+    "capture_repr": (),  # What is printed and drawn, not what a call happens to return.
     "abort_on_example_error": True,
     "download_all_examples": False,
 }

@@ -365,15 +365,26 @@ def schedule(
 
 @app.command()
 def show(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A store that a run wrote.")],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="A store that a run wrote, or a job file.")
+    ],
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE.png", help="The picture.")
     ] = None,
+    what: Annotated[
+        str,
+        typer.Option("--what", help="results, filters, support, disk (images) or availability."),
+    ] = "results",
 ) -> None:
-    """Draw the results of a run."""
-    from scatflow.pictures import show as draw
+    """Draw the results of a run, or the filters and the support of its transform."""
+    from scatflow import pictures
 
-    typer.echo("\n".join(draw(store, output)))
+    if store.endswith(".toml"):
+        target = output or pictures.default_output(store, what)
+        lines = pictures.show_engine(_job(store).engine, what, target)
+    else:
+        lines = pictures.show(store, output, what)
+    typer.echo("\n".join(lines))
 
 
 def _each(text: str | None) -> str | list[str] | None:

@@ -1,22 +1,30 @@
-"""Pictures of result stores: what a run computed, seen at once.
+"""Pictures of result stores: what a run computed, seen at once; and of the engines behind them.
 
-One door, :func:`show`: it opens a result store lazily, decides from its dimensions what was
-transformed, and draws a scalogram (signals), what rises and falls (time-frequency scattering), maps
-(images) or descriptors (volumes). A store is read in pieces of a bounded size, so that a year of
-windows needs no more memory than a day.
+Two doors: :func:`show_engine` draws an engine, :func:`show` a result store. That is opened lazily,
+its dimensions tell what was transformed, and what is drawn is a scalogram (signals), what rises and
+falls (time-frequency scattering), maps (images) or descriptors (volumes). A store is read in pieces
+of a bounded size, so that a year of windows needs no more memory than a day.
 """
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+import numpy as np
+
+from scatflow.engines import Engine, engine_from_dict
+from scatflow.errors import ParameterError, SourceError
 from scatflow.pictures.canvas import require_matplotlib
-from scatflow.pictures.results import open_results
+from scatflow.pictures.results import Results, open_results
 
-__all__ = ["show"]
+__all__ = ["show", "show_engine"]
 
 
-def show(store: str, output: str | None = None) -> list[str]:
+WHAT = ("results", "filters", "support", "disk", "availability")
+"""What can be drawn."""
+
+
+def show(store: str, output: str | None = None, what: str = "results") -> list[str]:
     """Draw a result store into a PNG file and describe it in a few lines.
 
     Parameters
@@ -24,8 +32,12 @@ def show(store: str, output: str | None = None) -> list[str]:
     store : str
         Path or URL of a store that ``scatflow run`` wrote.
     output : str, optional
-        The picture's file. By default the store's own name with ``.png`` in place of ``.zarr``,
-        beside a local store and in the current folder for a remote one.
+        The picture's file. By default the store's own name with ``.png`` in place of ``.zarr``
+        (``-filters.png`` for filters), beside a local store and in the current folder for a remote
+        one.
+    what : {"results", "filters", "support", "disk", "availability"}
+        The coefficients; the filters of the engine that made them; what one of them sees, and the
+        blocks of a run; those of images by direction and scale; or which windows hold values.
 
     Returns
     -------
@@ -40,30 +52,93 @@ def show(store: str, output: str | None = None) -> list[str]:
         There is no Zarr group at `store`.
     SourceError
         The group was not written by scatflow, or holds nothing that can be drawn.
+    ParameterError
+        `what` is none of these, or the transform has no such picture.
     """
+    if what not in WHAT:
+        raise ParameterError(f"what={what!r} cannot be drawn; accepted: {', '.join(WHAT)}.")
     require_matplotlib()
     results = open_results(store)
-    target = default_output(store) if output is None else output
-    if results.spec.get("kind") == "timefrequency":
-        from scatflow.pictures.spins import draw_spins
-
-        lines = draw_spins(results, target)
+    target = default_output(store, what) if output is None else output
+    if what in ("filters", "support"):
+        return show_engine(_engine(results), what, target, _rate(results))
+    if what == "availability":
+        from scatflow.pictures.availability import draw_availability as draw
+    elif what == "disk":
+        from scatflow.pictures.disk import draw_disk as draw
+    elif results.spec.get("kind") == "timefrequency":
+        from scatflow.pictures.spins import draw_spins as draw
     elif results.ndim == 1:
-        from scatflow.pictures.scalogram import draw_scalogram
-
-        lines = draw_scalogram(results, target)
+        from scatflow.pictures.scalogram import draw_scalogram as draw
     elif results.ndim == 2:
-        from scatflow.pictures.maps import draw_maps
-
-        lines = draw_maps(results, target)
+        from scatflow.pictures.maps import draw_maps as draw
     else:
-        from scatflow.pictures.descriptors import draw_descriptors
-
-        lines = draw_descriptors(results, target)
+        from scatflow.pictures.descriptors import draw_descriptors as draw
+    lines = draw(results, target)
     return [f"{target}: {lines[0]}", *lines[1:]]
 
 
-def default_output(store: str) -> str:
+def show_engine(engine: Engine, what: str, output: str, rate: float | None = None) -> list[str]:
+    """Draw an engine's filters or its support into a PNG file and describe them.
+
+    Parameters
+    ----------
+    engine : Engine
+        What a job file or the attributes of a result describe.
+    what : {"filters", "support"}
+        See :func:`show`.
+    output : str
+        The picture's file.
+    rate : float, optional
+        Samples per second; without it axes are in cycles per sample and in samples.
+
+    Returns
+    -------
+    list of str
+        Lines to print.
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+    ParameterError
+        `what` needs a result, or the transform cannot be cut into blocks.
+    """
+    if what not in ("filters", "support"):
+        raise ParameterError(
+            f"what={what!r} is a picture of results, but a job has none by itself: give the store "
+            "that its [output] names, or draw filters or support."
+        )
+    require_matplotlib()
+    if what == "filters":
+        from scatflow.pictures.bank import draw_filters as draw
+    else:
+        from scatflow.pictures.support import draw_support as draw
+    lines = draw(engine, rate, output)
+    return [f"{output}: {lines[0]}", *lines[1:]]
+
+
+def _engine(results: Results) -> Engine:
+    """Make the engine that a result's attributes describe."""
+    if not results.spec:
+        raise SourceError(
+            f"{results.store} does not say how it was made: it has no attribute `scatflow_spec`. "
+            "Give the job file instead."
+        )
+    return engine_from_dict(dict(results.spec))
+
+
+def _rate(results: Results) -> float | None:
+    """Work out the samples per second from the centre frequencies of the wavelets in Hz."""
+    if results.ndim != 1 or results.frequency_units() != "Hz":
+        return None
+    stated = results.column("xi1").astype(float)
+    own = _engine(results).paths().columns["xi1"]
+    usable = np.isfinite(stated) & (stated > 0)
+    return float(np.median(stated[usable] / own[usable]))
+
+
+def default_output(store: str, what: str = "results") -> str:
     """Name the picture of a store that was asked for without a name.
 
     Examples
@@ -72,8 +147,11 @@ def default_output(store: str) -> str:
     'results/seismic_day.png'
     >>> default_output("s3://bucket/results/day.zarr/")
     'day.png'
+    >>> default_output("pipelines/seismic_day.toml", "filters")
+    'pipelines/seismic_day-filters.png'
     """
     trimmed = store.rstrip("/")
     if "://" in trimmed:
         trimmed = PurePosixPath(trimmed.split("://", 1)[1]).name
-    return trimmed.removesuffix(".zarr") + ".png"
+    suffix = "" if what == "results" else f"-{what}"
+    return trimmed.removesuffix(".zarr").removesuffix(".toml") + f"{suffix}.png"

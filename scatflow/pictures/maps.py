@@ -265,6 +265,21 @@ def _label_axes(axes: Axes, grids: tuple[Grid, Grid]) -> None:
         axes.set_aspect("equal")
 
 
+def shown_angles(theta: Array, down: bool) -> Array:
+    """Return where on a wheel a wave's direction is drawn, in [0, pi)."""
+    # theta is measured from the axis of rows towards the axis of columns.
+    shown: Array = np.mod(np.arctan2((-1 if down else 1) * np.cos(theta), np.sin(theta)), np.pi)
+    return shown
+
+
+def mean_of_image(results: Results) -> tuple[str, Array, bool]:
+    """Return the first image's name, its mean coefficients, and whether its rows go down."""
+    grids = (results.grid(results.tail_dims[0]), results.grid(results.tail_dims[1]))
+    name, record = next(results.records())
+    none = Layers(np.zeros((0, results.data.sizes["path"]), np.float32), np.zeros(0), False)
+    return name, _gather(results, record, grids, none).mean, _rows_go_down(grids[0])
+
+
 def _draw_wheel(
     figure: Figure, place: tuple[int, int, int], results: Results, mean: Array, down: bool
 ) -> None:
@@ -275,8 +290,7 @@ def _draw_wheel(
     angles = np.unique(theta)
     if not np.isfinite(angles).all():
         return
-    # theta is measured from the axis of rows towards the axis of columns.
-    shown = np.mod(np.arctan2((-1 if down else 1) * np.cos(angles), np.sin(angles)), np.pi)
+    shown = shown_angles(angles, down)
     order = np.argsort(shown)
     values = np.full((rings.size, angles.size), np.nan)
     values[np.searchsorted(-rings, -j1), np.searchsorted(angles, theta)] = mean[first]
