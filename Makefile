@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 TEST_VENV := .venv-test
 BENCH_VENV := .venv-bench
+DOCS_VENV := .venv-docs
 # Tests that start processes of their own, kill some of them and wait for others: one at a time.
 BUSY := tests/flow tests/cli tests/safety
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help run relief head install bench bench-runs soak science test clean clean-data
+.PHONY: help run relief head install bench bench-runs soak science docs test clean clean-data
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -49,8 +50,11 @@ test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environmen
 	$(TEST_VENV)/bin/pytest --numprocesses 2 --dist loadfile $(BUSY:%=--ignore=%)
 	$(TEST_VENV)/bin/pytest $(BUSY)
 
+docs: $(DOCS_VENV)/.installed ## The pages, in docs/_build/html; every warning is an error
+	$(DOCS_VENV)/bin/sphinx-build -W --keep-going -b html docs docs/_build/html
+
 clean: ## Remove environments, results and caches
-	rm -rf $(VENV) $(TEST_VENV) $(BENCH_VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TEST_VENV) $(BENCH_VENV) $(DOCS_VENV) docs/_build docs/gallery docs/sg_execution_times.rst results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data: ## Remove the downloaded data
@@ -79,4 +83,10 @@ $(BENCH_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(BENCH_VENV)
 	@echo "Installing scatflow and its peers into $(BENCH_VENV)."
 	$(BENCH_VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[bench]"
+	@touch $@
+
+$(DOCS_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	@echo "Installing scatflow and Sphinx into $(DOCS_VENV)."
+	$(DOCS_VENV)/bin/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[docs]"
 	@touch $@
