@@ -40,8 +40,12 @@ bench-runs: $(BENCH_VENV)/.installed ## Whole runs, workers against threads: pag
 soak: $(BENCH_VENV)/.installed ## A hundred kills in one run, and the bytes compared: half an hour
 	$(BENCH_VENV)/bin/python benchmarks/soak.py
 
-science: data/.forda $(BENCH_VENV)/.installed ## Published results, Kymatio's and ours, in one run each
-	$(BENCH_VENV)/bin/python examples/forda.py --data data/forda --picture docs/forda.png
+science: data/.forda data/.mnist data/.seismic data/.qm9 $(BENCH_VENV)/.installed ## Published results, Kymatio's and ours, in one run each: page in docs
+	$(BENCH_VENV)/bin/python examples/forda.py --results results/science --picture docs/forda.png
+	$(BENCH_VENV)/bin/python examples/mnist.py --results results/science --picture docs/mnist.png
+	$(BENCH_VENV)/bin/python examples/seismic.py --results results/science --picture docs/seismic.png
+	$(BENCH_VENV)/bin/python examples/qm9.py --results results/science --picture docs/qm9.png
+	$(BENCH_VENV)/bin/python examples/page.py results/science --output docs/science.md
 
 test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environment of their own
 	$(TEST_VENV)/bin/ruff check .

