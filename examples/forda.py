@@ -112,8 +112,8 @@ def main() -> None:
         f"{len(x)} recordings of engine noise to learn from, {x.shape[1]} samples each, two "
         "classes (H. A. Dau et al., The UCR time series archive, doi:10.1109/JAS.2019.1911747). "
         "The logarithm of the coefficients of both orders, averaged over time, goes to a support "
-        f"vector machine: J = {J}, Q = {Q} and C = {C:g} had {100 * folds:.1f} % in five folds. Published "
-        "are HC2 with 95.6 %, InceptionTime 96.1 %, WEASEL 2.0 95.6 %. "
+        f"vector machine: J = {J}, Q = {Q} and C = {C:g} had {100 * folds:.1f} % in five folds. "
+        "Published are HC2 with 95.6 %, InceptionTime 96.1 %, WEASEL 2.0 95.6 %. "
         f"{time.monotonic() - begun:.0f} seconds in all."
     )
     caption = "Median and quartiles of the logarithm of order 1 for both classes"
