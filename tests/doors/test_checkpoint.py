@@ -96,7 +96,8 @@ def test_derivatives_are_the_same(name):
 def test_derivatives_are_right(name):
     _, computes, shape = pair(name)
     x = noise(shape)
-    assert torch.autograd.gradcheck(lambda x: arrays(computes(x)), x)
+    # Along a direction drawn at random; every derivative is that of the module which keeps moduli.
+    assert torch.autograd.gradcheck(lambda x: arrays(computes(x)), x, fast_mode=True)
 
 
 @given(data=st.data())
