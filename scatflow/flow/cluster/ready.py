@@ -61,10 +61,11 @@ CONFIG = {
     "distributed.nanny.pre-spawn-environ": {**ONE_THREAD, **MALLOC},
     **UNSPILLED,
     "distributed.comm.timeouts.connect": "10s",
-    # A tenth of the samples that Dask takes of what workers do, and of what it keeps of them: 3600
-    # cycles, each with a tree of all stacks.
+    # A tenth of the samples that Dask takes of what workers do. Of each cycle it keeps two trees of
+    # all stacks, 40 kB: those of a quarter of an hour, and not of the last thousand cycles.
     "distributed.worker.profile.interval": "100ms",
     "distributed.worker.profile.cycle": "10s",
+    "distributed.admin.low-level-log-length": 100,
     # Once somebody has looked at the dashboard, as many tasks are kept for it, not 100 000.
     "distributed.scheduler.dashboard.tasks.task-stream-length": 10_000,
     # Which of a dead worker's blocks it died of is for the window to find out.
