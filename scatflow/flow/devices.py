@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from distributed import Worker, get_worker
+from numpy.typing import NDArray
 
 from scatflow.backends import choose
 from scatflow.errors import BackendError, ClusterError
@@ -14,6 +16,7 @@ from scatflow.flow.settings import ANY
 
 if TYPE_CHECKING:  # Workers have no profiles to check.
     from scatflow.flow.cluster import Cluster
+    from scatflow.flow.ledger import Ledger
 
 CUPY = "cupy"
 
@@ -61,11 +64,16 @@ def ability(asked: str, dask_worker: Worker) -> tuple[bool, str | None]:
     return has_gpu(dask_worker), None
 
 
-def choose_workers(cluster: Cluster, asked: str) -> Mapping[str, float] | None:
-    """Return the resources of Dask's that tasks of a run ask for, before anything is written.
+Resources = Mapping[str, float]
+"""Of Dask's: what workers have, and tasks ask for."""
 
-    A run with CuPy whose cluster has workers with the resource GPU goes to these, and to all
-    workers otherwise. The first worker is waited for.
+
+def choose_workers(cluster: Cluster, asked: str) -> dict[str, Resources]:
+    """Return what tasks ask of workers, by the backend that computes them.
+
+    Those of a run with CuPy whose cluster has workers with the resource GPU ask for it; no task
+    does where none has it. What computes a run is among the backends, with "any" also those that
+    are there. Nothing has been written before; the first worker is waited for.
 
     Raises
     ------
@@ -73,7 +81,7 @@ def choose_workers(cluster: Cluster, asked: str) -> Mapping[str, float] | None:
         Workers that the run would go to lack CuPy or a GPU, or no worker will ever come.
     """
     if asked not in (ANY, CUPY):
-        return None
+        return {asked: {}}
     while cluster.coming and not cluster.client.scheduler_info(n_workers=-1)["workers"]:
         cluster.check()
         time.sleep(TICK_SECONDS)
@@ -83,11 +91,55 @@ def choose_workers(cluster: Cluster, asked: str) -> Mapping[str, float] | None:
     unable = {name: why for name, (_, why) in told.items() if why and (name in only or not only)}
     if unable:
         _refuse(asked, unable)
-    return {GPU: PART_OF_A_GPU} if only else None
+    on_gpus = {GPU: PART_OF_A_GPU} if with_gpu else {}
+    if asked == CUPY:
+        return {CUPY: on_gpus}
+    return {ANY: {}, "numpy": {}, **({CUPY: on_gpus} if with_gpu else {})}
+
+
+class Lot(NamedTuple):
+    """Blocks of a run that are computed alike."""
+
+    blocks: NDArray[np.int64]
+    backend: str
+    """With what, or "any"."""
+    resources: Resources
+
+
+def lots(ledger: Ledger, asked: str, there: Mapping[str, Resources]) -> list[Lot]:
+    """Return the blocks that are to be computed, those that have been before by what they were.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Of the run.
+    asked : str
+        The run's backend, or "any".
+    there : mapping
+        See :func:`choose_workers`; blocks of a backend that is not there are computed as others.
+    """
+    pending = ledger.pending()
+    before = {name: 1 + number for number, name in enumerate(ledger.backends) if name in there}
+    again = {name: pending[ledger.backend[pending] == n] for name, n in before.items()}
+    new = pending[~np.isin(ledger.backend[pending], list(before.values()))]
+    found = [Lot(blocks, name, there[name]) for name, blocks in again.items()]
+    return [lot for lot in (*found, Lot(new, asked, there[asked])) if lot.blocks.size]
+
+
+def elsewhere(ledger: Ledger, there: Mapping[str, Resources]) -> str | None:
+    """Say which blocks are computed again by another backend than before, if any are."""
+    numbers = ledger.backend[ledger.pending()]
+    gone = {
+        name: int(np.sum(numbers == number))
+        for number, name in enumerate(ledger.backends, 1)
+        if name not in there
+    }
+    some = " and ".join(f"{n} block(s) that {name} computed" for name, n in gone.items() if n)
+    return f"no worker is there for {some}: the same again but for rounding" if some else None
 
 
 def _refuse(asked: str, unable: Mapping[str, Any]) -> None:
-    listed = "".join(f"\n  {name}: {why}" for name, why in sorted(unable.items())[:NAMED])
+    some = "".join(f"\n  {name}: {why}" for name, why in sorted(unable.items())[:NAMED])
     more = f"\n  and {len(unable) - NAMED} more" if len(unable) > NAMED else ""
     remedy = (
         "Install CuPy where the GPUs are, or start these workers without --resources GPU=1."
@@ -97,7 +149,7 @@ def _refuse(asked: str, unable: Mapping[str, Any]) -> None:
     )
     raise ClusterError(
         f'backend = "{asked}" cannot be had on {len(unable)} worker(s); nothing was written.'
-        f"{listed}{more}\n{remedy}"
+        f"{some}{more}\n{remedy}"
     )
 
 
@@ -105,5 +157,17 @@ def mixed(computed: Mapping[str, int]) -> str | None:
     """Say how many blocks each backend computed, where there is more than one."""
     if len(computed) < 2:
         return None
-    listed = ", ".join(f"{n} by {name}" for name, n in sorted(computed.items()))
-    return f"Blocks were computed {listed}: the same but for rounding, and not to the byte."
+    return (
+        f"Blocks were computed {listed(computed)}: the same but for rounding, and not to the byte."
+    )
+
+
+def listed(computed: Mapping[str, int]) -> str:
+    """Say how many blocks each backend computed.
+
+    Examples
+    --------
+    >>> listed({"numpy": 5, "cupy": 3})
+    '3 by cupy, 5 by numpy'
+    """
+    return ", ".join(f"{n} by {name}" for name, n in sorted(computed.items()))
