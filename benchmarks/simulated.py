@@ -45,7 +45,7 @@ from scatflow.flow import window as window_module
 from scatflow.flow.block import Key, Receipt
 from scatflow.flow.cluster.reached import existing
 from scatflow.flow.cluster.ready import CONFIG
-from scatflow.flow.devices import Lot
+from scatflow.flow.devices import Lot, Staff
 from scatflow.flow.groups import TASK_SECONDS
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.progress import Terminal
@@ -208,7 +208,7 @@ def measure(client: Client, processes: dict, seconds: float, last: float, folder
         window_module.process_all = partial(sleep_all, seconds)
         key = Key(name, "", "simulated")
         with contextlib.suppress(EnoughError):
-            some = [Lot(ledger.pending(), "numpy", {})]
+            some = [Lot(ledger.pending(), "numpy", Staff(cluster, {}))]
             run_module._work_through(cluster, key, some, ledger, watch, lambda _: None)
     if watch.tally.failed:
         sys.exit(f"blocks failed: {next(iter(watch.tally.failures.items()))}")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED, PARTIAL
 from scatflow.errors import OutputError
+from scatflow.flow.answers import ask
 from scatflow.flow.block import Key, Receipt, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
 from scatflow.flow.devices import Lot, choose_workers, elsewhere, listed, lots, mixed
@@ -295,8 +296,9 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
         with contextlib.ExitStack() as stack:
             called, job = time.monotonic(), plan.job
             cluster = stack.enter_context(connect(job))
+            there = choose_workers(cluster, job.backend, say)
+            cluster = there[job.backend].cluster
             check_workers(plan, cluster.workers, cluster.processors)
-            there = choose_workers(cluster, job.backend)
             ledger = ledger or make(plan.output, plan.work, plan.template)
             ledger.flush(_words(watch, cluster.dashboard, time.time()))
             stack.enter_context(_dashboard(cluster, watch))
@@ -314,7 +316,8 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
                 job.backend,
             )
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
-            cluster.client.run(warm_up, key, on_error="ignore")
+            if silence := ask(cluster.client, warm_up, key).silence():
+                say(f"note: {silence}")
             # Libraries may have taken a while to load.
             ledger.flush(_words(watch, cluster.dashboard, time.time()))
             say(_called(cluster, time.monotonic() - called))
@@ -371,8 +374,9 @@ def _work_through(
     try:
         left = sum(lot.blocks.size for lot in some)
         watch.started(Tally(total, total - left, cluster.slots), cluster.dashboard)
-        for blocks, backend, resources in some:
-            window = Window(cluster, replace(key, backend=backend), blocks, resources)
+        for blocks, backend, staff in some:
+            mine = replace(key, backend=backend)
+            window = Window(staff.cluster, mine, blocks, staff.resources)
             while window.fill():
                 for receipt in window.ended():
                     _record(ledger, receipt, erase)

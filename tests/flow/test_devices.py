@@ -1,19 +1,24 @@
 """Runs on GPUs, over a stand-in for CuPy on the host: no GPU is needed, and none is tested."""
 
+import asyncio
 import contextlib
 import json
+import time
 
 import numpy as np
 import pytest
 import zarr
-from distributed import Scheduler, SpecCluster, Worker
+from distributed import Client, Scheduler, SpecCluster, Worker
 from host_cupy import instead_of_cupy
 
 from scatflow.backends import choose
 from scatflow.cli.texts import status_lines
 from scatflow.engines import HarmonicScattering3D
 from scatflow.errors import ClusterError, OutputError
-from scatflow.flow import layout
+from scatflow.flow import answers, layout
+from scatflow.flow import run as run_module
+from scatflow.flow.cluster.reached import existing
+from scatflow.flow.devices import choose_workers
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.run import lay_out, run
 from scatflow.flow.shares import Share
@@ -240,10 +245,12 @@ def test_results_of_one_backend_are_not_continued_with_another(place, both, reco
         ("any", (GPU, {}), r"cannot be had on 1 worker\(s\)(?s:.*)without --resources GPU=1"),
     ],
 )
-def test_missing_gpus_are_told_before_anything_is_written(place, records, backend, workers, words):
+def test_missing_gpus_are_told_before_anything_is_written(
+    place, records, backend, workers, words, monkeypatch
+):
     place.archive(records)
     with instead_of_cupy() as machine, cluster(*workers) as address:
-        machine.devices = 0
+        monkeypatch.setattr(machine, "devices", 0)
         with pytest.raises(ClusterError, match=words) as told:
             place.run(transform=WHOLE, cluster=with_backend(address, backend))
         assert "it counts no devices" in str(told.value)
@@ -257,6 +264,40 @@ def test_a_missing_cupy_is_told_before_anything_is_written(place, without, recor
     with pytest.raises(ClusterError, match=r'needs cupy(?s:.*)pip install "scatflow.cuda12'):
         place.run(transform=WHOLE, cluster=with_backend(without, "cupy"))
     assert not (place.path / "out.zarr").exists()
+
+
+async def hang(*_words, dask_worker):
+    """Take longer than anybody waits, on one of two workers; threads of a worker go on."""
+    if dask_worker.name == 0:
+        await asyncio.sleep(2)
+    return "here"
+
+
+def test_who_asks_workers_does_not_wait_for_one_that_hangs(without, monkeypatch):
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.3)
+    with Client(without) as client:
+        begun = time.monotonic()
+        found = answers.ask(client, hang)
+        assert time.monotonic() - begun < 1.5
+    assert (list(found.told.values()), len(found.late)) == (["here"], 1)
+    assert f"no answer within 0.3 s from {found.late[0]}: the run goes on" in found.silence()
+
+
+def test_a_run_goes_on_without_a_worker_that_does_not_warm_up(place, without, records, monkeypatch):
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(run_module, "warm_up", hang)
+    place.archive(records)
+    code, said = place.run(transform=WHOLE, cluster=without)
+    assert code == 0
+    assert said.count("note: no answer within 0.3 s from tcp://127.0.0.1:") == 1
+
+
+def test_a_run_on_gpus_counts_no_other_workers(both, gpu):
+    with Client(both) as client:
+        cluster = existing(client, both, 1)
+        for asked, n in (("numpy", 2), ("any", 2), ("cupy", 1)):
+            mine = choose_workers(cluster, asked, print)[asked].cluster
+            assert (mine.held, mine.slots, len(mine.workers)) == (n, n, n)
 
 
 def test_a_plan_says_that_bytes_differ_between_backends(place, records):
