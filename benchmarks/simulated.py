@@ -45,6 +45,7 @@ from scatflow.flow import window as window_module
 from scatflow.flow.block import Key, Receipt
 from scatflow.flow.cluster.reached import existing
 from scatflow.flow.cluster.ready import CONFIG
+from scatflow.flow.devices import Lot, Staff
 from scatflow.flow.groups import TASK_SECONDS
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.progress import Terminal
@@ -207,7 +208,8 @@ def measure(client: Client, processes: dict, seconds: float, last: float, folder
         window_module.process_all = partial(sleep_all, seconds)
         key = Key(name, "", "simulated")
         with contextlib.suppress(EnoughError):
-            run_module._work_through(cluster, key, ledger.pending(), ledger, watch, lambda _: None)
+            some = [Lot(ledger.pending(), "numpy", Staff(cluster, {}))]
+            run_module._work_through(cluster, key, some, ledger, watch, lambda _: None)
     if watch.tally.failed:
         sys.exit(f"blocks failed: {next(iter(watch.tally.failures.items()))}")
     while any(client.processing().values()):  # What was cancelled while it slept.

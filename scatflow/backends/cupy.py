@@ -905,6 +905,27 @@ def device_of(x: Array) -> int:
     return int(x.device.id)
 
 
+def to_host(x: Array) -> np.ndarray[Any, Any]:
+    """Return an array as NumPy's."""
+    _same_process()
+    with x.device:
+        host: np.ndarray[Any, Any] = cupy.ascontiguousarray(x).get()
+        return host
+
+
+def from_host(values: np.ndarray[Any, Any], like: Array) -> Array:
+    """Return NumPy's values as an array on the device of another."""
+    _same_process()
+    with like.device:
+        return cupy.asarray(values)
+
+
+def finite(x: Array) -> bool:
+    """Return whether all samples of an array are finite."""
+    with x.device:
+        return bool(cupy.isfinite(x).all())
+
+
 def describe() -> str:
     """Say which CuPy there is, and which devices it sees."""
     try:

@@ -143,14 +143,16 @@ def _coordinate(name: str, told: Mapping[str, Any]) -> str:
 
 def status_lines(told: Mapping[str, Any]) -> list[str]:
     """Say how far a job is."""
+    from scatflow.flow.devices import listed
     from scatflow.flow.sight.tally import clock
 
     sent = _batch_lines(told["batch"])
     if told["state"] == "not started":
         return [f"{told['output']}: not started", *sent]
+    by = f" ({listed(told['backends'])})" if len(told["backends"]) > 1 else ""
     lines = [
         f"{told['output']}: {told['state']}",
-        f"  {told['done']} of {told['blocks']} blocks done, {told['missing']} missing, "
+        f"  {told['done']} of {told['blocks']} blocks done{by}, {told['missing']} missing, "
         f"{told['failed']} failed",
     ]
     lines += sent
@@ -189,12 +191,15 @@ def _batch_lines(batch: Mapping[str, Any] | None) -> list[str]:
 
 def verify_lines(told: Report) -> list[str]:
     """Say what was checked and what is wrong."""
+    from scatflow.flow.devices import listed
+
     lines = [f"repaired: {problem}" for problem in told.repaired]
     lines += [str(problem) for problem in told.problems]
     again = f"{len(told.sample)} computed again with backend {told.backend}"
     if told.sample:
         again += f", at most {told.worst:.1e} of a path's maximum apart"
-    checked = f"{told.output}: {told.done} of {told.blocks} blocks done and read; {again}."
+    by = f" ({listed(told.computed)})" if len(told.computed) > 1 else ""
+    checked = f"{told.output}: {told.done} of {told.blocks} blocks done{by} and read; {again}."
     if told.sound:
         return [*lines, checked, "Nothing is wrong."]
     remedy = "" if told.repaired else " scatflow verify --repair makes good what can be."

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from distributed import Worker, get_worker
+from numpy.typing import NDArray
 
 from scatflow.backends import choose
 from scatflow.errors import BackendError, ClusterError
+from scatflow.flow.answers import NAMED, ask
 from scatflow.flow.settings import ANY
 
 if TYPE_CHECKING:  # Workers have no profiles to check.
     from scatflow.flow.cluster import Cluster
+    from scatflow.flow.ledger import Ledger
 
 CUPY = "cupy"
 
@@ -25,9 +29,6 @@ PART_OF_A_GPU = 1e-3
 workers by it and never wait for one another."""
 
 TICK_SECONDS = 0.25
-
-NAMED = 3
-"""Workers that an error names; the others are counted."""
 
 
 def delegate(asked: str, worker: Worker | None = None) -> str | None:
@@ -51,21 +52,43 @@ def has_gpu(worker: Worker | None = None) -> bool:
         return False
 
 
-def ability(asked: str, dask_worker: Worker) -> tuple[bool, str | None]:
-    """Return whether a worker has the resource GPU, and why it cannot compute for a run."""
+def unable(asked: str, dask_worker: Worker) -> str | None:
+    """Say why a worker cannot compute for a run, if it cannot."""
     try:
         if delegate(asked, dask_worker) is not None:
             choose.module(CUPY).device()
     except BackendError as problem:
-        return has_gpu(dask_worker), str(problem)
-    return has_gpu(dask_worker), None
+        return str(problem)
+    return None
 
 
-def choose_workers(cluster: Cluster, asked: str) -> Mapping[str, float] | None:
-    """Return the resources of Dask's that tasks of a run ask for, before anything is written.
+Resources = Mapping[str, float]
+"""Of Dask's: what workers have, and tasks ask for."""
 
-    A run with CuPy whose cluster has workers with the resource GPU goes to these, and to all
-    workers otherwise. The first worker is waited for.
+
+class Staff(NamedTuple):
+    """Workers that tasks go to."""
+
+    cluster: Cluster
+    resources: Resources
+    """What tasks ask for, so that they go there."""
+
+
+def choose_workers(cluster: Cluster, asked: str, say: Callable[[str], None]) -> dict[str, Staff]:
+    """Return the workers that blocks of a run go to, by the backend that computes them.
+
+    Those of a run with CuPy whose cluster has workers with the resource GPU go to these, and to all
+    others otherwise. What computes a run is among the backends, with "any" also those that are
+    there. Nothing has been written before; the first worker is waited for.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        All workers.
+    asked : str
+        The run's backend, or "any".
+    say : callable
+        Prints one line, about workers that do not answer.
 
     Raises
     ------
@@ -73,22 +96,74 @@ def choose_workers(cluster: Cluster, asked: str) -> Mapping[str, float] | None:
         Workers that the run would go to lack CuPy or a GPU, or no worker will ever come.
     """
     if asked not in (ANY, CUPY):
-        return None
+        return {asked: Staff(cluster, {})}
     while cluster.coming and not cluster.client.scheduler_info(n_workers=-1)["workers"]:
         cluster.check()
         time.sleep(TICK_SECONDS)
-    told = cluster.client.run(ability, asked, on_error="ignore")
-    with_gpu = {name for name, (has, _) in told.items() if has}
+    workers = cluster.client.scheduler_info(n_workers=-1)["workers"]
+    with_gpu = {name for name, worker in workers.items() if GPU in worker["resources"]}
+    answers = ask(cluster.client, unable, asked)
+    if silence := answers.silence():
+        say(f"note: {silence}")
     only = with_gpu if asked == CUPY else set()
-    unable = {name: why for name, (_, why) in told.items() if why and (name in only or not only)}
-    if unable:
-        _refuse(asked, unable)
-    return {GPU: PART_OF_A_GPU} if only else None
+    lacking = {
+        name: why for name, why in answers.told.items() if why and (name in only or not only)
+    }
+    if lacking:
+        _refuse(asked, lacking)
+    everywhere = Staff(cluster, {})
+    on_gpus = Staff(cluster.only(with_gpu), {GPU: PART_OF_A_GPU}) if with_gpu else None
+    if asked == CUPY:
+        return {CUPY: on_gpus or everywhere}
+    both = {ANY: everywhere, "numpy": everywhere}
+    return both if on_gpus is None else {**both, CUPY: on_gpus}
 
 
-def _refuse(asked: str, unable: Mapping[str, Any]) -> None:
-    listed = "".join(f"\n  {name}: {why}" for name, why in sorted(unable.items())[:NAMED])
-    more = f"\n  and {len(unable) - NAMED} more" if len(unable) > NAMED else ""
+class Lot(NamedTuple):
+    """Blocks of a run that are computed alike."""
+
+    blocks: NDArray[np.int64]
+    backend: str
+    """With what, or "any"."""
+    staff: Staff
+    """By whom."""
+
+
+def lots(ledger: Ledger, asked: str, there: Mapping[str, Staff]) -> list[Lot]:
+    """Return the blocks that are to be computed, those that have been before by what they were.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Of the run.
+    asked : str
+        The run's backend, or "any".
+    there : mapping
+        See :func:`choose_workers`; blocks of a backend that is not there are computed as others.
+    """
+    pending = ledger.pending()
+    before = {name: 1 + number for number, name in enumerate(ledger.backends) if name in there}
+    again = {name: pending[ledger.backend[pending] == n] for name, n in before.items()}
+    new = pending[~np.isin(ledger.backend[pending], list(before.values()))]
+    found = [Lot(blocks, name, there[name]) for name, blocks in again.items()]
+    return [lot for lot in (*found, Lot(new, asked, there[asked])) if lot.blocks.size]
+
+
+def elsewhere(ledger: Ledger, there: Mapping[str, Staff]) -> str | None:
+    """Say which blocks are computed again by another backend than before, if any are."""
+    numbers = ledger.backend[ledger.pending()]
+    gone = {
+        name: int(np.sum(numbers == number))
+        for number, name in enumerate(ledger.backends, 1)
+        if name not in there
+    }
+    some = " and ".join(f"{n} block(s) that {name} computed" for name, n in gone.items() if n)
+    return f"no worker is there for {some}: the same again but for rounding" if some else None
+
+
+def _refuse(asked: str, lacking: Mapping[str, Any]) -> None:
+    some = "".join(f"\n  {name}: {why}" for name, why in sorted(lacking.items())[:NAMED])
+    more = f"\n  and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
     remedy = (
         "Install CuPy where the GPUs are, or start these workers without --resources GPU=1."
         if asked == ANY
@@ -96,8 +171,8 @@ def _refuse(asked: str, unable: Mapping[str, Any]) -> None:
         'which leaves the others out; or set backend = "any" or "numpy" in [run].'
     )
     raise ClusterError(
-        f'backend = "{asked}" cannot be had on {len(unable)} worker(s); nothing was written.'
-        f"{listed}{more}\n{remedy}"
+        f'backend = "{asked}" cannot be had on {len(lacking)} worker(s); nothing was written.'
+        f"{some}{more}\n{remedy}"
     )
 
 
@@ -105,5 +180,17 @@ def mixed(computed: Mapping[str, int]) -> str | None:
     """Say how many blocks each backend computed, where there is more than one."""
     if len(computed) < 2:
         return None
-    listed = ", ".join(f"{n} by {name}" for name, n in sorted(computed.items()))
-    return f"Blocks were computed {listed}: the same but for rounding, and not to the byte."
+    return (
+        f"Blocks were computed {listed(computed)}: the same but for rounding, and not to the byte."
+    )
+
+
+def listed(computed: Mapping[str, int]) -> str:
+    """Say how many blocks each backend computed.
+
+    Examples
+    --------
+    >>> listed({"numpy": 5, "cupy": 3})
+    '3 by cupy, 5 by numpy'
+    """
+    return ", ".join(f"{n} by {name}" for name, n in sorted(computed.items()))

@@ -21,7 +21,7 @@ from scatflow.errors import OutputError
 from scatflow.flow.earlier import settled_blocks, shorter, unsettled
 from scatflow.flow.labels import PROVISIONAL, attrs_meanwhile, template
 from scatflow.flow.layout import Layout
-from scatflow.flow.ledger import ARRAYS, Ledger
+from scatflow.flow.ledger import Ledger
 from scatflow.flow.settings import growth
 from scatflow.flow.work import Work, from_settings
 
@@ -161,7 +161,7 @@ def carried(
     Returns
     -------
     arrays : dict of ndarray
-        State and checksums of the blocks of `new`.
+        What the ledger's arrays say of the blocks of `new`.
     failures : dict
         Reasons of the blocks that stay failed.
     earlier : list
@@ -176,7 +176,7 @@ def carried(
     state[touched & (state == DONE)] = PARTIAL + len(ledger.earlier) if room else MISSING
     earlier = _renumbered(state, [*ledger.earlier, shape])
     arrays = {}
-    for name in ARRAYS:
+    for name in ledger.names:
         before = state if name == "state" else getattr(ledger, name).reshape(old.cuts.counts)
         after = np.zeros(new.cuts.counts, before.dtype)
         after[tuple(slice(0, n) for n in before.shape)] = np.where(state == MISSING, 0, before)

@@ -16,16 +16,23 @@ from zarr.core.sync import sync
 
 from scatflow.dataset import DAMAGE, DONE, FAILED, MISSING, PARTIAL, count
 from scatflow.errors import OutputError
+from scatflow.flow.settings import ANY, COMPUTED_BY
 from scatflow.flow.work import local_path
 
 ARRAYS = {"checksum": np.uint32, "source": np.uint32, "state": np.uint8}
 """In the order of writing: a block that is said to be done has its checksums in the store."""
+
+BACKEND = "backend"
+"""One more, before these, of runs whose blocks are computed with one backend or another."""
 
 CHUNK = 2**16
 """Blocks per chunk of the ledger's arrays: a flush rewrites only those that changed."""
 
 GROWN = "grown"
 """Group in the ledger that holds its arrays while the output is made longer."""
+
+BACKENDS = "backends"
+"""Attribute of the ledger that names those which the array numbers."""
 
 SHARES = "shares"
 """Group in the ledger that holds those of runs that share the output."""
@@ -56,6 +63,8 @@ class Ledger:
     """State and checksums of every block, in memory and in the group ``ledger`` of the output.
 
     `checksum` is that of a block's coefficients, `source` that of the samples they come from.
+    `backend` says what has computed a block, where blocks of one output may have several: its
+    number in `backends`, from 1 on. A block that is to be computed again keeps it.
 
     Parameters
     ----------
@@ -78,14 +87,18 @@ class Ledger:
         """Whether a run that made the output longer has not come to the end of that."""
         self.earlier = [tuple(shape) for shape in _sequence(attrs.get("earlier"))]
         """Shapes of the source that partial blocks were computed for, by `state - PARTIAL`."""
+        self.backends = tuple(str(name) for name in _sequence(attrs.get(BACKENDS)))
         self.damaged: list[str] = []
         self._dirty: set[int] = set()
         self._flushed, self._cost = time.monotonic(), 0.0
         place = group[GROWN] if self.growing else group
-        self._arrays = {name: _array(place, name) for name in ARRAYS}
+        self._arrays = {name: _array(place, name) for name in self.names}
         self.checksum: NDArray[np.uint32] = self._load("checksum")
         self.source: NDArray[np.uint32] = self._load("source")
         self.state: NDArray[np.uint8] = self._load("state")
+        self.backend: NDArray[np.uint8] = (
+            self._load(BACKEND) if self.backends else np.zeros_like(self.state)
+        )
         if self.damaged and not mend:
             raise DamagedLedgerError(f"{self.damaged[0]} cannot be read")
         for chunk in self._dirty:
@@ -99,6 +112,11 @@ class Ledger:
     def group(self) -> zarr.Group:
         """Where it is kept."""
         return self._group
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its arrays, in the order of writing."""
+        return tuple(_dtypes(self.backends))
 
     def _load(self, name: str) -> NDArray[Any]:
         array = self._arrays[name]
@@ -117,6 +135,8 @@ class Ledger:
     @classmethod
     def create(cls, root: zarr.Group, settings: Mapping[str, Any], mark: str, n: int) -> Ledger:
         """Make the ledger of `n` missing blocks in a new output whose fingerprint is `mark`."""
+        several = _mapping(settings.get("engine")).get("backend") == ANY
+        backends = COMPUTED_BY if several else ()
         group = root.create_group(
             "ledger",
             attributes={
@@ -124,9 +144,10 @@ class Ledger:
                 "settings": dict(settings),
                 "versions": versions(),
                 "failures": {},
+                **({BACKENDS: list(backends)} if backends else {}),
             },
         )
-        make_arrays(group, n)
+        make_arrays(group, n, backends)
         return cls(group)
 
     @classmethod
@@ -152,7 +173,7 @@ class Ledger:
         n = self.state.size
         first, last = index * n // self.shares, (index + 1) * n // self.shares
         ended = first + np.flatnonzero(np.isin(told.state[first:last], (DONE, FAILED)))
-        for name in ARRAYS:
+        for name in self.names:
             getattr(self, name)[ended] = getattr(told, name)[ended]
         for block in ended.tolist() if self.failures else ():
             self.failures.pop(block, None)
@@ -181,8 +202,27 @@ class Ledger:
         """Return the blocks that are to be computed: missing and failed ones."""
         return np.flatnonzero(self.state != DONE)
 
-    def record(self, block: int, checksum: int, source: int, failure: str | None) -> None:
+    def computed(self) -> dict[str, int]:
+        """Return how many of the blocks that are done each backend has computed."""
+        numbers = np.bincount(self.backend[self.state == DONE])
+        pairs = zip(self._computing, numbers.tolist(), strict=False)
+        return {name: n for name, n in pairs if n}
+
+    def computed_by(self, block: int) -> str:
+        """Name the backend that has computed a block."""
+        return self._computing[int(self.backend[block])]
+
+    @property
+    def _computing(self) -> tuple[str, ...]:
+        """What a number in `backend` stands for; 0: what computes all blocks of the run."""
+        return str(_mapping(self.settings.get("engine")).get("backend")), *self.backends
+
+    def record(
+        self, block: int, checksum: int, source: int, failure: str | None, backend: str = ""
+    ) -> None:
         """Note how a block ended."""
+        by = backend if not failure and backend in self.backends else None
+        self.backend[block] = 0 if by is None else 1 + self.backends.index(by)
         self.state[block] = FAILED if failure else DONE
         self.checksum[block] = checksum
         self.source[block] = source
@@ -194,7 +234,7 @@ class Ledger:
         self._dirty.add(block // CHUNK)
 
     def forget(self, blocks: NDArray[Any]) -> None:
-        """Mark blocks as missing."""
+        """Mark blocks as missing, to be computed by what has computed them before."""
         self.state[blocks] = MISSING
         self.checksum[blocks] = 0
         self.source[blocks] = 0
@@ -221,11 +261,11 @@ class Ledger:
         """
         self.tidy()
         grown = self._group.create_group(GROWN)
-        make_arrays(grown, arrays["state"].size)
-        for name in ARRAYS:
+        make_arrays(grown, arrays["state"].size, self.backends)
+        for name in self.names:
             _array(grown, name)[...] = arrays[name]
         self.settings, self.fingerprint = settings, mark
-        for name in ARRAYS:
+        for name in self.names:
             setattr(self, name, arrays[name])
         self.failures, self.earlier = dict(failures), list(earlier)
         self._dirty.clear()
@@ -234,7 +274,7 @@ class Ledger:
 
     def end_growth(self) -> None:
         """Bring the ledger's own arrays to the new length and values: the output has grown."""
-        self._arrays = {name: _array(self._group, name) for name in ARRAYS}
+        self._arrays = {name: _array(self._group, name) for name in self.names}
         for name, array in self._arrays.items():
             array.resize((self.state.size,))
             array[...] = getattr(self, name)
@@ -286,7 +326,7 @@ class Ledger:
         check_unreplaced(self._group.store_path, "", self.fingerprint)
 
     def _write(self, run: Mapping[str, Any] | None) -> None:
-        for name in ARRAYS:
+        for name in self.names:
             values = getattr(self, name)
             for chunk in sorted(self._dirty):
                 where = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, values.size))
@@ -301,6 +341,8 @@ class Ledger:
             "versions": dict(self.versions),
             "failures": {str(k): self.failures[k] for k in sorted(self.failures)},
         }
+        if self.backends:
+            attrs[BACKENDS] = list(self.backends)
         if self.growing:
             attrs["growing"] = True
         if self.shares:
@@ -397,9 +439,14 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in DECIDERS}
 
 
-def make_arrays(group: zarr.Group, n: int) -> None:
+def _dtypes(backends: Sequence[str]) -> dict[str, Any]:
+    """Return the types of a ledger's arrays, by their names and in the order of writing."""
+    return {BACKEND: np.uint8, **ARRAYS} if backends else dict(ARRAYS)
+
+
+def make_arrays(group: zarr.Group, n: int, backends: Sequence[str]) -> None:
     """Make the ledger's arrays of `n` blocks; but for their shape they do not depend on `n`."""
-    for name, dtype in ARRAYS.items():
+    for name, dtype in _dtypes(backends).items():
         group.create_array(
             name,
             shape=(n,),

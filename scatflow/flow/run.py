@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED, PARTIAL
 from scatflow.errors import OutputError
-from scatflow.flow.block import Key, active, place, warm_up
+from scatflow.flow.answers import ask
+from scatflow.flow.block import Key, Receipt, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
-from scatflow.flow.devices import choose_workers, mixed
+from scatflow.flow.devices import Lot, choose_workers, elsewhere, listed, lots, mixed
 from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow, settle
 from scatflow.flow.layout import Layout
@@ -201,7 +202,9 @@ def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
         watch.counts = ledger.counts()
         watch.ends(End("complete", nothing))
     elif pending < total:
-        say(f"Resuming: {total - pending} of {total} blocks are done.")
+        computed = ledger.computed()
+        by = f" ({listed(computed)})" if len(computed) > 1 else ""
+        say(f"Resuming: {total - pending} of {total} blocks are done{by}.")
     return bool(pending)
 
 
@@ -293,13 +296,16 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
         with contextlib.ExitStack() as stack:
             called, job = time.monotonic(), plan.job
             cluster = stack.enter_context(connect(job))
+            there = choose_workers(cluster, job.backend, say)
+            cluster = there[job.backend].cluster
             check_workers(plan, cluster.workers, cluster.processors)
-            resources = choose_workers(cluster, job.backend)
             ledger = ledger or make(plan.output, plan.work, plan.template)
             ledger.flush(_words(watch, cluster.dashboard, time.time()))
             stack.enter_context(_dashboard(cluster, watch))
-            for note in crowded_machines(plan, cluster.workers, cluster.processors):
-                say(f"note: {note}")
+            notes = crowded_machines(plan, cluster.workers, cluster.processors)
+            for note in (*notes, elsewhere(ledger, there)):
+                if note is not None:
+                    say(f"note: {note}")
             key = Key(
                 plan.output,
                 plan.base,
@@ -310,14 +316,16 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
                 job.backend,
             )
             # Only a head start: a worker that dies of it is replaced, and blocks tell what fails.
-            cluster.client.run(warm_up, key, on_error="ignore")
+            if silence := ask(cluster.client, warm_up, key).silence():
+                say(f"note: {silence}")
             # Libraries may have taken a while to load.
             ledger.flush(_words(watch, cluster.dashboard, time.time()))
             say(_called(cluster, time.monotonic() - called))
             if page is not None:
                 stack.enter_context(page.of_dask(say))
             erase = partial(erase_block, plan.work, plan.output)
-            _work_through(cluster, key, ledger.pending(), ledger, watch, erase, resources)
+            some = lots(ledger, job.backend, there)
+            _work_through(cluster, key, some, ledger, watch, erase)
     finally:
         if ledger is not None:
             watch.counts = ledger.counts()
@@ -325,7 +333,7 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
                 _finish(plan, ledger)
     tally = watch.tally
     say(_pace(tally, job.threads))
-    if both := mixed(tally.backends):
+    if both := mixed(ledger.computed()):
         say(both)
     if missing := tally.missing(plan.work.shares):
         say(missing)
@@ -352,32 +360,31 @@ def _pace(tally: Tally, threads: int) -> str:
 def _work_through(
     cluster: Cluster,
     key: Key,
-    pending: np.ndarray[Any, Any],
+    some: Sequence[Lot],
     ledger: Ledger,
     watch: Watch,
     erase: Callable[[int], None],
-    resources: Mapping[str, float] | None = None,
 ) -> None:
     """Keep a window of futures full, record each receipt, and let each future go at once.
 
     A block that could not be computed and has coefficients of a shorter record is erased.
     """
     started, total = time.time(), ledger.state.size
-    window = Window(cluster, key, pending, resources)
+    window: Window | None = None
     try:
-        watch.started(Tally(total, total - pending.size, cluster.slots), cluster.dashboard)
-        while window.fill():
-            for receipt in window.ended():
-                if ledger.state[receipt.block] >= PARTIAL and not receipt.checksum:
-                    erase(receipt.block)
-                ledger.record(
-                    receipt.block, receipt.checksum, receipt.source_checksum, receipt.failure
-                )
-                watch.block(receipt)
-            cluster.check()
-            watch.tick()
-            if ledger.due():
-                ledger.flush(_words(watch, watch.run.dashboard, started))
+        left = sum(lot.blocks.size for lot in some)
+        watch.started(Tally(total, total - left, cluster.slots), cluster.dashboard)
+        for blocks, backend, staff in some:
+            mine = replace(key, backend=backend)
+            window = Window(staff.cluster, mine, blocks, staff.resources)
+            while window.fill():
+                for receipt in window.ended():
+                    _record(ledger, receipt, erase)
+                    watch.block(receipt)
+                cluster.check()
+                watch.tick()
+                if ledger.due():
+                    ledger.flush(_words(watch, watch.run.dashboard, started))
     finally:
         watch.stopped()
         if window:
@@ -385,6 +392,19 @@ def _work_through(
                 with _uninterrupted():
                     window.cancel()
                 _wait_for_last_tasks(cluster, key)
+
+
+def _record(ledger: Ledger, receipt: Receipt, erase: Callable[[int], None]) -> None:
+    """Note in the ledger how a block ended."""
+    if ledger.state[receipt.block] >= PARTIAL and not receipt.checksum:
+        erase(receipt.block)
+    ledger.record(
+        receipt.block,
+        receipt.checksum,
+        receipt.source_checksum,
+        receipt.failure,
+        receipt.backend,
+    )
 
 
 def _wait_for_last_tasks(cluster: Cluster, key: Key) -> None:

@@ -14,6 +14,9 @@ ALGORITHM = 7
 ANY = "any"
 """The backend of a run whose workers have GPUs or not: each block is computed where it lands."""
 
+COMPUTED_BY = ("numpy", "cupy")
+"""What its blocks are computed with; ledgers number them, from 1 on."""
+
 HOW_TO_OPEN = "open"
 """The one entry that does not determine the bytes: how a worker finds the source."""
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, MISSING, count
 from scatflow.errors import JobError, OutputError
-from scatflow.flow.ledger import ARRAYS, SHARES, Ledger, make_arrays, versions
+from scatflow.flow.ledger import BACKENDS, SHARES, Ledger, make_arrays, versions
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,17 @@ class Part(Ledger):
                     "settings": {},
                     "versions": versions(),
                     "failures": {},
+                    **({BACKENDS: list(main.backends)} if main.backends else {}),
                 },
             )
-            make_arrays(made, main.state.size)
+            make_arrays(made, main.state.size, main.backends)
         group: Any = shares[name]
         super().__init__(group)
         self._first, self._last = share.blocks(main.state.size)
         self.earlier = main.earlier
         mine = slice(self._first, self._last)
         unknown = self.state[mine] == MISSING
-        for array in ARRAYS:
+        for array in self.names:
             own, before = getattr(self, array)[mine], getattr(main, array)[mine]
             own[unknown] = before[unknown]
 

@@ -33,7 +33,8 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
     -------
     dict
         `job`, `output`, `state` ("not started", "running", "interrupted", "incomplete", "failed",
-        "complete"), `blocks`, `done`, `missing`, `failed`, `failures` {block: reason}, `run`
+        "complete"), `blocks`, `done`, `missing`, `failed`, `backends` {name: blocks that are done
+        and were computed by it}, `failures` {block: reason}, `run`
         {"id", "host", "pid", "dashboard", "started", "updated", "rate", "left"} of a run at work or
         one that died (times in seconds since 1970), `rate` (samples per second) and `eta_seconds`
         of one at work, `batch` (the batch job that the run was sent as, if it was),
@@ -64,6 +65,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
             "state": "not started",
             "blocks": None,
             **counts,
+            "backends": {},
             "failures": {},
             "run": None,
             "batch": batch_job(job),
@@ -80,6 +82,7 @@ def status(job: Job, base: str | None = None) -> dict[str, Any]:
         "state": _state(ledger, counts, at_work),
         "blocks": int(ledger.state.size),
         **counts,
+        "backends": ledger.computed(),
         "failures": {
             str(block): ledger.reason(block)
             for block in np.flatnonzero(ledger.state == FAILED).tolist()

@@ -56,6 +56,9 @@ ROUNDINGS = 32
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 """What two backends may differ by, relative to the largest coefficient of the path in the block."""
 
+NAMED = 10
+"""Blocks that a line names; the others are counted."""
+
 SAMPLE = 4
 """Blocks that are computed again unless told otherwise."""
 
@@ -94,6 +97,10 @@ class Report:
     """What computed them."""
     worst: float
     """Largest difference that was found, relative to the path's maximum in the block."""
+    worst_by: dict[str, float]
+    """The same of those blocks that each backend had computed."""
+    computed: dict[str, int]
+    """Blocks that are done, by the backend that computed them."""
     problems: list[Problem]
     repaired: list[Problem] = field(default_factory=list)
 
@@ -153,10 +160,11 @@ def verify(
     chosen = np.random.default_rng(seed).choice(sound, min(sample, len(sound)), replace=False)
     picked = sorted(int(b) for b in chosen)
     other = on_another_backend(plan.work)
-    worst = 0.0
+    worst: dict[str, float] = {}
     for block in picked:
         difference, problem = _compared(plan, other, ledger, arrays, block)
-        worst = max(worst, difference)
+        name = ledger.computed_by(block)
+        worst[name] = max(worst.get(name, 0.0), difference)
         problems += [problem] if problem is not None else []
     report = Report(
         plan.output,
@@ -164,7 +172,9 @@ def verify(
         ledger.counts()["done"],
         picked,
         str(other.engine.backend),
+        max(worst.values(), default=0.0),
         worst,
+        ledger.computed(),
         problems,
     )
     return _repaired(plan, report, say) if repair and problems else report
@@ -383,8 +393,9 @@ def _compared(
         return worst, None
     path = int(difference.argmax())
     what = (
-        f"path {path} is {worst:.1e} of its maximum away from what backend "
-        f"{other.engine.backend} computes, and {TOLERANCE[str(other.dtype)]:.0e} is allowed"
+        f"path {path}, by backend {ledger.computed_by(block)}, is {worst:.1e} of its maximum away "
+        f"from what backend {other.engine.backend} computes, and "
+        f"{TOLERANCE[str(other.dtype)]:.0e} is allowed"
     )
     return worst, _of_block("values", plan, arrays, block, what)
 
@@ -448,6 +459,7 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
         for problem in report.problems:
             if problem.kind == "ledger":
                 sync((group.store_path / problem.object).delete())
+        before = {block: int(ledger.checksum[block]) for block in bad}
         ledger.forget(np.array(bad, np.int64))
         ledger.flush(None)
         arrays = open_arrays(plan.output, written(plan.work))
@@ -456,10 +468,22 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
                 erase_region(arrays[name], where)
     run(plan, say=say)
     ledger = Ledger.open(plan.output)
+    if others := [b for b, crc in before.items() if ledger.checksum[b] not in (0, crc)]:
+        say(
+            f"{len(others)} of {len(bad)} blocks that were computed again have other bytes than "
+            f"the ledger told of: {', '.join(map(str, others[:NAMED]))}"
+            + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
+        )
     again = [
         *_labels(plan, ledger),
         *_unfinished(ledger),
         *_stored(plan, ledger, _variables(plan), np.array(bad, np.int64)),
     ]
     fixed = [p for p in report.problems if p not in again]
-    return replace(report, problems=again, repaired=fixed, done=ledger.counts()["done"])
+    return replace(
+        report,
+        problems=again,
+        repaired=fixed,
+        done=ledger.counts()["done"],
+        computed=ledger.computed(),
+    )

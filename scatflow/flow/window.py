@@ -66,7 +66,7 @@ class Window:
         resources: Mapping[str, float] | None = None,
     ) -> None:
         self._client, self._key = cluster.client, key
-        self._words: Any = {"pure": False, **({"resources": resources} if resources else {})}
+        self._words: Any = {"pure": False, "resources": resources or None}
         self._most = cluster.held + QUEUED_PER_SLOT * cluster.slots
         self._groups = Groups(pending, self._most)
         self._flying: dict[Task, list[int]] = {}

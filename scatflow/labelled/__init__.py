@@ -33,9 +33,11 @@ def scatter(
     Parameters
     ----------
     array : xarray.DataArray
-        Real numbers, backed by NumPy or by Dask. Of a lazy array nothing is computed here: each
-        block of about a second of work becomes one task (:attr:`xarray.Dataset.scat.n_blocks`
-        says how many), which reads no more than its samples and their halo.
+        Real numbers, backed by NumPy, by CuPy or another library of the array API standard such
+        as JAX, whose arrays the coefficients are then, or by Dask. Of a lazy array nothing is
+        computed here: each block of about a second of work becomes one task
+        (:attr:`xarray.Dataset.scat.n_blocks` says how many), which reads no more than its samples
+        and their halo.
     engine : Scattering1D, Scattering2D, HarmonicScattering3D or TimeFrequencyScattering
         Without a shape it takes that of the array.
     dim : str or sequence of str, optional

@@ -14,7 +14,7 @@ import xarray as xr
 from dask.base import tokenize
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from scatflow.archive import Loaded
 from scatflow.blocks import repeated
@@ -26,6 +26,7 @@ from scatflow.flow.block import evaluate
 from scatflow.flow.labels import template
 from scatflow.flow.layout import Part, Transform, layout
 from scatflow.flow.work import Work, check_even, check_forward
+from scatflow.labelled import foreign
 from scatflow.labelled.source import ArraySource
 
 REMEDY = (
@@ -59,9 +60,10 @@ class Recipe:
 
 
 @functools.lru_cache(maxsize=16)
-def _work(recipe: Recipe) -> Work:
+def _work(recipe: Recipe, delegate: str | None) -> Work:
     """Return the work of a process: plans are made once in it."""
-    return recipe.work()
+    work = recipe.work()
+    return work if delegate is None else work.by(delegate)
 
 
 def scatter(
@@ -174,24 +176,29 @@ def _check_shape(engine: Engine, transform: Transform, lengths: Sequence[int]) -
 # --- the blocks --------------------------------------------------------------------------------
 
 
-def _block(recipe: Recipe, index: int, slabs: Sequence[NDArray[Any]]) -> tuple[Any, Any]:
+def _block(
+    recipe: Recipe, index: int, slabs: Sequence[Any], delegate: str | None = None
+) -> tuple[Any, Any]:
     """Compute one block of coefficients, and the share of valid samples of its windows.
+
+    Coefficients are of the library of the slabs, which its GPU computes if it has one, or
+    `delegate`.
 
     Raises
     ------
     SourceError
         Samples are infinite, or missing where that is refused, or coefficients overflow.
     """
-    work = _work(recipe)
+    work = _work(recipe, delegate or foreign.delegate(slabs[0]))
     left = iter(slabs)
 
     def read(_work: Work, _part: Part) -> Loaded:
-        return Loaded(np.ascontiguousarray(next(left), work.dtype), 0)
+        return Loaded(np.ascontiguousarray(foreign.to_host(next(left)), work.dtype), 0)
 
     made = evaluate(work, index, read=read)
     if made.failure is not None:
         raise SourceError(f"{made.failure}.")
-    return made.kept.values, made.kept.fraction
+    return foreign.like(made.kept.values, slabs[0]), made.kept.fraction
 
 
 def _slabs(array: xr.DataArray, work: Work, index: int) -> Iterator[Any]:
@@ -215,14 +222,21 @@ def _coefficients(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[Any,
     laid = work.layout
     if isinstance(array.data, da.Array):
         return _lazy(array, recipe, work)
+    windows = [laid.shape[axis] for axis in laid.windowed]
+    mine, delegate = array.data, foreign.delegate(array.data)
+    if foreign.library(mine) is not None:
+        there = foreign.transformed(mine, work, recipe.engine)
+        if there is not None:
+            return there, np.ones(windows, work.dtype)
+        array = array.copy(data=foreign.to_host(mine))
     values = np.empty(laid.shape, work.dtype)
-    fraction = np.empty([laid.shape[axis] for axis in laid.windowed], work.dtype)
+    fraction = np.empty(windows, work.dtype)
     for index in range(laid.cuts.n_blocks):
         where = laid.region(index)
-        found = _block(recipe, index, list(_slabs(array, work, index)))
+        found = _block(recipe, index, list(_slabs(array, work, index)), delegate)
         values[where] = found[0]
         fraction[tuple(where[axis] for axis in laid.windowed)] = found[1]
-    return values, fraction
+    return foreign.like(values, mine), fraction
 
 
 def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da.Array]:
@@ -255,7 +269,10 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
             layer[(key, *at)] = (_item, block.key, which)
         graph = HighLevelGraph.from_collections(key, layer, dependencies=blocks)
         sizes = tuple(chunks[axis] for axis in along)
-        made.append(da.Array(graph, key, sizes, dtype=work.dtype))  # type: ignore[no-untyped-call]
+        meta = np.empty((0,) * len(along), work.dtype)
+        if name == COEFFICIENTS:
+            meta = foreign.like(meta, array.data._meta)
+        made.append(da.Array(graph, key, sizes, meta=meta))  # type: ignore[no-untyped-call]
     return made[0], made[1]
 
 

@@ -1,19 +1,28 @@
 """Runs on GPUs, over a stand-in for CuPy on the host: no GPU is needed, and none is tested."""
 
+import asyncio
 import contextlib
 import json
+import time
 
 import numpy as np
 import pytest
 import zarr
-from distributed import Scheduler, SpecCluster, Worker
+from distributed import Client, Scheduler, SpecCluster, Worker
 from host_cupy import instead_of_cupy
 
 from scatflow.backends import choose
+from scatflow.cli.texts import status_lines
 from scatflow.engines import HarmonicScattering3D
 from scatflow.errors import ClusterError, OutputError
-from scatflow.flow import layout
-from scatflow.flow.run import run
+from scatflow.flow import answers, layout
+from scatflow.flow import run as run_module
+from scatflow.flow.cluster.reached import existing
+from scatflow.flow.devices import choose_workers
+from scatflow.flow.ledger import Ledger
+from scatflow.flow.run import lay_out, run
+from scatflow.flow.shares import Share
+from scatflow.flow.status import status
 from scatflow.flow.verify import TOLERANCE, apart, verify
 
 GPU = {"GPU": 1}
@@ -143,6 +152,85 @@ def test_results_of_gpus_are_verified_against_the_reference(place, both, records
     assert 0 < report.worst <= TOLERANCE["float32"]
 
 
+@pytest.fixture
+def mixed(place, both, records):
+    """A run on both kinds of workers; returns what the job is, and who computed each block."""
+    place.archive(records)
+    words = {"transform": WHOLE, "cluster": with_backend(both, "any")}
+    assert place.run(**words)[0] == 0
+    ledger = Ledger.open("out.zarr")
+    by = [ledger.computed_by(block) for block in range(8)]
+    assert set(by) == {"numpy", "cupy"}
+    return words, by
+
+
+def test_a_ledger_tells_who_computed_each_block_of_a_mixed_run(place, mixed):
+    words, by = mixed
+    told = status(place.job(**words), str(place.path))
+    assert told["backends"] == {name: by.count(name) for name in ("numpy", "cupy")}
+    assert f"{by.count('cupy')} by cupy, {by.count('numpy')} by numpy" in status_lines(told)[1]
+    report = verify(place.plan(**words), sample=8, say=lambda _: None)
+    assert report.computed == told["backends"]
+    assert report.worst_by.keys() == {"numpy", "cupy"}
+    assert 0 < max(report.worst_by.values()) == report.worst <= TOLERANCE["float32"]
+
+
+def test_a_repair_brings_back_the_bytes_of_each_backend(place, mixed):
+    words, by = mixed
+    before = place.bytes()
+    for block in (by.index("numpy"), by.index("cupy")):
+        (place.path / f"out.zarr/scattering/c/{block}/0/0").write_bytes(b"torn")
+    report = verify(place.plan(**words), repair=True, say=lambda _: None)
+    assert (report.sound, len(report.repaired)) == (True, 2)
+    assert place.bytes() == before
+
+
+def test_blocks_that_are_gone_are_computed_by_what_did_before_and_the_others_anywhere(place, mixed):
+    words, _ = mixed
+    before = place.bytes()
+    ledger = Ledger.open("out.zarr", "r+")
+    ledger.forget(np.arange(8))
+    ledger.flush(None)
+    code, said = place.run(**words)
+    assert (code, "no worker is there" in said) == (0, False)
+    assert place.bytes() == before
+
+
+def test_without_gpus_their_blocks_are_computed_by_numpy_and_a_run_says_so(place, mixed, without):
+    words, by = mixed
+    ledger = Ledger.open("out.zarr", "r+")
+    ledger.forget(np.flatnonzero(np.array(by) == "cupy")[:1])
+    ledger.flush(None)
+    code, said = place.run(**{**words, "cluster": with_backend(without, "any")})
+    assert code == 0
+    assert "no worker is there for 1 block(s) that cupy computed: the same again but for" in said
+    assert Ledger.open("out.zarr").computed()["cupy"] == by.count("cupy") - 1
+
+
+def test_shares_and_growth_keep_who_computed_each_block(place, noise, without, small_blocks):
+    place.archive(noise[:2, :200_000])
+    words = {"cluster": with_backend(without, "any")}
+    plan = place.plan(**words)
+    assert lay_out(plan, 2, say=lambda _: None)
+    for index in range(2):
+        assert run(plan, share=Share(index, 2), say=lambda _: None) == 0
+    assert place.run(**words)[0] == 0
+    first = Ledger.open("out.zarr")
+    assert first.computed() == {"numpy": first.state.size}
+    place.archive(noise[:2])
+    assert place.run(**words)[0] == 0
+    grown = Ledger.open("out.zarr")
+    assert grown.state.size > first.state.size
+    assert grown.computed() == {"numpy": grown.state.size}
+
+
+def test_a_ledger_of_one_backend_has_nothing_to_tell_blocks_apart(place, records, inline):
+    place.archive(records)
+    assert place.run(transform=WHOLE)[0] == 0
+    assert not [name for name in place.bytes() if name.startswith("ledger/backend")]
+    assert Ledger.open("out.zarr").computed() == {"numpy": 8}
+
+
 def test_results_of_one_backend_are_not_continued_with_another(place, both, records):
     place.archive(records)
     assert place.run(transform=WHOLE, cluster=with_backend(both, "any"))[0] == 0
@@ -157,10 +245,12 @@ def test_results_of_one_backend_are_not_continued_with_another(place, both, reco
         ("any", (GPU, {}), r"cannot be had on 1 worker\(s\)(?s:.*)without --resources GPU=1"),
     ],
 )
-def test_missing_gpus_are_told_before_anything_is_written(place, records, backend, workers, words):
+def test_missing_gpus_are_told_before_anything_is_written(
+    place, records, backend, workers, words, monkeypatch
+):
     place.archive(records)
     with instead_of_cupy() as machine, cluster(*workers) as address:
-        machine.devices = 0
+        monkeypatch.setattr(machine, "devices", 0)
         with pytest.raises(ClusterError, match=words) as told:
             place.run(transform=WHOLE, cluster=with_backend(address, backend))
         assert "it counts no devices" in str(told.value)
@@ -174,6 +264,40 @@ def test_a_missing_cupy_is_told_before_anything_is_written(place, without, recor
     with pytest.raises(ClusterError, match=r'needs cupy(?s:.*)pip install "scatflow.cuda12'):
         place.run(transform=WHOLE, cluster=with_backend(without, "cupy"))
     assert not (place.path / "out.zarr").exists()
+
+
+async def hang(*_words, dask_worker):
+    """Take longer than anybody waits, on one of two workers; threads of a worker go on."""
+    if dask_worker.name == 0:
+        await asyncio.sleep(2)
+    return "here"
+
+
+def test_who_asks_workers_does_not_wait_for_one_that_hangs(without, monkeypatch):
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.3)
+    with Client(without) as client:
+        begun = time.monotonic()
+        found = answers.ask(client, hang)
+        assert time.monotonic() - begun < 1.5
+    assert (list(found.told.values()), len(found.late)) == (["here"], 1)
+    assert f"no answer within 0.3 s from {found.late[0]}: the run goes on" in found.silence()
+
+
+def test_a_run_goes_on_without_a_worker_that_does_not_warm_up(place, without, records, monkeypatch):
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(run_module, "warm_up", hang)
+    place.archive(records)
+    code, said = place.run(transform=WHOLE, cluster=without)
+    assert code == 0
+    assert said.count("note: no answer within 0.3 s from tcp://127.0.0.1:") == 1
+
+
+def test_a_run_on_gpus_counts_no_other_workers(both, gpu):
+    with Client(both) as client:
+        cluster = existing(client, both, 1)
+        for asked, n in (("numpy", 2), ("any", 2), ("cupy", 1)):
+            mine = choose_workers(cluster, asked, print)[asked].cluster
+            assert (mine.held, mine.slots, len(mine.workers)) == (n, n, n)
 
 
 def test_a_plan_says_that_bytes_differ_between_backends(place, records):

@@ -6,6 +6,7 @@ forwards or backwards: kernels that share nothing cannot tell.
 """
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+
+OPTIONS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+KEPT = Path(__file__).parents[2] / ".pytest_cache" / "host_kernels"
 
 SHIM = """
 #include <cmath>
@@ -98,6 +102,22 @@ def compiler():
     )
 
 
+def library(text):
+    """The shared library of a source, compiled once for all processes that want the same."""
+    command = [compiler(), *OPTIONS]
+    made = KEPT / f"{hashlib.sha256(repr((command, text)).encode()).hexdigest()}.so"
+    if not made.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=KEPT) as folder:
+            source, fresh = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+            source.write_text(text)
+            done = subprocess.run([*command, "-o", fresh, source], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"The kernels do not compile for the host:\n{done.stderr}")
+            fresh.replace(made)
+    return made
+
+
 class Kernels:
     """The kernels of a source, by their names in C++."""
 
@@ -110,16 +130,8 @@ class Kernels:
     def __init__(self, source, names):
         self.backwards = False
         exports = "".join(EXPORT.format(i=i, name=name) for i, name in enumerate(names))
-        with tempfile.TemporaryDirectory() as folder:
-            text, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-            text.write_text(f"{SHIM}\n#include <utility>\n{source}\n{LAUNCHES}\n{exports}")
-            options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-            done = subprocess.run(
-                [compiler(), *options, "-o", library, text], capture_output=True, text=True
-            )
-            if done.returncode:
-                raise RuntimeError(f"The kernels do not compile for the host:\n{done.stderr}")
-            loaded = ctypes.CDLL(str(library))
+        text = f"{SHIM}\n#include <utility>\n{source}\n{LAUNCHES}\n{exports}"
+        loaded = ctypes.CDLL(str(library(text)))
         self._functions = {name: loaded[f"launch_{i}"] for i, name in enumerate(names)}
         self.letters = {name: self._letters(name) for name in names}
 

@@ -311,6 +311,9 @@ class ndarray:  # noqa: N801 - CuPy's name
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Use `.get()`.")
 
+    def __array_function__(self, function, types, args, kwargs):
+        return NotImplemented
+
     def __len__(self):
         return len(self.host)
 
@@ -335,6 +338,15 @@ class ndarray:  # noqa: N801 - CuPy's name
         if np.shares_memory(view, self.host) or not view.size:
             return ndarray(self.memory, view)
         return ascontiguousarray(self).reshape(shape)
+
+    def transpose(self, *axes):
+        return ndarray(self.memory, self.host.transpose(*axes))
+
+    def all(self, axis=None):
+        return _computed((), bool, lambda x: x.all(axis), self)
+
+    def __bool__(self):
+        return bool(self.get())
 
     def astype(self, dtype, copy=True):
         if np.dtype(dtype) == self.dtype and not copy:
@@ -455,6 +467,10 @@ def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
     shape = list(tup[0].shape)
     shape[axis] = sum(a.shape[axis] for a in tup)
     return _computed(shape, tup[0].dtype, lambda *views: np.concatenate(views, axis), *tup)
+
+
+def isfinite(x):
+    return _computed(x.shape, bool, np.isfinite, x)
 
 
 def from_dlpack(array, *, device=None, copy=None):
@@ -609,7 +625,7 @@ def modules():
         name: types.ModuleType(name)
         for name in ("cupy", "cupy.cuda", "cupy.cuda.cufft", "cupy.cuda.runtime", "cupyx")
     }  # fmt: skip
-    functions = (empty, zeros, asarray, ascontiguousarray, concatenate, from_dlpack)
+    functions = (empty, zeros, asarray, ascontiguousarray, concatenate, from_dlpack, isfinite)
     contents = {
         "cupy": {
             **{function.__name__: function for function in functions},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client
 
 from scatflow.errors import ClusterError
+from scatflow.flow.answers import ask
 from scatflow.flow.block import processors
 from scatflow.flow.cluster.ready import Cluster, security
 from scatflow.flow.plan import slots
@@ -48,14 +49,16 @@ def existing(client: Client, address: str, threads: int) -> Cluster:
             f"The scheduler at {address} has no workers, so nothing would ever be "
             f"computed. Start some: dask worker {address}"
         )
-    usable = client.run(processors, on_error="ignore")
+    usable = ask(client, processors).told
+    computing = {name: slots(n, usable.get(name, n), threads) for name, (n, _) in found.items()}
     return Cluster(
         client=client,
         held=held,
-        slots=sum(slots(n, usable.get(name, n), threads) for name, (n, _) in found.items()),
+        slots=sum(computing.values()),
         dashboard=client.dashboard_link,
         workers=found,
         processors=usable,
+        computing=computing,
         lasting=True,
     )
 

@@ -6,8 +6,8 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,25 @@ class Cluster:
     """Of a scheduler that ran already: threads and memory limit (bytes, 0: none) per worker."""
     processors: Mapping[str, int] = field(default_factory=dict)
     """Of the same: processors that each worker may use."""
+    computing: Mapping[str, int] = field(default_factory=dict)
+    """Of the same: blocks that each worker computes at a time."""
     check: Callable[[], None] = _nothing
     """Raises ClusterError where no workers will ever come."""
+
+    def only(self, names: Collection[str]) -> Cluster:
+        """Return the same with some of the workers of a scheduler that ran already.
+
+        Workers that a profile started are all alike, and remain.
+        """
+        some = {name: worker for name, worker in self.workers.items() if name in names}
+        if not some:
+            return self
+        return replace(
+            self,
+            workers=some,
+            held=sum(threads for threads, _ in some.values()),
+            slots=sum(self.computing[name] for name in some),
+        )
 
 
 class Awaited:

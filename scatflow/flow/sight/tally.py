@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -136,8 +135,6 @@ class Tally:
     bytes_written: int = 0
     gaps: int = 0
     absent: int = 0
-    backends: Counter[str] = field(default_factory=Counter)
-    """Blocks that each backend computed."""
     workers: dict[str, WorkerTally] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
 
@@ -157,8 +154,6 @@ class Tally:
             self.failed += 1
             if len(self.failures) < FAILURES_KEPT:
                 self.failures[receipt.block] = receipt.failure
-        if receipt.backend:
-            self.backends[receipt.backend] += 1
         if receipt.worker:
             self._add_worker(receipt)
 
