@@ -1,36 +1,48 @@
 """Drive a thousand workers that sleep: what a run asks of its client and its scheduler.
 
-    python benchmarks/simulated.py [--workers 10 100 300 1000] [--seconds 1 0.2] [--last 12]
+    python benchmarks/simulated.py [--workers 10 100 300 1000] [--seconds 10 1 0.2 0.1]
+        [--limit 100] [--lengths 1 0.5 0.2 0.1 0.05] [--last 10] [--output docs/benchmarks]
 
 The scheduler is Dask's own, in a process of its own; workers are Dask's, many in each of two
 processes; the window, the groups, the ledger and what a run tells are those of `scatflow run`. Only
-what workers do with a block is replaced: they sleep for the time that a block takes and return its
-receipt. Each line is measured over so many seconds once all workers are busy:
+what workers do with a block is replaced: they sleep for the time that a block takes (half to one
+and a half of it, so that they do not end all at once) and send its receipt. Each line is measured
+over so many seconds once all workers are busy:
 
 blocks/s, tasks/s
     Of those that would be if workers never waited (`ideal`): blocks shorter than a second are put
     together into tasks.
 scheduler, client, workers
-    Processor time per second of the scheduler's process, of the client's, and of those of all
-    workers, which share the machine with the other two here and would not elsewhere: where all
-    three together come near the machine's processors, the rate is the machine's.
+    Processor time for each task, and per second: the reliable figures where other programs share
+    the machine. Those of all workers would be spread over their machines elsewhere.
+waits
+    Part of the time in which the scheduler's thread had work and no processor, as Linux counts it.
+    With its processor time it makes up how busy the scheduler was: at 100 % it is at its limit.
+idle
+    Processor time per second of a scheduler of so many workers that compute nothing: heartbeats.
 flush
     Mean time and bytes of a flush of the ledger, which is a local store.
+
+A second table looks for the limit of a scheduler: `--limit` workers and tasks of one block each,
+shorter and shorter, until the scheduler is busy all the time or the machine is.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,16 +51,19 @@ import numpy as np
 import psutil
 import zarr
 from distributed import Client, get_worker
+from rich.console import Console
 
 import scatflow.flow.run as run_module
+from scatflow.flow import groups as groups_module
 from scatflow.flow import window as window_module
 from scatflow.flow.block import Key, Receipt
 from scatflow.flow.cluster.reached import existing
 from scatflow.flow.cluster.ready import CONFIG
 from scatflow.flow.devices import Lot, Staff
-from scatflow.flow.groups import TASK_SECONDS
+from scatflow.flow.groups import MOST, TASK_SECONDS
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.progress import Terminal
+from scatflow.flow.receipts import send
 from scatflow.flow.sight.watch import Run, Watch
 
 HOSTS = 2
@@ -60,25 +75,53 @@ BLOCKS = 2**23
 SAMPLES = 1_277_952
 """Of a block at J=10, Q=8 (4 bytes each); nothing here depends on it."""
 
+IDLE_SECONDS = 5.0
+
+BUSY = 0.95
+"""Part of the time at which a thread is called busy all the time."""
+
 QUIET = {
-    # What a worker samples of its own machine: a thousand of them are on one here.
+    # What a worker does fifty times a second or samples of its own machine, whatever it computes: a
+    # thousand of them are on one machine here.
+    "distributed.admin.tick.interval": "60s",
     "distributed.admin.system-monitor.interval": "60s",
     "distributed.worker.profile.enabled": False,
 }
 
 
-def sleep_all(seconds: float, _key: Key, blocks: list[int]) -> list[Receipt]:
-    """Do as `process_all` does, asleep."""
-    begun, receipts = time.monotonic(), []
-    worker = get_worker().address.rpartition("://")[2]
+def sleep_all(seconds: float, most: float, key: Key, blocks: list[int]) -> list[Receipt]:
+    """Do as `process_all` does, asleep, until the task has lasted longer than `most` seconds."""
+    begun, receipts, worker = time.monotonic(), [], get_worker()
+    here = worker.address.rpartition("://")[2]
     for block in blocks:
-        time.sleep(seconds)
+        slept = seconds * random.uniform(0.5, 1.5)
+        time.sleep(slept)
         receipts.append(
-            Receipt(block, seconds, seconds, 4 * SAMPLES, SAMPLES, 1, block, block, worker=worker)
+            Receipt(block, slept, slept, 4 * SAMPLES, SAMPLES, 1, block, block, worker=here)
         )
-        if time.monotonic() - begun > TASK_SECONDS:
+        if time.monotonic() - begun > most:
             break
+    send(worker, key.token, receipts)
     return receipts
+
+
+HEARTBEATS: Counter[str] = Counter()
+"""That the scheduler has heard, in its process."""
+
+
+def count_heartbeats(dask_scheduler) -> None:
+    """Have a scheduler count the heartbeats of its workers."""
+    real = dask_scheduler.handlers["heartbeat_worker"]
+
+    def counted(*words, **named):
+        HEARTBEATS["heard"] += 1
+        return real(*words, **named)
+
+    dask_scheduler.handlers["heartbeat_worker"] = counted
+
+
+def heartbeats() -> int:
+    return HEARTBEATS["heard"]
 
 
 HOST = """
@@ -100,9 +143,32 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
+@dataclass
+class Simulation:
+    """A scheduler and its sleeping workers."""
+
+    client: Client
+    processes: dict[str, list[psutil.Process]]
+    folder: Path
+
+    def state(self) -> dict[str, float]:
+        """Return the processor time of all so far, and what the scheduler waited for and heard."""
+        found = {"time": time.monotonic(), "heartbeats": self.client.run_on_scheduler(heartbeats)}
+        for name, some in self.processes.items():
+            found[name] = sum(sum(one.cpu_times()[:2]) for one in some)
+        thread = self.processes["scheduler"][0].pid
+        ran, waited, _ = Path(f"/proc/{thread}/task/{thread}/schedstat").read_text().split()
+        return found | {"busy": (int(ran) + int(waited)) / 1e9, "waits": int(waited) / 1e9}
+
+
+def per_second(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    seconds = after["time"] - before["time"]
+    return {name: (after[name] - before[name]) / seconds for name in after if name != "time"}
+
+
 @contextlib.contextmanager
-def started(n: int, folder: Path) -> Iterator[tuple[Client, psutil.Process, list[psutil.Process]]]:
-    """Have a scheduler and `n` workers: a client of it, its process and theirs."""
+def started(n: int, folder: Path) -> Iterator[Simulation]:
+    """Have a scheduler and `n` workers."""
     with contextlib.ExitStack() as stack:
 
         def start(*words: str) -> psutil.Process:
@@ -118,7 +184,7 @@ def started(n: int, folder: Path) -> Iterator[tuple[Client, psutil.Process, list
 
         # The scheduler has to know what tasks call, as it has to know scatflow.
         found = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        told = folder / f"scheduler-{n}.json"
+        told = folder / f"scheduler-{time.monotonic_ns()}.json"
         words = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
         scheduler = start(
             "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(told), *words
@@ -132,9 +198,12 @@ def started(n: int, folder: Path) -> Iterator[tuple[Client, psutil.Process, list
         workers = [start("-c", host, address, str(share)) for share in shares]
         client = stack.enter_context(Client(address))
         client.wait_for_workers(n, timeout=300)
+        client.run_on_scheduler(count_heartbeats)
         # All have loaded what they need before anything is counted.
-        client.gather(client.map(partial(sleep_all, 0.1, None), 3 * n * [[0]], pure=False))
-        yield client, scheduler, workers
+        first = partial(sleep_all, 0.1, 0.0, Key("", "", ""))
+        client.gather(client.map(first, 3 * n * [[0]], pure=False))
+        processes = {"scheduler": [scheduler], "client": [psutil.Process()], "hosts": workers}
+        yield Simulation(client, processes, folder)
 
 
 class EnoughError(Exception):
@@ -145,9 +214,9 @@ class EnoughError(Exception):
 class Meter:
     """Counts between two moments of a run; called between its ticks."""
 
+    simulation: Simulation
     ledger: Ledger
     watch: Watch
-    processes: dict[str, list[psutil.Process]]
     warm: float
     last: float
     window: window_module.Window | None = None
@@ -163,18 +232,13 @@ class Meter:
         if self._before is None:
             if now >= self.warm:
                 self._before = self._state()
-                self.flushes.clear()
         elif now >= self.warm + self.last:
-            after = self._state()
-            seconds = after["time"] - self._before["time"]
-            self.found = {k: (after[k] - self._before[k]) / seconds for k in after}
+            self.found = per_second(self._before, self._state())
             raise EnoughError
 
     def _state(self) -> dict[str, float]:
-        found = {"time": time.monotonic(), "blocks": self.watch.tally.blocks, "tasks": self.tasks}
-        for name, some in self.processes.items():
-            found[name] = sum(sum(one.cpu_times()[:2]) for one in some)
-        return found
+        told = {"blocks": self.watch.tally.blocks, "tasks": self.tasks}
+        return self.simulation.state() | told
 
     def flush(self, real, run) -> None:
         """Flush, and note seconds and bytes."""
@@ -190,22 +254,22 @@ class Meter:
         return Path(str(self.ledger._group.store_path).removeprefix("file://"))
 
 
-def measure(client: Client, processes: dict, seconds: float, last: float, folder: Path) -> dict:
-    """Run with blocks that take so long, and return the figures."""
-    name = f"{time.monotonic_ns()}.zarr"
-    root = zarr.open_group(folder / name, mode="w")
-    ledger = Ledger.create(root, {}, "simulated", BLOCKS)
+def measure(simulation: Simulation, seconds: float, most: float, last: float) -> dict:
+    """Run with blocks that take so long, in tasks of `most` seconds, and return the figures."""
+    name, client = f"{time.monotonic_ns()}.zarr", simulation.client
+    ledger = Ledger.create(
+        zarr.open_group(simulation.folder / name, mode="w"), {}, "simulated", BLOCKS
+    )
     told = Run("simulated", "simulated", "simulated", name, {}, str)
-    with open("/dev/null", "w") as nowhere:
-        from rich.console import Console
-
+    with open(os.devnull, "w") as nowhere:
         watch = Watch(told, [Terminal(Console(file=nowhere))], lambda _: None)
         cluster = existing(client, client.scheduler.address, 1)
-        warm = 3 * max(seconds, TASK_SECONDS) + cluster.held / 300
-        meter = Meter(ledger, watch, processes, warm, last)
-        cluster = run_module.replace(cluster, check=meter, lasting=False)
+        warm = 1.5 * max(seconds, most) + 2 + cluster.held / 300
+        meter = Meter(simulation, ledger, watch, warm, max(last, 2 * seconds))
+        cluster = replace(cluster, check=meter, lasting=False)
         watched(meter)
-        window_module.process_all = partial(sleep_all, seconds)
+        groups_module.TASK_SECONDS = most
+        window_module.process_all = partial(sleep_all, seconds, most)
         key = Key(name, "", "simulated")
         with contextlib.suppress(EnoughError):
             some = [Lot(ledger.pending(), "numpy", Staff(cluster, {}))]
@@ -214,16 +278,14 @@ def measure(client: Client, processes: dict, seconds: float, last: float, folder
         sys.exit(f"blocks failed: {next(iter(watch.tally.failures.items()))}")
     while any(client.processing().values()):  # What was cancelled while it slept.
         time.sleep(0.1)
-    each = min(int(TASK_SECONDS / seconds) or 1, 256)
     flush_seconds, flush_bytes = np.mean(meter.flushes, axis=0)
     return {
         "workers": cluster.held,
         "block_seconds": seconds,
-        "blocks_per_task": each,
+        "blocks_per_task": max(1, min(int(most / seconds), MOST)),
         "window": meter.window._most,
         "ideal": cluster.held / seconds,
-        **{k: v for k, v in meter.found.items() if k != "time"},
-        "flushes": len(meter.flushes),
+        **meter.found,
         "flush_ms": 1e3 * flush_seconds,
         "flush_bytes": flush_bytes,
     }
@@ -245,50 +307,95 @@ def watched(meter: Meter) -> None:
     meter.ledger.flush = partial(meter.flush, meter.ledger.flush)
 
 
-HEAD = [
-    "| workers | block | ideal | blocks/s | tasks/s | window | scheduler | client | workers' "
-    "processes | flush |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-]
+def idle(simulation: Simulation) -> dict[str, float]:
+    """Return what workers and scheduler do while there is nothing to compute."""
+    before = simulation.state()
+    time.sleep(IDLE_SECONDS)
+    found = per_second(before, simulation.state())
+    return {"idle_scheduler": found["scheduler"], "idle_heartbeats": found["heartbeats"]}
+
+
+HEAD = (
+    "workers | block | ideal | blocks/s | tasks/s | window | scheduler | waits | client | workers "
+    "| heartbeats | flush | memory"
+)
+
+
+def head() -> list[str]:
+    return [f"| {HEAD} |", "| --- " * (HEAD.count("|") + 1) + "|"]
 
 
 def row(one: dict) -> str:
-    return (
-        f"| {one['workers']} | {one['block_seconds']:g} s | {one['ideal']:,.0f}/s "
-        f"| {one['blocks']:,.0f} ({one['blocks'] / one['ideal']:.0%}) | {one['tasks']:,.0f} "
-        f"| {one['window']:,} | {one['scheduler']:.0%} | {one['client']:.0%} "
-        f"| {one['hosts']:.0%} | {one['flush_ms']:.0f} ms, {one['flush_bytes'] / 1024:,.0f} KiB |"
+    def each(name: str) -> str:
+        return f"{1e3 * one[name] / max(one['tasks'], 1e-9):.1f} ms, {one[name]:.0%}"
+
+    cells = (
+        f"{one['workers']:,}",
+        f"{one['block_seconds']:g} s",
+        f"{one['ideal']:,.0f}/s",
+        f"{one['blocks']:,.0f} ({one['blocks'] / one['ideal']:.0%})",
+        f"{one['tasks']:,.0f}",
+        f"{one['window']:,}",
+        f"{each('scheduler')} (idle {one['idle_scheduler']:.0%})",
+        f"{one['waits']:.0%}",
+        each("client"),
+        each("hosts"),
+        f"{one['heartbeats']:.0f}/s",
+        f"{one['flush_ms']:.0f} ms, {one['flush_bytes'] / 1024:,.0f} KiB",
+        f"{one['scheduler_bytes'] / 2**20:.0f} and {one['client_bytes'] / 2**20:.0f} MiB",
     )
+    return f"| {' | '.join(cells)} |"
 
 
-def simulate(workers: list[int], seconds: list[float], last: float) -> Iterator[dict]:
+def simulate(
+    workers: list[int], seconds: list[float], last: float, most: float = TASK_SECONDS
+) -> Iterator[dict]:
     """Yield the figures of each number of workers with each time of a block."""
     with tempfile.TemporaryDirectory(prefix="scatflow-", ignore_cleanup_errors=True) as name:
         for n in workers:
-            with started(n, Path(name)) as (client, scheduler, hosts):
-                processes = {"scheduler": [scheduler], "client": [psutil.Process()], "hosts": hosts}
+            with started(n, Path(name)) as simulation:
+                resting = idle(simulation)
                 for one in seconds:
-                    found = measure(client, processes, one, last, Path(name))
-                    found["scheduler_bytes"] = scheduler.memory_info().rss
-                    found["client_bytes"] = psutil.Process().memory_info().rss
+                    found = resting | measure(simulation, one, most, last)
+                    for who in ("scheduler", "client"):
+                        found[f"{who}_bytes"] = simulation.processes[who][0].memory_info().rss
+                    found["load"] = os.getloadavg()[0]
                     yield found
+
+
+def limit(n: int, lengths: list[float], last: float) -> Iterator[dict]:
+    """Yield the figures of tasks of one block, shorter and shorter, until something is busy."""
+    for one in simulate([n], lengths, last, most=0.0):
+        yield one
+        if one["busy"] >= BUSY:
+            return
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workers", type=int, nargs="+", default=[10, 100, 300, 1000])
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 0.2])
-    parser.add_argument("--last", type=float, default=12.0)
+    parser.add_argument("--workers", type=int, nargs="*", default=[10, 100, 300, 1000])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 1.0, 0.2, 0.1])
+    parser.add_argument("--limit", type=int, default=100, help="workers (0: leave it out)")
+    parser.add_argument(
+        "--lengths", type=float, nargs="+", default=[1.0, 0.5, 0.2, 0.1, 0.05, 0.02]
+    )
+    parser.add_argument("--last", type=float, default=10.0)
     parser.add_argument("--output", type=Path, help="folder for the figures")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that its processes end, too.
+    results: dict[str, list[dict]] = {"grid": [], "limit": []}
     with dask.config.set(CONFIG):
-        results = []
-        print(*HEAD, sep="\n", flush=True)
+        print(*head(), sep="\n", flush=True)
         for one in simulate(options.workers, options.seconds, options.last):
-            results.append(one)
+            results["grid"].append(one)
             print(row(one), flush=True)
+        if options.limit:
+            print("", "Tasks of one block each:", "", *head(), sep="\n", flush=True)
+            for one in limit(options.limit, options.lengths, options.last):
+                results["limit"].append(one)
+                print(row(one), flush=True)
     if options.output is not None:
+        results["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
         (options.output / "simulated.json").write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -55,6 +55,7 @@ from scatflow.flow.ledger import Ledger, Unreplaced, heading
 from scatflow.flow.output import check_reachable
 from scatflow.flow.patience import ROOM, within
 from scatflow.flow.reading import Ahead, Read, read
+from scatflow.flow.receipts import send
 from scatflow.flow.sight import metrics
 from scatflow.flow.work import Work, from_settings, written
 
@@ -255,27 +256,36 @@ def process_all(key: Key, blocks: list[int]) -> list[Receipt]:
 
     See :func:`process`; blocks without a receipt have not been computed.
     """
-    begun, receipts, worker, ahead = time.monotonic(), [], _here(), Ahead(blocks)
+    begun, receipts, here, ahead = time.monotonic(), [], _here(), Ahead(blocks)
     with ACTIVE_LOCK:  # None of the moments between two blocks is the end.
         ACTIVE[key.token] += 1
     try:
         for block in blocks:
-            receipts.append(replace(process(key, block, ahead), worker=worker))
+            receipts.append(replace(process(key, block, ahead), worker=here))
             metrics.count(key.job, receipts[-1])
             if time.monotonic() - begun > TASK_SECONDS:
                 break
     finally:
         with ACTIVE_LOCK:
             ACTIVE[key.token] -= 1
+    if (worker := _worker()) is not None:
+        send(worker, key.token, receipts)
     return receipts
 
 
-def _here() -> str:
-    """Return the Dask worker that runs this task."""
+def _worker() -> Worker | None:
+    """Return the Dask worker that runs this task, None where it is not one of Dask's."""
     try:
-        return str(get_worker().address).rpartition("://")[2]
-    except ValueError:  # Not in a task of Dask's.
-        return f"{socket.gethostname()}:{os.getpid()}"
+        return get_worker()
+    except ValueError:
+        return None
+
+
+def _here() -> str:
+    """Return what the worker that runs this task is called."""
+    if (worker := _worker()) is not None:
+        return str(worker.address).rpartition("://")[2]
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def compute(

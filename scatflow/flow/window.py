@@ -15,6 +15,7 @@ from scatflow.errors import ClusterError, OutputError
 from scatflow.flow.block import Key, Receipt, process_all
 from scatflow.flow.cluster import Cluster
 from scatflow.flow.groups import Groups
+from scatflow.flow.receipts import Received
 
 QUEUED_PER_SLOT = 2
 """Tasks behind those that workers hold, so that none ever waits for the client."""
@@ -22,8 +23,8 @@ QUEUED_PER_SLOT = 2
 TICK_SECONDS = 0.25
 
 TOGETHER = 256
-"""Tasks whose receipts are fetched at once: a round trip for each would bound the rate of them all,
-and with more at once workers would wait for the next ones."""
+"""Tasks whose receipts are looked at before workers get new ones. Receipts that did not come by
+themselves are fetched at once: a round trip for each would bound the rate of them all."""
 
 ATTEMPTS = 2
 """How often a block is computed that says why it failed."""
@@ -67,6 +68,7 @@ class Window:
     ) -> None:
         self._client, self._key = cluster.client, key
         self._words: Any = {"pure": False, "resources": resources or None}
+        self._received = Received(cluster.client, key.token)
         self._most = cluster.held + QUEUED_PER_SLOT * cluster.slots
         self._groups = Groups(pending, self._most)
         self._flying: dict[Task, list[int]] = {}
@@ -125,11 +127,17 @@ class Window:
                 yield self._ended.get_nowait()
 
     def _together(self, finished: list[Task]) -> dict[Task, list[Receipt]]:
-        """Return the receipts of some tasks; none where one of them is lost: each then tells."""
-        try:
-            return dict(zip(finished, self._client.gather(finished), strict=True))
-        except (OSError, CancelledError, KilledWorker):
-            return {}
+        """Return the receipts of some tasks: those that came and, unless one is lost, the rest.
+
+        What is missing is fetched for each task by itself, which then tells why it is not there.
+        """
+        received = ((future, self._received.take(future.key)) for future in finished)
+        found = {future: receipts for future, receipts in received if receipts is not None}
+        rest = [future for future in finished if future not in found]
+        if rest:
+            with contextlib.suppress(OSError, CancelledError, KilledWorker):
+                found.update(zip(rest, self._client.gather(rest), strict=True))
+        return found
 
     def _receipts(
         self, future: Task, blocks: list[int], fetched: list[Receipt] | None

@@ -69,10 +69,21 @@ def test_blocks_of_a_lost_task_are_computed_alone(small_blocks, place, noise, mo
     assert [block for blocks in split[:4] for block in blocks] == [4, 5, 6, 7]
 
 
+KEY = SimpleNamespace(token="of this run")
+
+
+class Deaf:
+    """A client that no event reaches: it has to fetch all receipts."""
+
+    def subscribe_topic(self, topic, hear):
+        pass
+
+
 class Reported:
     """A task as a client shows it."""
 
     def __init__(self, blocks):
+        self.key = f"task of {blocks}"
         self.blocks, self.status, self.problem = blocks, "pending", None
 
     def add_done_callback(self, call):
@@ -95,7 +106,7 @@ class Reported:
 def test_a_block_that_was_lost_twice_is_computed_while_nothing_else_is():
     submitted = []
 
-    class Client:
+    class Client(Deaf):
         def submit(self, _call, _key, blocks, **_):
             submitted.append(Reported(blocks))
             return submitted[-1]
@@ -104,7 +115,7 @@ def test_a_block_that_was_lost_twice_is_computed_while_nothing_else_is():
             return [future.result() for future in futures]
 
     cluster = SimpleNamespace(client=Client(), held=3, slots=2)
-    window = window_module.Window(cluster, None, np.arange(20))
+    window = window_module.Window(cluster, KEY, np.arange(20))
     assert window.fill()
     for _ in range(2):
         (bad,) = (f for f in submitted if f.status == "pending" and f.blocks == [0])
@@ -132,7 +143,7 @@ def test_a_block_that_was_lost_twice_is_computed_while_nothing_else_is():
 def test_a_receipt_that_dies_with_its_worker_is_waited_for(status):
     submitted = []
 
-    class Client:
+    class Client(Deaf):
         def submit(self, _call, _key, blocks, **_):
             submitted.append(Reported(blocks))
             return submitted[-1]
@@ -141,7 +152,7 @@ def test_a_receipt_that_dies_with_its_worker_is_waited_for(status):
             return [[Receipt(block) for block in future.blocks] for future in futures]
 
     cluster = SimpleNamespace(client=Client(), held=0, slots=1)
-    window = window_module.Window(cluster, None, np.arange(1))
+    window = window_module.Window(cluster, KEY, np.arange(1))
     assert window.fill()
     (future,) = submitted
     future.call(future)  # It had ended, but by now
@@ -155,7 +166,7 @@ def test_a_receipt_that_dies_with_its_worker_is_waited_for(status):
 def test_receipts_are_fetched_together_and_not_all_before_workers_get_new_tasks():
     submitted, trips = [], []
 
-    class Client:
+    class Client(Deaf):
         def submit(self, _call, _key, blocks, **_):
             submitted.append(Reported(blocks))
             return submitted[-1]
@@ -165,7 +176,7 @@ def test_receipts_are_fetched_together_and_not_all_before_workers_get_new_tasks(
             return [[Receipt(block) for block in future.blocks] for future in futures]
 
     cluster = SimpleNamespace(client=Client(), held=1000, slots=1000)
-    window = window_module.Window(cluster, None, np.arange(5000))
+    window = window_module.Window(cluster, KEY, np.arange(5000))
     assert window.fill()
     for future in submitted[:700]:
         future.end()
