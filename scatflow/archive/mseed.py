@@ -24,11 +24,10 @@ from scatflow.archive.ingest import (
     Layout,
     PathName,
     Progress,
-    create,
     extra,
     input_paths,
-    new_archive,
 )
+from scatflow.archive.partial import Partial, new_archive
 from scatflow.archive.stores import listed
 from scatflow.errors import IngestError
 
@@ -137,19 +136,14 @@ def ingest_mseed(
     _check_rates(channels)
     grid = _Grid(time_axis(min(c.start for c in channels), channels[0].rate), tolerance)
     layout = _layout(channels, grid, survey, variable, attrs)
-    with new_archive(output, given, overwrite=overwrite) as folder:
-        array = create(folder, layout)
-        rows = {c.sid: i for i, c in enumerate(channels)}
+    with new_archive(output, dict.fromkeys([*given, *files]), overwrite=overwrite) as partial:
+        array = partial.create(layout)
         writer = _Writer(array, layout.fill, [c.sid for c in channels], grid.axis)
-        for path in sorted(files, key=lambda p: (survey.first_time.get(p, 0), p)):
-            for record in _records(pymseed, path, meter, unpack=True):
-                if record.sourceid in rows and _has_samples(record):
-                    where = grid.sample(record.starttime, record.sourceid, path)
-                    writer.write(rows[record.sourceid], where, record.np_datasamples, path)
-        writer.close()
+        in_time = sorted(files, key=lambda p: (survey.first_time.get(p, 0), p))
+        _copy(pymseed, in_time, grid, writer, meter, partial)
         # Known only now: how far records lay from the grid.
         array.attrs["time_jitter_samples"] = float(grid.worst)
-    notes = _notes(channels, writer.written, layout.shape[1], survey)
+    notes = (*partial.notes, *_notes(channels, writer.written, layout.shape[1], survey))
     return Ingested(str(output), variable, layout.dims, layout.shape, str(layout.dtype), notes)
 
 
@@ -403,19 +397,65 @@ def _labels(channels: Sequence[_Channel]) -> list[str]:
 # --- second pass: the samples ----------------------------------------------------------------
 
 
+def _copy(
+    pymseed: Any,
+    files: Sequence[Path],
+    grid: _Grid,
+    writer: _Writer,
+    meter: _Meter,
+    partial: Partial,
+) -> None:
+    """Write the samples of all files, from where an interrupted ingest stood."""
+    first, begin = 0, 0
+    if partial.done is not None:
+        first, begin = partial.done["at"]
+        grid.worst = Fraction(*partial.done["jitter"])
+        writer.resume(partial.done["counts"])
+    for path in files[:first]:
+        meter.add(path.stat().st_size)
+    for i, path in enumerate(files[first:], first):
+        offset = 0
+        for record in _records(pymseed, path, meter, unpack=True):
+            offset += record.reclen
+            if offset <= begin or not _has_samples(record):
+                continue
+            where = grid.sample(record.starttime, record.sourceid, path)
+            writer.write(record.sourceid, where, record.np_datasamples, path)
+            if partial.due():
+                writer.flush()
+                jitter = grid.worst.as_integer_ratio()
+                counts = writer.counts.tolist()
+                partial.mark({"at": [i, offset], "jitter": jitter, "counts": counts})
+        begin = 0
+    writer.flush()
+
+
 class _Writer:
     """Writes pieces of rows, in any order, through buffers of one chunk each."""
 
     def __init__(
         self, array: zarr.Array[Any], fill: float, names: Sequence[str], axis: Axis
     ) -> None:
-        self.array, self.fill, self.names, self.axis = array, fill, names, axis
+        self.array, self.fill, self.axis = array, fill, axis
+        self.rows = {name: i for i, name in enumerate(names)}
         self.chunk = array.chunks[1]
-        self.written = [0] * array.shape[0]
+        self.counts = np.zeros((array.shape[0], -(-array.shape[1] // self.chunk)), np.int32)
+        """Samples that each chunk holds."""
         self.buffers: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
-        self.begun: set[tuple[int, int]] = set()
+        self.unsaved: set[tuple[int, int]] = set()
+        self.resumed = False
 
-    def write(self, row: int, start: int, samples: NDArray[Any], path: Path) -> None:
+    @property
+    def written(self) -> list[int]:
+        """Samples of each row."""
+        return [int(n) for n in self.counts.sum(axis=1, dtype=np.int64)]
+
+    def resume(self, counts: Sequence[Sequence[int]]) -> None:
+        """Go on with what the array holds, of which `counts` tells at least a part."""
+        self.counts[...] = counts
+        self.resumed = True
+
+    def write(self, name: str, start: int, samples: NDArray[Any], path: Path) -> None:
         """Write the samples of one record.
 
         Raises
@@ -423,7 +463,7 @@ class _Writer:
         IngestError
             If other samples have been written there.
         """
-        at = 0
+        row, at = self.rows[name], 0
         while at < samples.size:
             index, offset = divmod(start + at, self.chunk)
             count = min(samples.size - at, self.chunk - offset)
@@ -432,30 +472,33 @@ class _Writer:
             missing_there, missing_new = self._missing(there), self._missing(new)
             conflict = ~missing_there & ~missing_new & (there != new)
             if conflict.any():
-                self._refuse(row, start + at + int(conflict.argmax()), path)
+                self._refuse(name, start + at + int(conflict.argmax()), path)
             fresh = missing_there & ~missing_new
             np.copyto(there, new, where=fresh)
-            self.written[row] += int(np.count_nonzero(fresh))
+            self.counts[row, index] += np.count_nonzero(fresh)
+            self.unsaved.add((row, index))
             at += count
 
     def _missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         return np.asarray(values == self.fill if values.dtype.kind == "i" else np.isnan(values))
 
-    def _refuse(self, row: int, sample: int, path: Path) -> None:
+    def _refuse(self, name: str, sample: int, path: Path) -> None:
         time = self.axis.at([sample])[0]
         raise IngestError(
-            f"Two records of {self.names[row]} contradict each other at {time}: {path} holds "
+            f"Two records of {name} contradict each other at {time}: {path} holds "
             "another sample than was read before. Leave one of the files out."
         )
 
     def _buffer(self, row: int, index: int) -> NDArray[Any]:
         key = (row, index)
         if key not in self.buffers:
-            if len(self.buffers) >= len(self.written) + SPARE:
-                self._flush(*self.buffers.popitem(last=False))
+            if len(self.buffers) >= len(self.rows) + SPARE:
+                self._save(*self.buffers.popitem(last=False))
             part = self._part(index)
-            if key in self.begun:
-                self.buffers[key] = np.array(self.array[row, part])
+            if self.resumed or self.counts[key]:
+                # More may be there than an interrupted ingest has noted: it is written again.
+                there = self.buffers[key] = np.array(self.array[row, part])
+                self.counts[key] = np.count_nonzero(~self._missing(there))
             else:
                 self.buffers[key] = np.full(part.stop - part.start, self.fill, self.array.dtype)
         self.buffers.move_to_end(key)
@@ -464,15 +507,16 @@ class _Writer:
     def _part(self, index: int) -> slice:
         return slice(index * self.chunk, min((index + 1) * self.chunk, self.array.shape[1]))
 
-    def _flush(self, key: tuple[int, int], values: NDArray[Any]) -> None:
-        row, index = key
-        self.array[row, self._part(index)] = values
-        self.begun.add(key)
+    def _save(self, key: tuple[int, int], values: NDArray[Any]) -> None:
+        if key in self.unsaved:
+            row, index = key
+            self.array[row, self._part(index)] = values
+            self.unsaved.remove(key)
 
-    def close(self) -> None:
-        """Write what is still held."""
-        while self.buffers:
-            self._flush(*self.buffers.popitem(last=False))
+    def flush(self) -> None:
+        """Write what is only held so far."""
+        for key, values in self.buffers.items():
+            self._save(key, values)
 
 
 def _notes(

@@ -85,6 +85,7 @@ def ingest_netcdf(
         source="NetCDF or HDF5",
         overwrite=overwrite,
         on_progress=on_progress,
+        name=name,
     )
 
 
