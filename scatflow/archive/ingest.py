@@ -261,6 +261,7 @@ READERS: dict[str, Callable[..., Ingested]] = {
     "netcdf": _reader("netcdf", "ingest_netcdf"),
     "nifti": _reader("nifti", "ingest_nifti"),
     "npy": _reader("npy", "ingest_npy"),
+    "npz": _reader("npz", "ingest_npz"),
     "ogg": _reader("wav", "ingest_wav"),
     "png": _reader("images", "ingest_png"),
     "tiff": _reader("images", "ingest_tiff"),

@@ -392,11 +392,12 @@ def _each(text: str | None) -> str | list[str] | None:
     return text.split(",") if text is not None and "," in text else text
 
 
-FORMATS = "flac, hdf5, jpeg, mseed, netcdf, nifti, npy, ogg, png, tiff or wav."
+FORMATS = "flac, hdf5, jpeg, mseed, netcdf, nifti, npy, npz, ogg, png, tiff or wav."
 
 INGEST_OPTIONS = {
     "mseed": ("variable", "tolerance"),
     "npy": ("variable", "dims", "step", "units"),
+    "npz": ("variable", "dims", "step", "units"),
 }
 """Options that make sense for a format, besides --overwrite; all others have --variable."""
 
@@ -411,12 +412,13 @@ def ingest(
         bool, typer.Option("--overwrite", help="Replace the store if it exists.")
     ] = False,
     variable: Annotated[str | None, typer.Option(help="Name of the array in the store.")] = None,
-    dims: Annotated[str | None, typer.Option(help="npy: names of the axes, as in y,x.")] = None,
+    dims: Annotated[str | None, typer.Option(help="npy(z): names of the axes, as in y,x.")] = None,
     step: Annotated[
-        str | None, typer.Option(help="npy: sampling step, as in 1/100, or one per axis: 2,2.")
+        str | None, typer.Option(help="npy(z): sampling step, as in 1/100, or one per axis: 2,2.")
     ] = None,
     units: Annotated[
-        str | None, typer.Option(help="npy: units of the steps, as in s, or one per axis: m,m.")
+        str | None,
+        typer.Option(help="npy(z): units of the steps, as in s, or one per axis: m,m."),
     ] = None,
     tolerance: Annotated[
         float | None, typer.Option(help="mseed: clock jitter to accept, in samples.")
