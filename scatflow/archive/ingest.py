@@ -264,6 +264,7 @@ READERS: dict[str, Callable[..., Ingested]] = {
     "npz": _reader("npz", "ingest_npz"),
     "ogg": _reader("wav", "ingest_wav"),
     "png": _reader("images", "ingest_png"),
+    "sac": _reader("sac", "ingest_sac"),
     "tiff": _reader("images", "ingest_tiff"),
     "wav": _reader("wav", "ingest_wav"),
 }

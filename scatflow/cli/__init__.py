@@ -392,10 +392,11 @@ def _each(text: str | None) -> str | list[str] | None:
     return text.split(",") if text is not None and "," in text else text
 
 
-FORMATS = "flac, hdf5, jpeg, mseed, netcdf, nifti, npy, npz, ogg, png, tiff or wav."
+FORMATS = "flac, hdf5, jpeg, mseed, netcdf, nifti, npy, npz, ogg, png, sac, tiff or wav."
 
 INGEST_OPTIONS = {
     "mseed": ("variable", "tolerance"),
+    "sac": ("variable", "tolerance"),
     "npy": ("variable", "dims", "step", "units"),
     "npz": ("variable", "dims", "step", "units"),
 }
@@ -421,7 +422,7 @@ def ingest(
         typer.Option(help="npy(z): units of the steps, as in s, or one per axis: m,m."),
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="mseed: clock jitter to accept, in samples.")
+        float | None, typer.Option(help="mseed, sac: clock jitter to accept, in samples.")
     ] = None,
 ) -> None:
     """Bring files of another format into a labelled Zarr store."""

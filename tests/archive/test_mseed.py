@@ -6,9 +6,10 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scatflow.archive import mseed as module
 from scatflow.archive import open_source
-from scatflow.archive.mseed import GAP, ingest_mseed, is_miniseed
+from scatflow.archive import traces as module
+from scatflow.archive.mseed import ingest_mseed, is_miniseed
+from scatflow.archive.traces import GAP
 from scatflow.errors import IngestError, MissingExtraError
 
 MIDNIGHT = np.datetime64("2010-09-01", "ns")

@@ -10,17 +10,18 @@ import pytest
 import soundfile
 import zarr
 
-from scatflow.archive import mseed, partial, stack, wav
+from scatflow.archive import partial, stack, traces, wav
 from scatflow.archive.ingest import ingest
 from scatflow.errors import IngestError
 
 RNG = np.random.default_rng(0)
 KILLED = """
 import os, signal, sys
-from scatflow.archive import ingest as shared, mseed, partial, stack, wav
+from scatflow.archive import ingest as shared, partial, stack, traces, wav
 format, out, calls, *paths = sys.argv[1:]
-partial.SECONDS = mseed.REPORT = 0
-mseed.CHUNK = wav.CHUNK = 1000
+partial.SECONDS = traces.REPORT = 0
+os.sync = lambda: None
+traces.CHUNK = wav.CHUNK = 1000
 stack.slabs.__defaults__ = (8000,)
 stack.chunk_shape.__defaults__ = (1000,)
 left = int(calls)
@@ -37,8 +38,9 @@ shared.ingest(format, paths, out, on_progress=progress)
 def small(monkeypatch):
     """Make chunks so small that there are many, and note each of them."""
     monkeypatch.setattr(partial, "SECONDS", 0)
-    monkeypatch.setattr(mseed, "REPORT", 0)
-    monkeypatch.setattr(mseed, "CHUNK", 1000)
+    monkeypatch.setattr(os, "sync", lambda: None)  # It matters when the machine fails, not here.
+    monkeypatch.setattr(traces, "REPORT", 0)
+    monkeypatch.setattr(traces, "CHUNK", 1000)
     monkeypatch.setattr(wav, "CHUNK", 1000)
     monkeypatch.setattr(stack.slabs, "__defaults__", (8000,))
     monkeypatch.setattr(stack.chunk_shape, "__defaults__", (1000,))
