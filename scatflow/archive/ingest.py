@@ -118,7 +118,7 @@ def create(folder: Path, layout: Layout) -> zarr.Array[Any]:
 def writing(layout: Layout) -> Any:
     """Return how Zarr writes the variable of an archive."""
     # A chunk that is not there is a gap to whoever reads the archive, not a chunk of zeros.
-    missing = layout.fill != layout.fill or "_FillValue" in layout.attrs
+    missing = layout.fill != layout.fill or layout.attrs.get("_FillValue") == layout.fill
     return {"write_empty_chunks": not missing}
 
 
@@ -179,7 +179,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
-def extra(module: str, what: str) -> Any:
+def extra(module: str, what: str, name: str = "ingest") -> Any:
     """Import an optional package.
 
     Raises
@@ -192,7 +192,7 @@ def extra(module: str, what: str) -> Any:
     except ImportError as error:
         raise MissingExtraError(
             f"Reading {what} needs the package {module}, which is not installed ({error}). "
-            'Install it with: pip install "scatflow[ingest]"'
+            f'Install it with: pip install "scatflow[{name}]"'
         ) from error
 
 
@@ -254,6 +254,9 @@ def _reader(module: str, name: str) -> Callable[..., Ingested]:
 
 
 READERS: dict[str, Callable[..., Ingested]] = {
+    "bdf": _reader("edf", "ingest_edf"),
+    "dicom": _reader("dicom", "ingest_dicom"),
+    "edf": _reader("edf", "ingest_edf"),
     "flac": _reader("wav", "ingest_wav"),
     "hdf5": _reader("netcdf", "ingest_netcdf"),
     "jpeg": _reader("images", "ingest_jpeg"),
@@ -262,6 +265,7 @@ READERS: dict[str, Callable[..., Ingested]] = {
     "nifti": _reader("nifti", "ingest_nifti"),
     "npy": _reader("npy", "ingest_npy"),
     "npz": _reader("npz", "ingest_npz"),
+    "ome-zarr": _reader("ome_zarr", "ingest_ome_zarr"),
     "ogg": _reader("wav", "ingest_wav"),
     "png": _reader("images", "ingest_png"),
     "sac": _reader("sac", "ingest_sac"),

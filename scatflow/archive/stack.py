@@ -86,7 +86,8 @@ def write_stack(
     output : path
         The archive to make.
     along : str
-        Name of the dimension that counts files.
+        Name of the dimension that counts files; its coordinate is what the heads say of it, or the
+        files' names.
     variable : str
         Name of the array.
     source : str
@@ -115,15 +116,16 @@ def write_stack(
         raise IngestError(
             f"{along!r} is the dimension along which files are stacked: rename yours."
         )
+    named = {along: head.coords.get(along, ((along,), labels(paths), {}))}
     layout = Layout(
         variable,
         (along, *head.dims) if many else head.dims,
         (len(paths), *head.shape) if many else head.shape,
         (1, *_chunks(head)) if many else _chunks(head),
         head.dtype,
-        np.nan if head.dtype.kind == "f" else head.dtype.type(0).item(),
+        _fill(head),
         axes=head.axes,
-        coords={**head.coords, **({along: ((along,), labels(paths), {})} if many else {})},
+        coords={**head.coords, **(named if many and along not in head.axes else {})},
         attrs=head.attrs,
         group_attrs={"source": f"{source}: {len(paths)} files" if many else source},
     )
@@ -147,6 +149,16 @@ def write_stack(
             begin = 0
     notes = tuple(partial.notes)
     return Ingested(str(output), variable, layout.dims, layout.shape, str(head.dtype), notes)
+
+
+def _fill(head: Head) -> Any:
+    """Return the value of what is not written: what means missing, or zero."""
+    if head.dtype.kind == "f":
+        return np.nan
+    missing = head.attrs.get("_FillValue", 0)
+    with np.errstate(invalid="ignore"):
+        stored = np.asarray(missing).astype(head.dtype).item()
+    return stored if stored == missing else head.dtype.type(0).item()
 
 
 def _chunks(head: Head) -> tuple[int, ...]:

@@ -392,11 +392,18 @@ def _each(text: str | None) -> str | list[str] | None:
     return text.split(",") if text is not None and "," in text else text
 
 
-FORMATS = "flac, hdf5, jpeg, mseed, netcdf, nifti, npy, npz, ogg, png, sac, tiff or wav."
+FORMATS = (
+    "bdf, dicom, edf, flac, hdf5, jpeg, mseed, netcdf, nifti, npy, npz, ogg, ome-zarr, png, sac,"
+    " tiff or wav."
+)
 
 INGEST_OPTIONS = {
     "mseed": ("variable", "tolerance"),
     "sac": ("variable", "tolerance"),
+    "netcdf": ("variable", "reference"),
+    "hdf5": ("variable", "reference"),
+    "edf": ("variable", "channels"),
+    "bdf": ("variable", "channels"),
     "npy": ("variable", "dims", "step", "units"),
     "npz": ("variable", "dims", "step", "units"),
 }
@@ -424,6 +431,12 @@ def ingest(
     tolerance: Annotated[
         float | None, typer.Option(help="mseed, sac: clock jitter to accept, in samples.")
     ] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="netcdf, hdf5: copy nothing, write OUT.json.")
+    ] = False,
+    channels: Annotated[
+        str | None, typer.Option(help="edf, bdf: labels of the signals to take, with commas.")
+    ] = None,
 ) -> None:
     """Bring files of another format into a labelled Zarr store."""
     from scatflow.archive import readers
@@ -440,6 +453,8 @@ def ingest(
         "step": _each(step),
         "units": _each(units),
         "tolerance": tolerance,
+        "reference": True if reference else None,
+        "channels": channels.split(",") if channels else None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     for name in set(options) - set(INGEST_OPTIONS.get(form, ("variable",))):
