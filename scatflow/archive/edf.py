@@ -46,7 +46,8 @@ class _Recording:
     width: int
     """Bytes of a sample."""
     seconds: Fraction
-    start: int
+    start: int | None
+    """Nanoseconds since 1970; None where the date was taken out."""
     signals: tuple[_Signal, ...]
 
 
@@ -63,8 +64,9 @@ def ingest_edf(
     """Write EDF or BDF recordings to one archive with the dimensions ``channel`` and ``time``.
 
     Samples are float32 in physical units (the coordinate ``unit``; also ``units`` where all are the
-    same). The times of a single recording are absolute; several, of one length, are stacked along
-    ``file``, in seconds from their ``start``. Annotations are left out.
+    same). The times of a single recording are absolute, if its date was not taken out; several, of
+    one length, are stacked along ``file``, in seconds from their ``start``. Annotations are left
+    out.
 
     Parameters
     ----------
@@ -94,11 +96,11 @@ def ingest_edf(
     edfio = extra("edfio", "EDF and BDF")
     paths = input_files(inputs)
     files = {path: _recording(edfio, path, channels) for path in paths}
-    starts = np.array([file.start for file in files.values()], np.int64)
+    starts = [file.start for file in files.values()]
     heads = [_head(file, attrs or {}, absolute=len(paths) == 1) for file in files.values()]
-    if len(paths) > 1:
+    if len(paths) > 1 and None not in starts:
         told = {"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
-        heads[0] = _with(heads[0], {"start": (("file",), starts, told)})
+        heads[0] = _with(heads[0], {"start": (("file",), np.array(starts, np.int64), told)})
 
     @contextmanager
     def open_file(path: Path) -> Iterator[Callable[[Box], NDArray[Any]]]:
@@ -134,7 +136,7 @@ def _recording(edfio: Any, path: Path, channels: Sequence[str] | None) -> _Recor
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # That the rest is not there.
                 told = read(head, header_encoding="latin-1")
-            started = told.startdatetime
+            start = _start(edfio, told)
         except (ValueError, IndexError, KeyError) as problem:
             raise IngestError(f"{path} cannot be read as {kind}: {problem}.") from problem
     if b"+D" in fixed[192:197]:
@@ -151,8 +153,14 @@ def _recording(edfio: Any, path: Path, channels: Sequence[str] | None) -> _Recor
             "there. Fetch it again, or leave it out."
         )
     seconds = Fraction(fixed[244:252].decode().strip())
-    start = int(np.datetime64(started, "ns").astype(np.int64))
     return _Recording(path, begin, there, record, width, seconds, start, signals)
+
+
+def _start(edfio: Any, told: Any) -> int | None:
+    try:
+        return int(np.datetime64(told.startdatetime, "ns").astype(np.int64))
+    except edfio.AnonymizedDateError:
+        return None
 
 
 def _signals(path: Path, told: Any, channels: Sequence[str] | None) -> tuple[_Signal, ...]:
@@ -181,6 +189,9 @@ def _signals(path: Path, told: Any, channels: Sequence[str] | None) -> tuple[_Si
 
 def _head(file: _Recording, attrs: Mapping[str, Any], *, absolute: bool) -> Head:
     rate = file.signals[0].count / file.seconds
+    time = Axis(0.0, 1 / rate, "s")
+    if absolute and file.start is not None:
+        time = time_axis(file.start, rate)
     units = [signal.units for signal in file.signals]
     known = {"units": units[0]} if len(set(units)) == 1 and units[0] else {}
     labels = [signal.label for signal in file.signals]
@@ -188,7 +199,7 @@ def _head(file: _Recording, attrs: Mapping[str, Any], *, absolute: bool) -> Head
         ("channel", "time"),
         (len(labels), file.records * file.signals[0].count),
         np.dtype(np.float32),
-        {"time": time_axis(file.start, rate) if absolute else Axis(0.0, 1 / rate, "s")},
+        {"time": time},
         {
             "channel": (("channel",), np.array(labels), {}),
             "unit": (("channel",), np.array(units), {"long_name": "unit of the channel"}),

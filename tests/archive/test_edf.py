@@ -82,3 +82,12 @@ def test_recordings_that_are_cut_short_or_interrupted_are_refused(tmp_path):
     (tmp_path / "t.edf").write_text("text")
     with pytest.raises(IngestError, match="neither EDF nor BDF"):
         ingest("edf", tmp_path / "t.edf", tmp_path / "o.zarr")
+
+
+def test_a_recording_without_its_date_begins_at_zero_seconds(tmp_path):
+    edfio.Edf([edfio.EdfSignal(RNG.standard_normal(300), 100, label="ECG")]).write(
+        tmp_path / "a.edf"
+    )
+    ingest("edf", tmp_path / "a.edf", tmp_path / "o.zarr")
+    axis = open_source(str(tmp_path / "o.zarr")).axes["time"]
+    assert (axis.is_time, axis.start, axis.rate_hz) == (False, 0, 100)
