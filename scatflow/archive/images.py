@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from scatflow.archive.ingest import Ingested, PathName, Progress, extra, input_paths
 from scatflow.archive.stack import Box, Head, write_stack
+from scatflow.archive.tiff import Tiff, apart, check, shaped
 from scatflow.errors import IngestError
 
 SUFFIXES = {
@@ -57,6 +59,11 @@ def ingest_images(
     files' names), ``page`` (of TIFF stacks), ``channel`` (of colour images), ``y`` and ``x``. One
     page is in memory at a time.
 
+    OME-TIFF gives its own dimensions (``time``, ``channel``, ``z``), steps and names of channels;
+    GeoTIFF the coordinates of the pixels' centres, ``crs``, ``geo_transform`` and what stands for
+    missing pixels. Of tiles that lie in several places the coordinates begin at 0, and ``y_origin``
+    and ``x_origin`` tell where.
+
     Parameters
     ----------
     inputs : paths
@@ -83,11 +90,10 @@ def ingest_images(
         The package that reads the format is not installed.
     """
     paths, folder = _files(inputs, kind)
-    reader = _Tiff() if kind == "tiff" else _Pillow(kind)
+    reader = Tiff() if kind == "tiff" else _Pillow(kind)
     found = [reader.head(path) for path in paths]
     told = [
-        Head(h.dims, h.shape, h.dtype, h.axes, h.coords, {**h.attrs, **(attrs or {})}, pages=True)
-        for h in found
+        replace(head, attrs={**head.attrs, **(attrs or {})}, pages=True) for head in apart(found)
     ]
     return write_stack(
         paths,
@@ -122,21 +128,6 @@ def _files(inputs: Sequence[PathName] | PathName, kind: str) -> tuple[list[Path]
     return paths, folder
 
 
-def _shaped(samples: int, pages: int, height: int, width: int) -> tuple[tuple[str, ...], Any]:
-    dims: list[str] = []
-    shape: list[int] = []
-    for name, n in (("page", pages), ("channel", samples)):
-        if n > 1:
-            dims.append(name)
-            shape.append(n)
-    return (*dims, "y", "x"), (*shape, height, width)
-
-
-def _check(path: Path, dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise IngestError(f"{path} holds {dtype}, and an archive holds real numbers: convert it.")
-
-
 class _Pillow:
     """Images of one page, by Pillow."""
 
@@ -150,8 +141,8 @@ class _Pillow:
             plain = np.asarray(self._images.new(mode, (1, 1)))
             samples = plain.shape[2] if plain.ndim == 3 else 1
             width, height = image.size
-        _check(path, plain.dtype)
-        dims, shape = _shaped(samples, 1, height, width)
+        check(path, plain.dtype)
+        dims, shape = shaped(samples, 1, height, width)
         return Head(dims, shape, plain.dtype)
 
     @contextmanager
@@ -179,64 +170,3 @@ class _Pillow:
         if values.ndim == 3:
             values = np.moveaxis(values, -1, 0)
         yield lambda box: values[box]
-
-
-class _Tiff:
-    """Stacks of pages, by tifffile."""
-
-    def __init__(self) -> None:
-        self._tifffile = extra("tifffile", "TIFF")
-
-    @contextmanager
-    def _file(self, path: Path) -> Iterator[Any]:
-        try:
-            file = self._tifffile.TiffFile(path)
-        except (self._tifffile.TiffFileError, OSError, ValueError) as problem:
-            raise IngestError(f"{path} is no TIFF that can be read: {problem}.") from problem
-        with file:
-            yield file
-
-    def head(self, path: Path) -> Head:
-        with self._file(path) as file:
-            pages = [(p.shape, p.dtype) for p in file.pages]
-            first = file.pages[0]
-            if any(page != pages[0] for page in pages):
-                raise IngestError(
-                    f"{path} holds pages of several sizes or types ({pages[0]}, "
-                    f"{next(p for p in pages if p != pages[0])}): save those of one kind apart."
-                )
-            dtype = np.dtype(first.dtype).newbyteorder("=")
-            samples = int(first.samplesperpixel)
-            height, width = int(first.imagelength), int(first.imagewidth)
-        _check(path, dtype)
-        dims, shape = _shaped(samples, len(pages), height, width)
-        return Head(dims, shape, dtype)
-
-    @contextmanager
-    def open(self, path: Path) -> Iterator[Callable[[Box], NDArray[Any]]]:
-        with self._file(path) as file:
-            n_pages, samples = len(file.pages), int(file.pages[0].samplesperpixel)
-            kept: dict[int, NDArray[Any]] = {}
-
-            def read(box: Box) -> NDArray[Any]:
-                page = box[0].start if n_pages > 1 else 0
-                if page not in kept:  # All channels of a page are decoded together.
-                    kept.clear()
-                    kept[page] = self._page(path, file.pages[page], samples)
-                rest = box[1:] if n_pages > 1 else box
-                found = kept[page][rest]
-                return found[None] if n_pages > 1 else found
-
-            yield read
-
-    def _page(self, path: Path, page: Any, samples: int) -> NDArray[Any]:
-        try:
-            values = np.asarray(page.asarray())
-        except (ValueError, OSError, RuntimeError, KeyError) as problem:
-            raise IngestError(
-                f"{path} cannot be decoded: {problem}. If it names a codec, pip install "
-                "imagecodecs; else the file is damaged: fetch it again."
-            ) from problem
-        if samples > 1 and values.shape[-1] == samples and values.shape[0] != samples:
-            values = np.moveaxis(values, -1, 0)
-        return values

@@ -1,20 +1,16 @@
 """Bring other formats into labelled Zarr archives: what all readers share, and their registry.
 
-An archive is written under another name, ``OUT.zarr.partial``, and renamed at the end: what
-carries the final name is complete.
+An archive is written under another name and renamed at the end (:mod:`scatflow.archive.partial`):
+what carries the final name is complete.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import importlib
 import itertools
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -25,7 +21,7 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 from scatflow.archive.axis import Axis
-from scatflow.archive.stores import absolute, is_url, listed
+from scatflow.archive.stores import absolute, listed
 from scatflow.errors import IngestError, MissingExtraError
 
 CHUNK = 2**18
@@ -115,9 +111,15 @@ def create(folder: Path, layout: Layout) -> zarr.Array[Any]:
         serializer=BytesCodec(),
         compressors=[ZstdCodec(level=3), Crc32cCodec()],
         attributes=attrs,
-        # A chunk that is not there is a gap to whoever reads the archive, not a chunk of zeros.
-        config={"write_empty_chunks": layout.fill == layout.fill and "_FillValue" not in attrs},
+        config=writing(layout),
     )
+
+
+def writing(layout: Layout) -> Any:
+    """Return how Zarr writes the variable of an archive."""
+    # A chunk that is not there is a gap to whoever reads the archive, not a chunk of zeros.
+    missing = layout.fill != layout.fill or layout.attrs.get("_FillValue") == layout.fill
+    return {"write_empty_chunks": not missing}
 
 
 def _write_coord(
@@ -133,102 +135,6 @@ def _write_coord(
         attributes=dict(attrs),
     )
     array[...] = values.astype(object) if text else values
-
-
-# --- the output ------------------------------------------------------------------------------
-
-
-def local_output(output: PathName) -> Path:
-    """Return the path of an output, which must be local.
-
-    Raises
-    ------
-    IngestError
-        If it is a URL of something else than a file.
-    """
-    path = absolute(os.fspath(output))
-    if is_url(path):
-        raise IngestError(
-            f"{path} is not a local path, and only a local folder can be renamed when complete: "
-            "write to a local path, then copy it there."
-        )
-    return Path(path)
-
-
-@contextmanager
-def new_archive(output: PathName, inputs: Sequence[Path], *, overwrite: bool) -> Iterator[Path]:
-    """Give a folder to write to, which gets its final name if all goes well and else vanishes.
-
-    Raises
-    ------
-    IngestError
-        If the output exists (and `overwrite` is not given, or it is no Zarr store), lies on top
-        of an input, or is being written by another process.
-    """
-    final = local_output(output)
-    _check_free(final, inputs, overwrite)
-    partial = final.with_name(final.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        _lock(lock, partial)
-        for left in partial.iterdir():  # From an ingest that was killed.
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        try:
-            yield partial
-            _put_in_place(partial, final, overwrite)
-        except BaseException:
-            shutil.rmtree(partial)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _check_free(final: Path, inputs: Sequence[Path], overwrite: bool) -> None:
-    resolved = final.resolve()
-    for path in inputs:
-        here = path.resolve()
-        if resolved == here or resolved in here.parents:
-            raise IngestError(
-                f"The output {final} would replace the input {path}: choose another output."
-            )
-    if not os.path.lexists(final):
-        return
-    if not overwrite:
-        raise IngestError(
-            f"The output {final} exists, and nothing was written. Choose another name, or replace "
-            "it with --overwrite."
-        )
-    if not any((final / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
-        raise IngestError(
-            f"{final} exists and is no Zarr store, so --overwrite does not remove it. Choose "
-            "another output, or remove it yourself."
-        )
-
-
-def _lock(folder: int, partial: Path) -> None:
-    """Keep other processes out; the system drops the lock when this one ends, however it ends."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise IngestError(
-                f"Another ingest is writing {partial}: wait for its end, or choose another output."
-            ) from error
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
-            raise  # Some network file systems know no locks: go on without.
-
-
-def _put_in_place(partial: Path, final: Path, overwrite: bool) -> None:
-    if overwrite and final.exists():
-        replaced = final.with_name(final.name + ".replaced")
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        final.rename(replaced)
-        partial.rename(final)
-        shutil.rmtree(replaced)
-    else:
-        partial.rename(final)
 
 
 # --- the inputs ------------------------------------------------------------------------------
@@ -273,7 +179,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
-def extra(module: str, what: str) -> Any:
+def extra(module: str, what: str, name: str = "ingest") -> Any:
     """Import an optional package.
 
     Raises
@@ -286,7 +192,7 @@ def extra(module: str, what: str) -> Any:
     except ImportError as error:
         raise MissingExtraError(
             f"Reading {what} needs the package {module}, which is not installed ({error}). "
-            'Install it with: pip install "scatflow[ingest]"'
+            f'Install it with: pip install "scatflow[{name}]"'
         ) from error
 
 
@@ -348,6 +254,9 @@ def _reader(module: str, name: str) -> Callable[..., Ingested]:
 
 
 READERS: dict[str, Callable[..., Ingested]] = {
+    "bdf": _reader("edf", "ingest_edf"),
+    "dicom": _reader("dicom", "ingest_dicom"),
+    "edf": _reader("edf", "ingest_edf"),
     "flac": _reader("wav", "ingest_wav"),
     "hdf5": _reader("netcdf", "ingest_netcdf"),
     "jpeg": _reader("images", "ingest_jpeg"),
@@ -355,8 +264,11 @@ READERS: dict[str, Callable[..., Ingested]] = {
     "netcdf": _reader("netcdf", "ingest_netcdf"),
     "nifti": _reader("nifti", "ingest_nifti"),
     "npy": _reader("npy", "ingest_npy"),
+    "npz": _reader("npz", "ingest_npz"),
+    "ome-zarr": _reader("ome_zarr", "ingest_ome_zarr"),
     "ogg": _reader("wav", "ingest_wav"),
     "png": _reader("images", "ingest_png"),
+    "sac": _reader("sac", "ingest_sac"),
     "tiff": _reader("images", "ingest_tiff"),
     "wav": _reader("wav", "ingest_wav"),
 }

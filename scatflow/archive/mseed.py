@@ -6,72 +6,32 @@ buffer of one chunk. What is held in memory depends on neither the length nor th
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
-from numpy.typing import NDArray
-
-from scatflow.archive.axis import Axis, time_axis
-from scatflow.archive.ingest import (
-    CHUNK,
-    Ingested,
-    Layout,
-    PathName,
-    Progress,
-    create,
-    extra,
-    input_paths,
-    new_archive,
-)
+from scatflow.archive.ingest import Ingested, PathName, Progress, extra, input_paths
 from scatflow.archive.stores import listed
+from scatflow.archive.traces import (
+    SAME_RATE,
+    TYPES,
+    Channel,
+    Meter,
+    Piece,
+    check_tolerance,
+    utc,
+    write_traces,
+)
 from scatflow.errors import IngestError
-
-TYPES: dict[str, np.dtype[Any]] = {
-    "i": np.dtype(np.int32),
-    "f": np.dtype(np.float32),
-    "d": np.dtype(np.float64),
-}
-"""Types of miniSEED's samples."""
-
-GAP = int(np.iinfo(np.int32).min)
-"""Integer that stands for a missing sample: no digitizer gives it."""
-
-SAME_RATE = Fraction(1, 10**6)
-"""Rates that differ by less than this part are one rate, written with fewer digits."""
-
-BUFFERS = 64 * 2**20
-"""Bytes of the buffers of all channels: with very many of them, chunks become shorter."""
-
-SPARE = 8
-"""Buffers beyond one for each channel, for records that come late."""
-
-REPORT = 2**20
-"""Bytes between reports of progress."""
-
-
-@dataclass
-class _Channel:
-    """What the headers say of one channel."""
-
-    sid: str
-    codes: tuple[str, str, str, str]
-    rate: Fraction
-    start: int
-    end: int
-    types: set[str] = field(default_factory=set)
 
 
 @dataclass
 class _Survey:
     """What the headers say of all files."""
 
-    channels: dict[str, _Channel] = field(default_factory=dict)
+    channels: dict[str, Channel] = field(default_factory=dict)
     first_time: dict[Path, int] = field(default_factory=dict)
     formats: set[int] = field(default_factory=set)
     skipped: int = 0
@@ -123,34 +83,36 @@ def ingest_mseed(
     MissingExtraError
         If pymseed is not installed.
     """
-    if not 0 <= tolerance < 0.5:
-        raise IngestError(
-            f"A tolerance of {tolerance} samples makes no sense: from 0.5 on a record could be "
-            "moved to either of two samples. Take one from 0 to below 0.5."
-        )
+    check_tolerance(tolerance)
     pymseed = extra("pymseed", "miniSEED")
     given = input_paths(inputs)
     files = list(_miniseed_files(given))
-    meter = _Meter(2 * sum(path.stat().st_size for path in files), on_progress)
+    meter = Meter(2 * sum(path.stat().st_size for path in files), on_progress)
     survey = _survey(pymseed, files, meter)
-    channels = sorted(survey.channels.values(), key=lambda c: c.codes)
-    _check_rates(channels)
-    grid = _Grid(time_axis(min(c.start for c in channels), channels[0].rate), tolerance)
-    layout = _layout(channels, grid, survey, variable, attrs)
-    with new_archive(output, given, overwrite=overwrite) as folder:
-        array = create(folder, layout)
-        rows = {c.sid: i for i, c in enumerate(channels)}
-        writer = _Writer(array, layout.fill, [c.sid for c in channels], grid.axis)
-        for path in sorted(files, key=lambda p: (survey.first_time.get(p, 0), p)):
-            for record in _records(pymseed, path, meter, unpack=True):
-                if record.sourceid in rows and _has_samples(record):
-                    where = grid.sample(record.starttime, record.sourceid, path)
-                    writer.write(rows[record.sourceid], where, record.np_datasamples, path)
-        writer.close()
-        # Known only now: how far records lay from the grid.
-        array.attrs["time_jitter_samples"] = float(grid.worst)
-    notes = _notes(channels, writer.written, layout.shape[1], survey)
-    return Ingested(str(output), variable, layout.dims, layout.shape, str(layout.dtype), notes)
+
+    def pieces(path: Path) -> Iterator[Piece]:
+        offset = 0
+        for record in _records(pymseed, path, meter, unpack=True):
+            offset += record.reclen
+            if _has_samples(record):
+                yield Piece(record.sourceid, record.starttime, record.np_datasamples, offset)
+
+    integers = all(channel.types == {"i"} for channel in survey.channels.values())
+    left_out = f"{survey.skipped} records hold no samples (logs or headers): left out."
+    return write_traces(
+        output,
+        given,
+        sorted(files, key=lambda p: (survey.first_time.get(p, 0), p)),
+        pieces,
+        survey.channels.values(),
+        tolerance=tolerance,
+        variable=variable,
+        attrs={**({"units": "counts"} if integers else {}), **(attrs or {})},
+        source=f"miniSEED {' and '.join(str(v) for v in sorted(survey.formats))}",
+        meter=meter,
+        overwrite=overwrite,
+        notes=[left_out] if survey.skipped else [],
+    )
 
 
 # --- files and records -----------------------------------------------------------------------
@@ -183,22 +145,7 @@ def _miniseed_files(paths: Sequence[Path]) -> Iterator[Path]:
     yield from found
 
 
-class _Meter:
-    """Adds up the bytes done, and reports them now and then."""
-
-    def __init__(self, total: int, on_progress: Progress | None) -> None:
-        self.total, self.on_progress = total, on_progress
-        self.done = self.reported = 0
-
-    def add(self, count: int) -> None:
-        self.done += count
-        due = self.done - self.reported >= REPORT or self.done >= self.total
-        if self.on_progress is not None and due:
-            self.reported = self.done
-            self.on_progress(self.done, self.total)
-
-
-def _records(pymseed: Any, path: Path, meter: _Meter, *, unpack: bool) -> Iterator[Any]:
+def _records(pymseed: Any, path: Path, meter: Meter, *, unpack: bool) -> Iterator[Any]:
     """Yield the records of a file; each is valid until the next one.
 
     Raises
@@ -232,7 +179,7 @@ def _check_unpacked(pymseed: Any, record: Any, path: Path, at: int) -> None:
         )
         raise IngestError(
             f"{path} is damaged at byte {at}, in the record of {record.sourceid} at "
-            f"{_utc(record.starttime)}: {said}. Fetch it again, or leave it out."
+            f"{utc(record.starttime)}: {said}. Fetch it again, or leave it out."
         )
 
 
@@ -244,7 +191,7 @@ def _has_samples(record: Any) -> bool:
 # --- first pass: what there is ---------------------------------------------------------------
 
 
-def _survey(pymseed: Any, files: Sequence[Path], meter: _Meter) -> _Survey:
+def _survey(pymseed: Any, files: Sequence[Path], meter: Meter) -> _Survey:
     survey = _Survey()
     for path in files:
         for record in _records(pymseed, path, meter, unpack=False):
@@ -258,12 +205,12 @@ def _survey(pymseed: Any, files: Sequence[Path], meter: _Meter) -> _Survey:
             rate = _rate(record.samprate_raw)
             if channel is None:
                 codes = _codes(pymseed, record.sourceid)
-                channel = _Channel(record.sourceid, codes, rate, start, end)
+                channel = Channel(record.sourceid, codes, rate, start, end)
                 survey.channels[record.sourceid] = channel
             elif abs(rate - channel.rate) > SAME_RATE * channel.rate:
                 raise IngestError(
                     f"{record.sourceid} has {float(channel.rate)} Hz, but {float(rate)} Hz in "
-                    f"{path} from {_utc(start)} on: one archive has one sampling rate. Ingest the "
+                    f"{path} from {utc(start)} on: one archive has one sampling rate. Ingest the "
                     "parts by themselves."
                 )
             channel.start, channel.end = min(start, channel.start), max(end, channel.end)
@@ -305,187 +252,3 @@ def _sample_type(pymseed: Any, record: Any, path: Path) -> str:
             "samples that can be read: leave it out."
         )
     return code
-
-
-def _check_rates(channels: Sequence[_Channel]) -> None:
-    first = channels[0]
-    for channel in channels:
-        if abs(channel.rate - first.rate) > SAME_RATE * first.rate:
-            raise IngestError(
-                f"{channel.sid} has {float(channel.rate)} Hz, but {first.sid} "
-                f"{float(first.rate)} Hz: one archive has one time axis. Ingest them apart."
-            )
-
-
-class _Grid:
-    """The samples' times: the earliest record begins at sample 0."""
-
-    def __init__(self, axis: Axis, tolerance: float) -> None:
-        self.axis, self.tolerance, self.worst = axis, Fraction(tolerance), Fraction(0)
-
-    def sample(self, time: int, sid: str, path: Path) -> int:
-        """Return the sample at which a record begins.
-
-        Raises
-        ------
-        IngestError
-            If it begins between two samples.
-        """
-        place = self.axis.place(time)
-        sample = round(place)
-        # Times are whole nanoseconds: a sample's own time is off by up to half of one.
-        off = max(abs(place - sample) - Fraction(1, 2) / self.axis.exact_step, Fraction(0))
-        if off > self.tolerance:
-            raise IngestError(
-                f"The record of {sid} at {_utc(time)} in {path} lies {float(off):.3f} samples off "
-                f"the grid that begins at {_utc(int(self.axis.origin))}, and "
-                f"{float(self.tolerance):g} is tolerated. Raise the tolerance (below 0.5), or "
-                "ingest it by itself."
-            )
-        self.worst = max(self.worst, off)
-        return sample
-
-
-def _layout(
-    channels: Sequence[_Channel],
-    grid: _Grid,
-    survey: _Survey,
-    variable: str,
-    attrs: Mapping[str, Any] | None,
-) -> Layout:
-    types = {kind for channel in channels for kind in channel.types}
-    dtype: np.dtype[Any] = np.result_type(*[TYPES[kind] for kind in sorted(types)])
-    n = max(round(grid.axis.place(channel.end)) for channel in channels) + 1
-    integer = dtype.kind == "i"
-    about: dict[str, Any] = {"units": "counts"} if types == {"i"} else {}
-    about["sampling_rate"] = float(channels[0].rate)
-    about["time_tolerance_samples"] = float(grid.tolerance)
-    if integer:
-        about["_FillValue"] = GAP
-    codes = [np.array([c.codes[i] for c in channels]) for i in range(4)]
-    coords: dict[str, tuple[tuple[str, ...], Any, Mapping[str, Any]]] = {
-        "station": (("station",), np.array(_labels(channels)), {"long_name": "station"})
-    }
-    for name, i in (("network", 0), ("location", 2), ("channel", 3)):
-        coords[name] = (("station",), codes[i], {"long_name": f"{name} code"})
-    versions = " and ".join(str(v) for v in sorted(survey.formats))
-    return Layout(
-        variable,
-        ("station", "time"),
-        (len(channels), n),
-        (1, min(_chunk(len(channels), dtype.itemsize), n)),
-        dtype,
-        GAP if integer else np.nan,
-        axes={"time": grid.axis},
-        coords=coords,
-        attrs=about | dict(attrs or {}),
-        group_attrs={"source": f"miniSEED {versions}"},
-    )
-
-
-def _chunk(channels: int, itemsize: int) -> int:
-    """Return the samples of one chunk, such that every channel can have one in memory."""
-    chunk = CHUNK
-    while channels * chunk * itemsize > BUFFERS and chunk > 2**12:
-        chunk //= 2
-    return chunk
-
-
-def _labels(channels: Sequence[_Channel]) -> list[str]:
-    """Return the shortest labels that differ: station codes, or all four codes with dots."""
-    stations = [channel.codes[1] for channel in channels]
-    if len(set(stations)) == len(stations):
-        return stations
-    full = [".".join(c.codes) if c.codes[0] or c.codes[3] else c.sid for c in channels]
-    return full if len(set(full)) == len(full) else [channel.sid for channel in channels]
-
-
-# --- second pass: the samples ----------------------------------------------------------------
-
-
-class _Writer:
-    """Writes pieces of rows, in any order, through buffers of one chunk each."""
-
-    def __init__(
-        self, array: zarr.Array[Any], fill: float, names: Sequence[str], axis: Axis
-    ) -> None:
-        self.array, self.fill, self.names, self.axis = array, fill, names, axis
-        self.chunk = array.chunks[1]
-        self.written = [0] * array.shape[0]
-        self.buffers: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
-        self.begun: set[tuple[int, int]] = set()
-
-    def write(self, row: int, start: int, samples: NDArray[Any], path: Path) -> None:
-        """Write the samples of one record.
-
-        Raises
-        ------
-        IngestError
-            If other samples have been written there.
-        """
-        at = 0
-        while at < samples.size:
-            index, offset = divmod(start + at, self.chunk)
-            count = min(samples.size - at, self.chunk - offset)
-            there = self._buffer(row, index)[offset : offset + count]
-            new = samples[at : at + count].astype(there.dtype)
-            missing_there, missing_new = self._missing(there), self._missing(new)
-            conflict = ~missing_there & ~missing_new & (there != new)
-            if conflict.any():
-                self._refuse(row, start + at + int(conflict.argmax()), path)
-            fresh = missing_there & ~missing_new
-            np.copyto(there, new, where=fresh)
-            self.written[row] += int(np.count_nonzero(fresh))
-            at += count
-
-    def _missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        return np.asarray(values == self.fill if values.dtype.kind == "i" else np.isnan(values))
-
-    def _refuse(self, row: int, sample: int, path: Path) -> None:
-        time = self.axis.at([sample])[0]
-        raise IngestError(
-            f"Two records of {self.names[row]} contradict each other at {time}: {path} holds "
-            "another sample than was read before. Leave one of the files out."
-        )
-
-    def _buffer(self, row: int, index: int) -> NDArray[Any]:
-        key = (row, index)
-        if key not in self.buffers:
-            if len(self.buffers) >= len(self.written) + SPARE:
-                self._flush(*self.buffers.popitem(last=False))
-            part = self._part(index)
-            if key in self.begun:
-                self.buffers[key] = np.array(self.array[row, part])
-            else:
-                self.buffers[key] = np.full(part.stop - part.start, self.fill, self.array.dtype)
-        self.buffers.move_to_end(key)
-        return self.buffers[key]
-
-    def _part(self, index: int) -> slice:
-        return slice(index * self.chunk, min((index + 1) * self.chunk, self.array.shape[1]))
-
-    def _flush(self, key: tuple[int, int], values: NDArray[Any]) -> None:
-        row, index = key
-        self.array[row, self._part(index)] = values
-        self.begun.add(key)
-
-    def close(self) -> None:
-        """Write what is still held."""
-        while self.buffers:
-            self._flush(*self.buffers.popitem(last=False))
-
-
-def _notes(
-    channels: Sequence[_Channel], written: Sequence[int], n: int, survey: _Survey
-) -> tuple[str, ...]:
-    notes = []
-    for channel, count in zip(channels, written, strict=True):
-        if count < n:
-            notes.append(f"{channel.sid}: {n - count} of {n} samples are missing.")
-    if survey.skipped:
-        notes.append(f"{survey.skipped} records hold no samples (logs or headers): left out.")
-    return tuple(notes)
-
-
-def _utc(time: int) -> str:
-    return f"{np.datetime64(int(time), 'ns')}Z"

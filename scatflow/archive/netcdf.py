@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from scatflow.archive.axis import Axis
 from scatflow.archive.decoding import KEYS
 from scatflow.archive.ingest import Ingested, PathName, Progress, extra, input_files
+from scatflow.archive.partial import local_output
+from scatflow.archive.reference import FILES, missing_chunks, stamp
 from scatflow.archive.regular import IrregularError, recognise
 from scatflow.archive.stack import Box, Head, write_stack
 from scatflow.archive.stores import listed
@@ -31,6 +34,7 @@ def ingest_netcdf(
     *,
     variable: str | None = None,
     attrs: Mapping[str, Any] | None = None,
+    reference: bool = False,
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> Ingested:
@@ -49,6 +53,9 @@ def ingest_netcdf(
         Which variable; needed where there are several.
     attrs : mapping, optional
         Further attributes of the variable.
+    reference : bool
+        Copy nothing: write a JSON file that points to the chunks of the one file (NetCDF4, HDF5),
+        and is opened as a store as long as that file does not change.
     overwrite : bool
         Replace an archive of that name.
     on_progress : callable, optional
@@ -69,6 +76,8 @@ def ingest_netcdf(
             name = _chosen(path, dataset, name)
             heads.append(_head(path, dataset, name, attrs or {}))
     assert name is not None
+    if reference:
+        return _refer(paths, heads[0], name, local_output(output), overwrite=overwrite)
 
     @contextmanager
     def open_file(path: Path) -> Iterator[Callable[[Box], NDArray[Any]]]:
@@ -85,7 +94,53 @@ def ingest_netcdf(
         source="NetCDF or HDF5",
         overwrite=overwrite,
         on_progress=on_progress,
+        name=name,
     )
+
+
+def _refer(
+    paths: Sequence[Path], head: Head, name: str, output: Path, *, overwrite: bool
+) -> Ingested:
+    """Write a file of references to the chunks of a variable, and its labels."""
+    hdf = extra("kerchunk.hdf", "chunks by reference", "reference")
+    path = paths[0]
+    with path.open("rb") as file:
+        classic = file.read(3) == CLASSIC
+    if len(paths) > 1 or classic or output.suffix != ".json":
+        kind = " of the classic format" if classic else ""
+        raise IngestError(
+            "A reference is written for one file of NetCDF4 or HDF5, and called NAME.json; here "
+            f"are {len(paths)} files{kind} and {output.name}: correct that, or copy them, without "
+            "--reference."
+        )
+    if output.exists() and not overwrite:
+        raise IngestError(f"The output {output} exists: choose another, or give --overwrite.")
+    before = stamp(path)
+    try:
+        refs = hdf.SingleHdf5ToZarr(str(path), inline_threshold=0, error="raise").translate()[
+            "refs"
+        ]
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as problem:
+        raise IngestError(
+            f"{path} cannot be read by reference: {problem}. Copy it, without --reference."
+        ) from problem
+    if missing_chunks(refs, name):
+        raise IngestError(
+            f"{missing_chunks(refs, name)} chunks of {name} were never written to {path}, and "
+            "would be taken as gaps: copy it, without --reference."
+        )
+    kept = {
+        k: v
+        for k, v in refs.items()
+        if k.rpartition("/")[0] in ("", name, *head.coords, *head.axes)
+    }
+    attrs = {**json.loads(refs[f"{name}/.zattrs"]), **head.attrs}
+    attrs["axes"] = {dim: axis.to_dict() for dim, axis in head.axes.items()}
+    kept[f"{name}/.zattrs"] = json.dumps(attrs)
+    new = output.with_suffix(".json.new")
+    new.write_text(json.dumps({"version": 1, "refs": kept, FILES: {str(path): before}}))
+    new.replace(output)
+    return Ingested(str(output), name, head.dims, head.shape, str(head.dtype))
 
 
 @contextmanager

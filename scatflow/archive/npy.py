@@ -68,18 +68,9 @@ def ingest_npy(
     """
     paths = input_files(inputs)
     arrays = [_open(path) for path in paths]
-    names = _names(dims, arrays[0].ndim)
-    regular = {**_axes(names, step, units), **(axes or {})}
-    told = _attributes(regular, attrs)
-    heads = []
-    for path, array in zip(paths, arrays, strict=True):
-        if array.ndim != len(names):
-            raise IngestError(
-                f"{path} holds {array.shape} {array.dtype}, but {paths[0]} {arrays[0].shape} "
-                f"{arrays[0].dtype}: files of one archive are alike. Ingest it by itself."
-            )
-        heads.append(Head(names, array.shape, array.dtype.newbyteorder("="), regular, {}, told))
-    del arrays, array
+    shapes = [(array.shape, array.dtype) for array in arrays]
+    del arrays
+    heads = plain_heads(paths, shapes, dims, step, units, axes, attrs)
     return write_stack(
         paths,
         heads,
@@ -91,6 +82,36 @@ def ingest_npy(
         overwrite=overwrite,
         on_progress=on_progress,
     )
+
+
+def plain_heads(
+    paths: Sequence[Path],
+    shapes: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+    dims: Sequence[str] | str | None,
+    step: Step | Sequence[Step] | None,
+    units: str | Sequence[str] | None,
+    axes: Mapping[str, Axis] | None,
+    attrs: Mapping[str, Any] | None,
+) -> list[Head]:
+    """Return what files hold whose arrays have no labels of their own.
+
+    Raises
+    ------
+    IngestError
+        If they have unlike dimensions, or the labels given do not fit.
+    """
+    names = _names(dims, len(shapes[0][0]))
+    regular = {**_axes(names, step, units), **(axes or {})}
+    told = _attributes(regular, attrs)
+    heads = []
+    for path, (shape, dtype) in zip(paths, shapes, strict=True):
+        if len(shape) != len(names):
+            raise IngestError(
+                f"{path} holds {shape} {dtype}, but {paths[0]} {shapes[0][0]} {shapes[0][1]}: "
+                "files of one archive are alike. Ingest it by itself."
+            )
+        heads.append(Head(names, shape, dtype.newbyteorder("="), regular, {}, told))
+    return heads
 
 
 def _attributes(axes: Mapping[str, Axis], attrs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -116,10 +137,7 @@ def _open(path: Path) -> NDArray[Any]:
     with path.open("rb") as file:
         magic = file.read(8)
     if magic.startswith(b"PK"):
-        raise IngestError(
-            f"{path} is an .npz archive, which cannot be read piece by piece: save the array in it "
-            "by itself, with numpy.save."
-        )
+        raise IngestError(f"{path} is an .npz archive of several arrays: ingest it as npz.")
     if not magic.startswith(b"\x93NUMPY"):
         what = "empty" if not magic else "no .npy file"
         raise IngestError(f"{path} is {what}: save the array with numpy.save.")
@@ -130,14 +148,25 @@ def _open(path: Path) -> NDArray[Any]:
             f"{path} cannot be read: {error}. The file may be incomplete, or hold Python objects, "
             "which are never loaded: save plain numbers with numpy.save."
         ) from error
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+    check_numbers(path, array.shape, array.dtype)
+    return array
+
+
+def check_numbers(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse an array that holds no samples, or other things than real numbers.
+
+    Raises
+    ------
+    IngestError
+        If it does.
+    """
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise IngestError(
-            f"{path} holds {array.dtype}, and an archive holds real numbers of up to 64 bits: "
+            f"{path} holds {dtype}, and an archive holds real numbers of up to 64 bits: "
             "convert it first (complex: real and imaginary part, or modulus)."
         )
-    if array.ndim == 0 or array.size == 0:
-        raise IngestError(f"{path} holds an array of shape {array.shape}: there are no samples.")
-    return array
+    if 0 in shape or not shape:
+        raise IngestError(f"{path} holds an array of shape {shape}: there are no samples.")
 
 
 def _names(dims: Sequence[str] | str | None, ndim: int) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,11 +19,10 @@ from scatflow.archive.ingest import (
     PathName,
     Progress,
     chunk_shape,
-    create,
     labels,
-    new_archive,
     slabs,
 )
+from scatflow.archive.partial import new_archive
 from scatflow.errors import IngestError
 
 Box: TypeAlias = tuple[slice, ...]
@@ -73,6 +73,7 @@ def write_stack(
     overwrite: bool,
     on_progress: Progress | None,
     stacked: bool | None = None,
+    **options: Any,
 ) -> Ingested:
     """Write files to one archive; several are stacked along a new first dimension.
 
@@ -85,13 +86,16 @@ def write_stack(
     output : path
         The archive to make.
     along : str
-        Name of the dimension that counts files.
+        Name of the dimension that counts files; its coordinate is what the heads say of it, or the
+        files' names.
     variable : str
         Name of the array.
     source : str
         What the files are, for the archive's attributes.
     stacked : bool, optional
         Whether there is that dimension; by default where there are several files.
+    **options
+        What else the numbers depend on, for an ingest that goes on where another one stood.
 
     Raises
     ------
@@ -112,31 +116,49 @@ def write_stack(
         raise IngestError(
             f"{along!r} is the dimension along which files are stacked: rename yours."
         )
+    named = {along: head.coords.get(along, ((along,), labels(paths), {}))}
     layout = Layout(
         variable,
         (along, *head.dims) if many else head.dims,
         (len(paths), *head.shape) if many else head.shape,
         (1, *_chunks(head)) if many else _chunks(head),
         head.dtype,
-        np.nan if head.dtype.kind == "f" else head.dtype.type(0).item(),
+        _fill(head),
         axes=head.axes,
-        coords={**head.coords, **({along: ((along,), labels(paths), {})} if many else {})},
+        coords={**head.coords, **(named if many and along not in head.axes else {})},
         attrs=head.attrs,
         group_attrs={"source": f"{source}: {len(paths)} files" if many else source},
     )
-    with new_archive(output, paths, overwrite=overwrite) as folder:
-        array = create(folder, layout)
-        done, total = 0, array.size * array.dtype.itemsize
-        for i, path in enumerate(paths):
+    with new_archive(output, paths, overwrite=overwrite) as partial:
+        array = partial.create(layout, **options)
+        boxes = list(_boxes(head, array.chunks[many:]))
+        nbytes = [math.prod(s.stop - s.start for s in box) * head.dtype.itemsize for box in boxes]
+        file, begin = divmod(partial.done or 0, len(boxes))
+        done, total = file * sum(nbytes) + sum(nbytes[:begin]), len(paths) * sum(nbytes)
+        for i, path in enumerate(paths[file:], file):
             with open_file(path) as read:
-                for box in _boxes(head, array.chunks[many:]):
+                for k, box in enumerate(boxes[begin:], begin):
                     values = np.ascontiguousarray(read(box), head.dtype)
                     where: Any = (i, *box) if many else box
                     array[where] = values
-                    done += values.nbytes
+                    if partial.due():
+                        partial.mark(i * len(boxes) + k + 1)
+                    done += nbytes[k]
                     if on_progress is not None:
                         on_progress(done, total)
-    return Ingested(str(output), variable, layout.dims, layout.shape, str(head.dtype))
+            begin = 0
+    notes = tuple(partial.notes)
+    return Ingested(str(output), variable, layout.dims, layout.shape, str(head.dtype), notes)
+
+
+def _fill(head: Head) -> Any:
+    """Return the value of what is not written: what means missing, or zero."""
+    if head.dtype.kind == "f":
+        return np.nan
+    missing = head.attrs.get("_FillValue", 0)
+    with np.errstate(invalid="ignore"):
+        stored = np.asarray(missing).astype(head.dtype).item()
+    return stored if stored == missing else head.dtype.type(0).item()
 
 
 def _chunks(head: Head) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, StoreLike
 
+from scatflow.archive.reference import is_reference, reference_store
 from scatflow.errors import MissingExtraError, SourceError, SourceNotFoundError
 
 Node = zarr.Array[Any] | zarr.Group
@@ -71,6 +72,8 @@ class Address:
             node = self._open()
             dict(node.attrs)  # Zarr takes any JSON for attributes, and fails where they are used.
             return node
+        except SourceError:
+            raise
         except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:
             raise SourceNotFoundError(
                 f"There is no Zarr array or group at {self}: no zarr.json, .zarray or .zgroup was "
@@ -99,6 +102,8 @@ class Address:
             # Listing may be impossible behind a URL: consolidated metadata then says what is there.
             store: StoreLike = _remote(self.store)
             return zarr.open(store, mode="r", path=self.path)
+        if is_reference(self.store):
+            return zarr.open(reference_store(self.store), mode="r", path=self.path)
         # Consolidated metadata may be older than data that was appended since.
         return zarr.open(self.store, mode="r", path=self.path, use_consolidated=False)
 

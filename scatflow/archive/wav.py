@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,12 +19,11 @@ from scatflow.archive.ingest import (
     Layout,
     PathName,
     Progress,
-    create,
     extra,
     input_files,
     labels,
-    new_archive,
 )
+from scatflow.archive.partial import new_archive
 from scatflow.errors import IngestError
 
 
@@ -100,15 +99,20 @@ def ingest_wav(
         attrs={"sampling_rate": float(rate), "units": "1", **(attrs or {})},
         group_attrs={"source": f"sound files: {len(paths)}"},
     )
-    with new_archive(output, paths, overwrite=overwrite) as folder:
-        array = create(folder, layout)
-        done, total = 0, sum(sound.frames for sound in sounds)
-        for i, (path, sound) in enumerate(zip(paths, sounds, strict=True)):
-            for count in _copy(soundfile, path, sound, array, i):
-                done += count
+    with new_archive(output, paths, overwrite=overwrite) as partial:
+        array = partial.create(layout)
+        first, begin = partial.done or (0, 0)
+        total = sum(sound.frames for sound in sounds)
+        done = sum(sound.frames for sound in sounds[:first])
+        for i in range(first, len(paths)):
+            for at in _copy(soundfile, paths[i], sounds[i], array, i, begin):
+                if partial.due():
+                    partial.mark([i, at])
                 if on_progress is not None:
-                    on_progress(done, total)
-    return Ingested(str(output), variable, layout.dims, layout.shape, str(dtype))
+                    on_progress(done + at, total)
+            done, begin = done + sounds[i].frames, 0
+    notes = tuple(partial.notes)
+    return Ingested(str(output), variable, layout.dims, layout.shape, str(dtype), notes)
 
 
 def _header(soundfile: Any, path: Path) -> _Sound:
@@ -143,8 +147,10 @@ def _check_alike(paths: Sequence[Path], sounds: Sequence[_Sound]) -> None:
             )
 
 
-def _copy(soundfile: Any, path: Path, sound: _Sound, array: zarr.Array[Any], i: int) -> Any:
-    """Copy one recording; yields the frames of each block."""
+def _copy(
+    soundfile: Any, path: Path, sound: _Sound, array: zarr.Array[Any], i: int, begin: int
+) -> Iterator[int]:
+    """Copy one recording from frame `begin` on; yields how many frames are done."""
     at = 0
     try:
         with soundfile.SoundFile(str(path)) as file:
@@ -157,11 +163,13 @@ def _copy(soundfile: Any, path: Path, sound: _Sound, array: zarr.Array[Any], i: 
                         "is incomplete. Fetch it again, or leave it out."
                     )
                 part = slice(at, at + count)
+                at += count
+                if at <= begin:  # Decoded again: formats with loss give other numbers on a seek.
+                    continue
                 if array.ndim == 3:
                     array[i, :, part] = np.ascontiguousarray(block.T)
                 else:
                     array[i, part] = block[:, 0]
-                at += count
-                yield count
+                yield at
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise IngestError(f"{path} is damaged after frame {at}: {error}.") from error

@@ -392,11 +392,20 @@ def _each(text: str | None) -> str | list[str] | None:
     return text.split(",") if text is not None and "," in text else text
 
 
-FORMATS = "flac, hdf5, jpeg, mseed, netcdf, nifti, npy, ogg, png, tiff or wav."
+FORMATS = (
+    "bdf, dicom, edf, flac, hdf5, jpeg, mseed, netcdf, nifti, npy, npz, ogg, ome-zarr, png, sac,"
+    " tiff or wav."
+)
 
 INGEST_OPTIONS = {
     "mseed": ("variable", "tolerance"),
+    "sac": ("variable", "tolerance"),
+    "netcdf": ("variable", "reference"),
+    "hdf5": ("variable", "reference"),
+    "edf": ("variable", "channels"),
+    "bdf": ("variable", "channels"),
     "npy": ("variable", "dims", "step", "units"),
+    "npz": ("variable", "dims", "step", "units"),
 }
 """Options that make sense for a format, besides --overwrite; all others have --variable."""
 
@@ -411,15 +420,22 @@ def ingest(
         bool, typer.Option("--overwrite", help="Replace the store if it exists.")
     ] = False,
     variable: Annotated[str | None, typer.Option(help="Name of the array in the store.")] = None,
-    dims: Annotated[str | None, typer.Option(help="npy: names of the axes, as in y,x.")] = None,
+    dims: Annotated[str | None, typer.Option(help="npy(z): names of the axes, as in y,x.")] = None,
     step: Annotated[
-        str | None, typer.Option(help="npy: sampling step, as in 1/100, or one per axis: 2,2.")
+        str | None, typer.Option(help="npy(z): sampling step, as in 1/100, or one per axis: 2,2.")
     ] = None,
     units: Annotated[
-        str | None, typer.Option(help="npy: units of the steps, as in s, or one per axis: m,m.")
+        str | None,
+        typer.Option(help="npy(z): units of the steps, as in s, or one per axis: m,m."),
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="mseed: clock jitter to accept, in samples.")
+        float | None, typer.Option(help="mseed, sac: clock jitter to accept, in samples.")
+    ] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="netcdf, hdf5: copy nothing, write OUT.json.")
+    ] = False,
+    channels: Annotated[
+        str | None, typer.Option(help="edf, bdf: labels of the signals to take, with commas.")
     ] = None,
 ) -> None:
     """Bring files of another format into a labelled Zarr store."""
@@ -437,6 +453,8 @@ def ingest(
         "step": _each(step),
         "units": _each(units),
         "tolerance": tolerance,
+        "reference": True if reference else None,
+        "channels": channels.split(",") if channels else None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     for name in set(options) - set(INGEST_OPTIONS.get(form, ("variable",))):

@@ -33,7 +33,17 @@ EXTRAS = {
     "cuda12": ("cupy", "dask_cuda"),
     "hpc": ("dask_jobqueue",),
     "s3": ("s3fs",),
-    "ingest": ("pymseed", "soundfile", "nibabel", "PIL", "tifffile", "h5netcdf"),
+    "ingest": (
+        "pymseed",
+        "soundfile",
+        "nibabel",
+        "PIL",
+        "tifffile",
+        "h5netcdf",
+        "edfio",
+        "pydicom",
+    ),
+    "reference": ("kerchunk",),
     "plot": ("matplotlib",),
     "sklearn": ("sklearn",),
 }

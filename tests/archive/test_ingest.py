@@ -9,7 +9,8 @@ import pytest
 import zarr
 
 from scatflow.archive import open_source
-from scatflow.archive.ingest import READERS, ingest, new_archive
+from scatflow.archive.ingest import READERS, ingest
+from scatflow.archive.partial import new_archive
 from scatflow.errors import IngestError
 
 
@@ -135,11 +136,11 @@ def test_what_a_killed_ingest_left_is_cleared_away(npy, tmp_path):
 
 
 def test_two_ingests_of_one_output_exclude_each_other(npy, tmp_path):
-    with new_archive(tmp_path / "o.zarr", [npy], overwrite=False) as folder:
-        (folder / "mine").write_text("")
+    with new_archive(tmp_path / "o.zarr", [npy], overwrite=False) as partial:
+        (partial.folder / "mine").write_text("")
         with pytest.raises(IngestError, match="Another ingest"):
             ingest("npy", npy, tmp_path / "o.zarr")
-        assert (folder / "mine").exists()
+        assert (partial.folder / "mine").exists()
 
 
 def test_an_ingest_that_is_killed_never_looks_complete(npy, tmp_path):

@@ -6,9 +6,10 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scatflow.archive import mseed as module
 from scatflow.archive import open_source
-from scatflow.archive.mseed import GAP, ingest_mseed, is_miniseed
+from scatflow.archive import traces as module
+from scatflow.archive.mseed import ingest_mseed, is_miniseed
+from scatflow.archive.traces import GAP
 from scatflow.errors import IngestError, MissingExtraError
 
 MIDNIGHT = np.datetime64("2010-09-01", "ns")
@@ -304,3 +305,26 @@ def test_progress_counts_the_bytes_of_both_passes(write, record, tmp_path):
 def test_very_many_channels_get_shorter_chunks():
     assert module._chunk(10, 4) == 2**18
     assert 1000 * module._chunk(1000, 4) * 4 <= module.BUFFERS
+
+
+def test_a_tree_of_days_is_one_record_with_its_gaps(record, tmp_path):
+    # SDS: YEAR/NET/STA/CHAN.D/NET.STA.LOC.CHAN.D.YEAR.DAY; a file may run past midnight.
+    day, x = 86400, noise(5 * 86400)
+    for sid, station in ((A, "AAA"), (B, "BBB")):
+        folder = tmp_path / "sds" / "2010" / "XX" / station / "HHZ.D"
+        folder.mkdir(parents=True)
+        for k in (0, 1, 3, 4):
+            if station == "BBB" and k > 1:
+                continue
+            part = x[max(k * day - 30, 0) : (k + 1) * day + 70]
+            start = np.datetime64("2010-12-29", "s") + max(k * day - 30, 0)
+            name = f"XX.{station}..HHZ.D.2010.{363 + k}"
+            (folder / name).write_bytes(record(part, start=f"{start}Z", rate=1.0, sid=sid))
+    (tmp_path / "sds" / "README").write_text("no records")
+    done = ingest_mseed(tmp_path / "sds", tmp_path / "o.zarr")
+    values = everything(open_source(str(tmp_path / "o.zarr")))
+    expected = np.stack([x, x]).astype(float)
+    expected[0, 2 * day + 70 : 3 * day - 30] = np.nan
+    expected[1, 2 * day + 70 :] = np.nan
+    np.testing.assert_array_equal(values, expected)
+    assert done.notes[0] == f"{A}: {day - 100} of {5 * day} samples are missing."

@@ -95,7 +95,7 @@ def test_python_objects_are_never_loaded(tmp_path):
 
 def test_an_npz_archive_is_refused_with_the_remedy(tmp_path):
     np.savez(tmp_path / "x.npy.npz", a=np.ones(3))
-    with pytest.raises(IngestError, match=r"numpy\.save"):
+    with pytest.raises(IngestError, match="ingest it as npz"):
         ingest_npy(tmp_path / "x.npy.npz", tmp_path / "o.zarr")
 
 
