@@ -18,9 +18,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from scatflow.archive import Loaded
 from scatflow.blocks import repeated
-from scatflow.dataset import COEFFICIENTS, FRACTION
+from scatflow.dataset import COEFFICIENTS, FRACTION, Coordinate
 from scatflow.engines import Engine
-from scatflow.engines.engine import one_of, precision
+from scatflow.engines.engine import integer, one_of, precision
 from scatflow.errors import InputShapeError, JobError, ParameterError, SourceError
 from scatflow.flow.block import evaluate
 from scatflow.flow.labels import template
@@ -92,8 +92,9 @@ def scatter(
     one_of("gaps", gaps, ("nan", "weight", "raise"))
     one_of("edges", edges, ("reflect", "periodic"))
     one_of("clock", clock, ("check", "ignore"))
+    threads = integer("threads", threads, 1)
     if mask is not None:
-        array = array.where(~mask.astype(bool))
+        array = _masked(array, mask)
     frames, hops = _frames(dims, boundary, frame, hop)
     source = ArraySource(array.dims, array.shape, array.dtype, array)
     kind = source.read_dtype if dtype is None else precision(dtype)
@@ -128,6 +129,28 @@ def _dims(array: xr.DataArray, engine: Engine, dim: str | Sequence[str] | None) 
             + (f"names {missing[0]!r}, which is none." if missing else "names another number.")
         )
     return dims
+
+
+def _masked(array: xr.DataArray, mask: xr.DataArray) -> xr.DataArray:
+    """Return an array that is NaN where a mask is true."""
+    if not isinstance(mask, xr.DataArray):
+        raise ParameterError(
+            f"mask must be an xarray.DataArray that is true where samples are missing, not a "
+            f"{type(mask).__name__}: array.copy(data=mask) makes it one."
+        )
+    if not set(mask.dims) <= set(array.dims):
+        raise ParameterError(
+            f"mask has the dimensions {mask.dims}, the array {array.dims}: those of the mask must "
+            "be among them."
+        )
+    try:
+        xr.align(array, mask, join="exact", copy=False)
+    except ValueError as problem:
+        raise ParameterError(
+            "mask and array have different samples, and the array would be cut to those that both "
+            f"have ({problem}). Bring the mask to the array's coordinates (.reindex_like)."
+        ) from problem
+    return array.where(~mask.astype(bool))
 
 
 def _frames(
@@ -269,25 +292,36 @@ def _item(found: tuple[Any, Any], which: int) -> Any:
 def _dataset(array: xr.DataArray, work: Work, made: tuple[Any, Any]) -> xr.Dataset:
     """Label coefficients as a run labels its store."""
     described, laid = template(work), work.layout
-    coords: dict[Hashable, Any] = {}
-    for coordinate in described.coordinates:
-        values = coordinate.values(0, coordinate.shape[0] if coordinate.shape else 1)
-        if values.dtype.kind == "U":  # Text of fixed length has no specification in Zarr.
-            values = values.astype(object)
-        coords[coordinate.name] = xr.Variable(coordinate.dims, values, dict(coordinate.attrs))
+    coords: dict[Hashable, Any] = {c.name: _variable(c, work) for c in described.coordinates}
     kept = {
         name: coord.variable
         for name, coord in array.coords.items()
         if set(coord.dims) <= set(laid.untouched)
-        and (
-            name in laid.untouched or name not in {*coords, *described.dims, COEFFICIENTS, FRACTION}
-        )
     }
+    clash = (kept.keys() - {*laid.untouched}) & {*coords, *described.dims, COEFFICIENTS, FRACTION}
+    if clash:
+        first = min(map(str, clash))
+        raise ParameterError(
+            f"The array has a coordinate {first!r}, a name that the coefficients need for "
+            f"themselves. Rename it (.rename({first}=...)) or leave it out (.drop_vars)."
+        )
     variables = {COEFFICIENTS: (described.dims, made[0], dict(described.attrs))}
     if described.fraction is not None:
         dims = tuple(described.dims[axis] for axis in described.windowed)
         coords[FRACTION] = (dims, made[1], dict(described.fraction))
     return xr.Dataset(variables, {**coords, **kept}, dict(described.dataset_attrs))
+
+
+def _variable(coordinate: Coordinate, work: Work) -> xr.Variable:
+    """Return a coordinate of a run as one of xarray: durations as such, text as objects."""
+    values = coordinate.values(0, coordinate.shape[0] if coordinate.shape else 1)
+    attrs = dict(coordinate.attrs)
+    if values.dtype.kind == "U":  # Text of fixed length has no specification in Zarr.
+        values = values.astype(object)
+    if attrs.get("dim", coordinate.name) in cast(ArraySource, work.source).durations:
+        values = np.round(values).astype(np.int64).view("timedelta64[ns]")
+        del attrs["units"]  # Which is how xarray would write them.
+    return xr.Variable(coordinate.dims, values, attrs)
 
 
 def n_blocks(dataset: xr.Dataset) -> int:

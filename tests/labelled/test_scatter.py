@@ -170,6 +170,12 @@ def unread():
     return signals().copy(data=da.from_delayed(fail(), (3, 4096), "float32"))
 
 
+def unknown(array):
+    """Return a lazy array that does not know how long it is."""
+    data = array.chunk(time=1000).data[0]
+    return xr.DataArray(data[data > 0], dims="time")
+
+
 def test_nothing_is_computed_before_it_is_asked_for():
     found = scatflow.scatter(unread(), ENGINE)
     found = found.scat.order(1).scat.log(1e-6).scat.downsample(time=4)
@@ -197,6 +203,20 @@ def test_a_mask_says_where_samples_are_missing():
     assert float(found.valid_fraction[1].min()) < 1
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda mask: mask.isel(time=slice(0, 100)), "different samples"),
+        (lambda mask: mask.rename(station="sensor"), "those of the mask"),
+        (lambda mask: mask.values, "ndarray"),
+    ],
+)
+def test_a_mask_of_other_samples_is_refused(change, words):
+    array = signals()
+    with pytest.raises(ParameterError, match=words):
+        scatflow.scatter(array, ENGINE, mask=change(xr.zeros_like(array, dtype=bool)))
+
+
 def test_missing_samples_are_refused_where_that_is_asked_for():
     with pytest.raises(SourceError, match="1 of 60000 samples are not finite"):
         scatflow.scatter(gappy()[1:], ENGINE, gaps="raise")
@@ -219,6 +239,28 @@ def test_frequencies_follow_the_coordinate():
     np.testing.assert_allclose(found.xi1[1:], 4 * plain.xi1[1:])
 
 
+@pytest.mark.parametrize("boundary", [{}, {"boundary": "frames", "frame": 256}])
+def test_durations_are_time(boundary):
+    steps = np.arange(512) * np.timedelta64(10_000_000, "ns")
+    array = xr.DataArray(RNG.standard_normal(512), {"time": steps}, ("time",))
+    found = scatflow.scatter(array, scatflow.Scattering1D(J=4), **boundary)
+    seconds = array.assign_coords(time=("time", np.arange(512) / 100, {"units": "s"}))
+    expected = scatflow.scatter(seconds, scatflow.Scattering1D(J=4), **boundary)
+    assert found.xi1.attrs["units"] == "Hz"
+    xr.testing.assert_allclose(found.xi1, expected.xi1)
+    for dim in {"time", "frame"} & set(found.coords):
+        assert found[dim].dtype == "timedelta64[ns]"
+        np.testing.assert_allclose(found[dim] / np.timedelta64(1, "s"), expected[dim])
+
+
+def test_a_coordinate_that_a_label_would_hide_is_refused():
+    array = signals().assign_coords(label=("station", ["quake", "noise", "quake"]))
+    with pytest.raises(ParameterError, match=r"coordinate 'label'.*\.rename\(label="):
+        scatflow.scatter(array, ENGINE)
+    found = scatflow.scatter(array.rename(label="class"), ENGINE)
+    assert list(found["class"].values) == ["quake", "noise", "quake"]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -233,6 +275,16 @@ def test_frequencies_follow_the_coordinate():
         (lambda x: scatflow.scatter(x, ENGINE, boundary="frames"), ParameterError, "frame"),
         (lambda x: x.scat.scattering1d(J=4, shape=64), InputShapeError, "(64,)"),
         (lambda x: x.scat.scattering1d(J=4, q=8), ParameterError, "'q'"),
+        (lambda x: scatflow.scatter(x, ENGINE, threads=0), ParameterError, "threads"),
+        (lambda x: scatflow.scatter(x[:0], ENGINE), ParameterError, "empty"),
+        (lambda x: scatflow.scatter(x[:, :0], ENGINE), ParameterError, "empty"),
+        (lambda x: scatflow.scatter(x.rename(station="path"), ENGINE), ParameterError, "'path'"),
+        (
+            lambda x: scatflow.scatter(xr.DataArray(x.values, dims=(0, "time")), ENGINE),
+            ParameterError,
+            "named by a int",
+        ),
+        (lambda x: scatflow.scatter(unknown(x), ENGINE), InputShapeError, "compute_chunk_sizes"),
         (
             lambda x: x.to_dataset().scat.order(1),
             SourceError,
