@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +22,8 @@ from scatflow.dataset import COEFFICIENTS, FRACTION, Coordinate
 from scatflow.engines import Engine
 from scatflow.engines.engine import integer, one_of, precision
 from scatflow.errors import InputShapeError, JobError, ParameterError, SourceError
-from scatflow.flow.block import evaluate
+from scatflow.flow.block import Partial, evaluate, evaluate_part, total
+from scatflow.flow.earlier import Kept
 from scatflow.flow.labels import template
 from scatflow.flow.layout import Part, Transform, layout
 from scatflow.flow.work import Work, check_even, check_forward
@@ -197,7 +198,7 @@ def _check_shape(engine: Engine, transform: Transform, lengths: Sequence[int]) -
 # --- the blocks --------------------------------------------------------------------------------
 
 
-def _block(recipe: Recipe, index: int, slabs: Sequence[NDArray[Any]]) -> tuple[Any, Any]:
+def _block(recipe: Recipe, index: int, slabs: Iterable[NDArray[Any]]) -> tuple[Any, Any]:
     """Compute one block of coefficients, and the share of valid samples of its windows.
 
     Raises
@@ -212,9 +213,25 @@ def _block(recipe: Recipe, index: int, slabs: Sequence[NDArray[Any]]) -> tuple[A
         return Loaded(np.ascontiguousarray(next(left), work.dtype), 0)
 
     made = evaluate(work, index, read=read)
-    if made.failure is not None:
-        raise SourceError(f"{made.failure}.")
-    return made.kept.values, made.kept.fraction
+    return _checked(made.kept, made.failure)
+
+
+def _checked(kept: Kept, failure: str | None) -> tuple[Any, Any]:
+    """Return what a block gives, unless it failed."""
+    if failure is not None:
+        raise SourceError(f"{failure}.")
+    return kept.values, kept.fraction
+
+
+def _part(recipe: Recipe, index: int, part: Part, slab: NDArray[Any]) -> Partial:
+    """Compute what one part gives of a block that has several."""
+    work = _work(recipe)
+    return evaluate_part(work, index, part, np.ascontiguousarray(slab, work.dtype))
+
+
+def _total(recipe: Recipe, index: int, partials: Sequence[Partial]) -> tuple[Any, Any]:
+    """Put a block together from what its parts give."""
+    return _checked(*total(_work(recipe), index, partials))
 
 
 def _slabs(array: xr.DataArray, work: Work, index: int) -> Iterator[Any]:
@@ -242,25 +259,21 @@ def _coefficients(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[Any,
     fraction = np.empty([laid.shape[axis] for axis in laid.windowed], work.dtype)
     for index in range(laid.cuts.n_blocks):
         where = laid.region(index)
-        found = _block(recipe, index, list(_slabs(array, work, index)))
+        found = _block(recipe, index, _slabs(array, work, index))
         values[where] = found[0]
         fraction[tuple(where[axis] for axis in laid.windowed)] = found[1]
     return values, fraction
 
 
 def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da.Array]:
-    """Describe all blocks as tasks: one a block, and one for each of the two things it gives."""
+    """Describe all blocks as tasks: one a block, and one for each of the two things it gives.
+
+    A block of several parts (sums over a volume, by tiles) is a task for each of them and one that
+    puts small results together: no task holds the samples of more than one.
+    """
     laid = work.layout
     token = tokenize(recipe, array.data)
-    blocks = [
-        delayed(_block, pure=False)(
-            recipe,
-            index,
-            list(_slabs(array, work, index)),
-            dask_key_name=f"scatter-{token}-{index}",
-        )
-        for index in range(laid.cuts.n_blocks)
-    ]
+    blocks = [_task(array, recipe, work, index, token) for index in range(laid.cuts.n_blocks)]
     axes = range(len(laid.shape))
     regions = [laid.region(index) for index in range(len(blocks))]
     ends = [sorted({region[axis].stop for region in regions}) for axis in axes]
@@ -280,6 +293,20 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
         sizes = tuple(chunks[axis] for axis in along)
         made.append(da.Array(graph, key, sizes, dtype=work.dtype))  # type: ignore[no-untyped-call]
     return made[0], made[1]
+
+
+def _task(array: xr.DataArray, recipe: Recipe, work: Work, index: int, token: str) -> Any:
+    """Describe one block as a task that waits for its slab, or for its parts."""
+    parts, slabs = list(work.layout.parts(index)), _slabs(array, work, index)
+    key = f"scatter-{token}-{index}"
+    if not work.layout.by_tile:
+        return delayed(_block, pure=False)(recipe, index, list(slabs), dask_key_name=key)
+    each = delayed(_part, pure=False)
+    partials = [
+        each(recipe, index, part, slab, dask_key_name=f"scatter-part-{token}-{index}-{number}")
+        for number, (part, slab) in enumerate(zip(parts, slabs, strict=True))
+    ]
+    return delayed(_total, pure=False)(recipe, index, partials, dask_key_name=key)
 
 
 def _item(found: tuple[Any, Any], which: int) -> Any:

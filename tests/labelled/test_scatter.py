@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+import threading
+import weakref
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -191,6 +194,64 @@ def test_one_task_a_block_whatever_the_chunks():
     found = scatflow.scatter(long, ENGINE, boundary="seamless")
     assert 10 < found.scat.n_blocks < 100
     assert found.scattering.shape == (4, len(ENGINE.paths()), 2**18)
+
+
+class Watched:
+    """A slow archive of volumes that counts how many samples of it are in memory at once."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    def __getitem__(self, where):
+        values = self.array[where].copy()
+        with self.lock:
+            self.now += values.size
+            self.most = max(self.most, self.now)
+        weakref.finalize(values, self.forget, values.size)
+        return values
+
+    def forget(self, size):
+        with self.lock:
+            self.now -= size
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Let engines give something that takes no time, but depends on all samples of a tile."""
+
+    def apply(plan, x):
+        return np.full(plan.labelled_shape, x.std(), plan.dtype), 0.0
+
+    monkeypatch.setattr("scatflow.flow.block._apply", apply)
+
+
+VOLUME = {"J": 0, "L": 0, "sigma_0": 2.0, "max_order": 1, "boundary": "seamless"}
+
+
+@pytest.mark.usefixtures("cheap")
+def test_sums_over_a_volume_hold_some_of_its_tiles_at_a_time():
+    x = RNG.standard_normal((8, 8, 1000), dtype=np.float32)
+    watched = Watched(x)
+    dims = ("z", "y", "x")
+    lazy = xr.DataArray(da.from_array(watched, chunks=(8, 8, 25)), dims=dims)
+    made = lazy.scat.scattering3d(**VOLUME)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        found = made.compute()
+    assert 0 < watched.most < 0.5 * x.size
+    expected = xr.DataArray(x, dims=dims).scat.scattering3d(**VOLUME)
+    assert found.scattering.values.tobytes() == expected.scattering.values.tobytes()
+
+
+@pytest.mark.usefixtures("cheap")
+def test_values_at_points_of_a_lazy_volume_are_those_of_one_in_memory():
+    x = xr.DataArray(RNG.standard_normal((2, 8, 8, 200), dtype=np.float32), dims=("m", *"zyx"))
+    x[1, :, :, 199] = np.nan
+    local = {**VOLUME, "method": "local", "points": ((1, 2, 3), (4, 4, 190), (0, 1, 100))}
+    expected = x.scat.scattering3d(**local)
+    assert expected.scattering[1].isnull().any()
+    assert expected.scattering[1].notnull().any()
+    xr.testing.assert_identical(x.chunk(x=50).scat.scattering3d(**local).compute(), expected)
 
 
 def test_a_mask_says_where_samples_are_missing():
