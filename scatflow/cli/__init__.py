@@ -373,17 +373,21 @@ def show(
     ] = None,
     what: Annotated[
         str,
-        typer.Option("--what", help="results, filters, support, disk (images) or availability."),
+        typer.Option(
+            "--what",
+            help="results, spectrogram or availability (signals), disk (images), filters, support.",
+        ),
     ] = "results",
 ) -> None:
-    """Draw the results of a run, or the filters and the support of its transform."""
+    """Draw the results of a run, its samples, or the filters and the support of its transform."""
     from scatflow import pictures
+    from scatflow.flow.origin import open_origin
 
     if store.endswith(".toml"):
         target = output or pictures.default_output(store, what)
         lines = pictures.show_engine(_job(store).engine, what, target)
     else:
-        lines = pictures.show(store, output, what)
+        lines = pictures.show(store, output, what, lambda: open_origin(store))
     typer.echo("\n".join(lines))
 
 

@@ -8,7 +8,9 @@ of a bounded size, so that a year of windows needs no more memory than a day.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,14 +19,22 @@ from scatflow.errors import ParameterError, SourceError
 from scatflow.pictures.canvas import require_matplotlib
 from scatflow.pictures.results import Results, open_results
 
+if TYPE_CHECKING:
+    from scatflow.pictures.spectrogram import Samples
+
 __all__ = ["show", "show_engine"]
 
 
-WHAT = ("results", "filters", "support", "disk", "availability")
+WHAT = ("results", "spectrogram", "filters", "support", "disk", "availability")
 """What can be drawn."""
 
 
-def show(store: str, output: str | None = None, what: str = "results") -> list[str]:
+def show(
+    store: str,
+    output: str | None = None,
+    what: str = "results",
+    samples: Callable[[], Samples] | None = None,
+) -> list[str]:
     """Draw a result store into a PNG file and describe it in a few lines.
 
     Parameters
@@ -35,9 +45,13 @@ def show(store: str, output: str | None = None, what: str = "results") -> list[s
         The picture's file. By default the store's own name with ``.png`` in place of ``.zarr``
         (``-filters.png`` for filters), beside a local store and in the current folder for a remote
         one.
-    what : {"results", "filters", "support", "disk", "availability"}
-        The coefficients; the filters of the engine that made them; what one of them sees, and the
-        blocks of a run; those of images by direction and scale; or which windows hold values.
+    what : {"results", "spectrogram", "filters", "support", "disk", "availability"}
+        The coefficients; those of signals below the spectrogram of their samples; the filters of
+        the engine that made them; what one of them sees, and the blocks of a run; those of images
+        by direction and scale; or which windows hold values.
+    samples : callable, optional
+        Opens what the coefficients were computed from, which spectrograms are drawn of: for
+        instance ``lambda: scatflow.archive.open_source("archive.zarr")``.
 
     Returns
     -------
@@ -60,6 +74,9 @@ def show(store: str, output: str | None = None, what: str = "results") -> list[s
     require_matplotlib()
     results = open_results(store)
     target = default_output(store, what) if output is None else output
+    if what == "spectrogram":
+        lines = _show_spectrogram(results, samples, target)
+        return [f"{target}: {lines[0]}", *lines[1:]]
     if what in ("filters", "support"):
         return show_engine(_engine(results), what, target, _rate(results))
     if what == "availability":
@@ -116,6 +133,19 @@ def show_engine(engine: Engine, what: str, output: str, rate: float | None = Non
         from scatflow.pictures.support import draw_support as draw
     lines = draw(engine, rate, output)
     return [f"{output}: {lines[0]}", *lines[1:]]
+
+
+def _show_spectrogram(
+    results: Results, samples: Callable[[], Samples] | None, target: str
+) -> list[str]:
+    from scatflow.pictures.spectrogram import draw_spectrogram
+
+    if samples is None:
+        raise ParameterError(
+            "A spectrogram is drawn of the samples, which a result does not hold: pass samples, a "
+            "function that opens their source."
+        )
+    return draw_spectrogram(results, samples(), target)
 
 
 def _engine(results: Results) -> Engine:

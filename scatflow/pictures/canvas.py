@@ -59,6 +59,24 @@ def draw_mesh(axes: Axes, x: Array, y: Array, values: Array, **options: Any) -> 
     return axes.pcolormesh(x, y, masked, shading="flat", rasterized=True, **options)
 
 
+def draw_rows(
+    figure: Figure, axes: Axes, x: Array, y: Array, values: Array, label: str, **options: Any
+) -> None:
+    """Draw values over time and a logarithmic axis of frequencies, with a colour bar."""
+    mesh = draw_mesh(axes, x, y, values, **options)
+    axes.set_yscale("log")
+    axes.set_ylim(y[0], y[-1])
+    axes.yaxis.set_major_formatter(plain_number)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.02, aspect=18, extend="both")
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def plain_number(value: float, _position: Any = None) -> str:
+    """Write 0.01, 0.1, 1, 10 rather than powers."""
+    return f"{value:g}"
+
+
 def step_edges(positions: Array) -> Array:
     """Give the edges (n + 1,) of cells centred on `positions` (n,): midway between neighbours.
 

@@ -12,6 +12,7 @@ from scatflow.pictures.canvas import (
     band_edges,
     draw_mesh,
     new_figure,
+    plain_number,
     save,
     spread,
     step_edges,
@@ -246,7 +247,7 @@ def _draw_strip(axes: Axes, strip: Strip, frequencies: Array, limits: tuple[floa
     mesh = draw_mesh(axes, x, y, values, **colours)
     axes.set_yscale("log")
     axes.set_ylim(y[0], y[-1])
-    axes.yaxis.set_major_formatter(_plain_number)
+    axes.yaxis.set_major_formatter(plain_number)
     return mesh
 
 
@@ -353,11 +354,6 @@ def time_axis(axes: Axes, strip: Strip, few: bool = False) -> None:
         axes.tick_params(axis="x", labelsize=8)
     else:
         axes.set_xlabel(f"UTC, {first}" if first == last else f"UTC, {first} to {last}")
-
-
-def _plain_number(value: float, _position: Any = None) -> str:
-    """Write 0.01, 0.1, 1, 10 rather than powers."""
-    return f"{value:g}"
 
 
 def _factor(decades: float) -> str:

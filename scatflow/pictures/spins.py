@@ -10,7 +10,7 @@ import numpy as np
 from scatflow.errors import SourceError
 from scatflow.pictures.canvas import (
     band_edges,
-    draw_mesh,
+    draw_rows,
     new_figure,
     save,
     spread,
@@ -220,9 +220,4 @@ def _strip(
     figure: Figure, axes: Any, strip: Strip, bands: Bands, options: dict[str, Any], label: str
 ) -> None:
     x, values = column_edges(strip, strip.values)
-    y = band_edges(bands.xi1)
-    mesh = draw_mesh(axes, x, y, values, **options)
-    axes.set_yscale("log")
-    axes.set_ylim(y[0], y[-1])
-    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.02, aspect=18, extend="both")
-    bar.set_label(label, fontsize=8)
+    draw_rows(figure, axes, x, band_edges(bands.xi1), values, label, **options)

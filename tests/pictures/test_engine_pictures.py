@@ -164,7 +164,9 @@ def test_a_picture_that_a_store_does_not_have_is_refused(kind, what, request):
 
 
 def test_an_unknown_picture_is_refused_with_those_that_there_are(tmp_path):
-    with pytest.raises(ParameterError, match="results, filters, support, disk, availability"):
+    with pytest.raises(
+        ParameterError, match="results, spectrogram, filters, support, disk, availability"
+    ):
         show(str(tmp_path / "nothing.zarr"), what="poster")
     with pytest.raises(ParameterError, match="a job has none by itself"):
         show_engine(scatflow.Scattering1D(J=4), "disk", str(tmp_path / "d.png"))
