@@ -378,8 +378,19 @@ def show(
             help="results, spectrogram or availability (signals), disk (images), filters, support.",
         ),
     ] = "results",
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Serve a scalogram to zoom into, until interrupted."),
+    ] = False,
 ) -> None:
     """Draw the results of a run, its samples, or the filters and the support of its transform."""
+    if interactive:
+        from scatflow.pictures.browser import serve
+
+        if output is not None or what != "results":
+            raise typer.BadParameter("--interactive shows results, and writes no picture")
+        serve(store)
+        return
     from scatflow import pictures
     from scatflow.flow.origin import open_origin
 

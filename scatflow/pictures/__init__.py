@@ -1,9 +1,10 @@
 """Pictures of result stores: what a run computed, seen at once; and of the engines behind them.
 
-Two doors: :func:`show_engine` draws an engine, :func:`show` a result store. That is opened lazily,
-its dimensions tell what was transformed, and what is drawn is a scalogram (signals), what rises and
-falls (time-frequency scattering), maps (images) or descriptors (volumes). A store is read in pieces
-of a bounded size, so that a year of windows needs no more memory than a day.
+Three doors: :func:`show_engine` draws an engine, :func:`show` a result store, and :func:`browse`
+lets zoom into one. A store is opened lazily, its dimensions tell what was transformed, and what is
+drawn is a scalogram (signals), what rises and falls (time-frequency scattering), maps (images) or
+descriptors (volumes). It is read in pieces of a bounded size, so that a year of windows needs no
+more memory than a day.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import numpy as np
 
 from scatflow.engines import Engine, engine_from_dict
 from scatflow.errors import ParameterError, SourceError
+from scatflow.pictures.browser import browse
 from scatflow.pictures.canvas import require_matplotlib
 from scatflow.pictures.results import Results, open_results
 
 if TYPE_CHECKING:
     from scatflow.pictures.spectrogram import Samples
 
-__all__ = ["show", "show_engine"]
+__all__ = ["browse", "show", "show_engine"]
 
 
 WHAT = ("results", "spectrogram", "filters", "support", "disk", "availability")
