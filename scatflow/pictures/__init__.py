@@ -164,10 +164,13 @@ def _rate(results: Results) -> float | None:
     """Work out the samples per second from the centre frequencies of the wavelets in Hz."""
     if results.ndim != 1 or results.frequency_units() != "Hz":
         return None
-    stated = results.column("xi1").astype(float)
-    own = _engine(results).paths().columns["xi1"]
-    usable = np.isfinite(stated) & (stated > 0)
-    return float(np.median(stated[usable] / own[usable]))
+    own = _engine(results).paths().columns
+    for name in ("xi1", "xi2"):  # Of paths that see all rows of log-frequency, the second alone.
+        stated = results.column(name).astype(float)
+        usable = np.isfinite(stated) & (stated > 0)
+        if name in own and usable.any():
+            return float(np.median(stated[usable] / own[name][usable]))
+    return None
 
 
 def default_output(store: str, what: str = "results") -> str:

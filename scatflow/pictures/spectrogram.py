@@ -11,7 +11,7 @@ import numpy as np
 
 from scatflow.engines import Scattering1D, engine_from_dict
 from scatflow.errors import SourceError
-from scatflow.pictures.canvas import band_edges, draw_rows, new_figure, save, spread
+from scatflow.pictures.canvas import band_edges, draw_rows, elided, new_figure, save, spread
 from scatflow.pictures.results import Array, Grid, Results
 from scatflow.pictures.scalogram import Strip, column_edges, time_axis
 from scatflow.pictures.windows import MAX_COLUMNS, find_bands, summarise
@@ -240,7 +240,7 @@ def _draw(
             draw_rows(figure, own, x, y, filled, label, cmap=cmap, vmin=low, vmax=high)
             own.set_ylabel(f"frequency [{units}]")
     for own, panel in zip(axes[::2], panels, strict=True):
-        own.set_title(panel.name, loc="left", fontsize=10, fontweight="bold")
+        own.set_title(elided(panel.name), loc="left", fontsize=10, fontweight="bold")
     axes[0].set_ylim(band_edges(xi1)[0], edges[-1])
     time_axis(axes[-1], Strip(grid, everything, factor, firsts[0]))
     save(figure, output)

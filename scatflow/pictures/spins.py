@@ -11,6 +11,7 @@ from scatflow.errors import SourceError
 from scatflow.pictures.canvas import (
     band_edges,
     draw_rows,
+    elided,
     new_figure,
     save,
     spread,
@@ -211,7 +212,7 @@ def _draw(
         ):
             _strip(figure, axes[row], Strip(grid, span, factor, values), bands, options, label)
             axes[row].set_ylabel(f"frequency [{units}]")
-        axes[2 * k].set_title(panel.name, loc="left", fontsize=10)
+        axes[2 * k].set_title(elided(panel.name), loc="left", fontsize=10)
     time_axis(axes[-1], Strip(grid, span, factor, levels[0]))
     save(figure, output)
 
