@@ -43,6 +43,8 @@ OUTSIDE = {
     "pydantic": {"flow"},
     "typer": {"cli"},
     "matplotlib": {"pictures"},
+    "holoviews": {"pictures.browser"},
+    "panel": {"pictures.browser"},
 }
 """Which rooms, or modules of a room, may import a library; those not listed are free to all."""
 

@@ -373,17 +373,32 @@ def show(
     ] = None,
     what: Annotated[
         str,
-        typer.Option("--what", help="results, filters, support, disk (images) or availability."),
+        typer.Option(
+            "--what",
+            help="results, spectrogram or availability (signals), disk (images), filters, support.",
+        ),
     ] = "results",
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Serve a scalogram to zoom into, until interrupted."),
+    ] = False,
 ) -> None:
-    """Draw the results of a run, or the filters and the support of its transform."""
+    """Draw the results of a run, its samples, or the filters and the support of its transform."""
+    if interactive:
+        from scatflow.pictures.browser import serve
+
+        if output is not None or what != "results":
+            raise typer.BadParameter("--interactive shows results, and writes no picture")
+        serve(store)
+        return
     from scatflow import pictures
+    from scatflow.flow.origin import open_origin
 
     if store.endswith(".toml"):
         target = output or pictures.default_output(store, what)
         lines = pictures.show_engine(_job(store).engine, what, target)
     else:
-        lines = pictures.show(store, output, what)
+        lines = pictures.show(store, output, what, lambda: open_origin(store))
     typer.echo("\n".join(lines))
 
 

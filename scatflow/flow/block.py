@@ -16,7 +16,7 @@ import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -425,6 +425,45 @@ def evaluate(
         _summary(bad, absent),
         there is None,
     )
+
+
+class Partial(NamedTuple):
+    """What one part of a block gives of its record: see :func:`total`."""
+
+    record: tuple[Any, ...]
+    """Which record of the block it belongs to."""
+    kept: Kept
+    bad: list[str]
+
+
+def evaluate_part(work: Work, index: int, part: Part, stored: NDArray[Any]) -> Partial:
+    """Compute what one part gives of a block that has several: sums, or values at some points."""
+    laid = work.layout
+    kept = _blank(work, laid.region(index))
+    _, bad, _ = _seamless(work, index, part, stored.transpose(laid.order), kept, ())
+    cells = zip(part.untouched, laid.cuts.cells(index), strict=False)
+    record: tuple[Any, ...] = (*(a - first for (a, _), (first, _) in cells), ...)
+    return Partial(record, Kept(kept.values[record].copy(), kept.fraction[record].copy()), bad)
+
+
+def total(work: Work, index: int, partials: Iterable[Partial]) -> tuple[Kept, str | None]:
+    """Put a block together from its parts in their order, to the bytes of :func:`evaluate`.
+
+    Returns
+    -------
+    Kept, str or None
+        The block, and why it failed.
+    """
+    kept = _blank(work, work.layout.region(index))
+    bad: list[str] = []
+    for record, part, wrong in partials:
+        for whole, own in zip(kept, part, strict=True):
+            if work.layout.summed:
+                whole[record] += own
+            else:  # What other parts give is NaN.
+                np.copyto(whole[record], own, where=~np.isnan(own))
+        bad += wrong
+    return _finished(work, index, kept, bad, ()), _summary(bad, 0)
 
 
 def _blank(work: Work, region: tuple[slice, ...]) -> Kept:

@@ -531,7 +531,7 @@ def _lengths(transform: Transform, dims: Sequence[str], shape: Sequence[int]) ->
     if 0 in tuple(shape):
         raise JobError(
             f"The source is empty: {dict(zip(dims, shape, strict=True))}. "
-            "Check [source] sel and isel."
+            "Check what was selected of it (in a job: [source] sel and isel)."
         )
     return tuple(int(shape[list(dims).index(d)]) for d in transform.dims)
 
@@ -547,7 +547,7 @@ def _refuse_names(taken: set[str], untouched: tuple[str, ...], transform: Transf
     if clash:
         raise JobError(
             f"The source has a dimension {sorted(clash)[0]!r}, a name that the output needs for "
-            "itself. Rename it in [source] dims."
+            "itself. Rename it (in a job: [source] dims)."
         )
 
 

@@ -11,16 +11,17 @@ import numpy as np
 import xarray as xr
 
 from scatflow.engines import ENGINES, Engine, engine_from_dict
+from scatflow.engines.engine import integer
 from scatflow.errors import ParameterError, SourceError
 from scatflow.labelled import scatter
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LABELS = ("order", "j1", "j2", "xi1", "xi2", "sigma1", "sigma2", "theta1", "theta2", "l")
-"""What paths may be selected by."""
+COEFFICIENTS, PATH = "scattering", "path"
 
-COEFFICIENTS, FRACTION, PATH = "scattering", "valid_fraction", "path"
+NO_SAMPLES = (PATH, "power", "point", "q")
+"""Dimensions whose entries describe a sample, rather than being some."""
 
 
 @xr.register_dataarray_accessor("scat")  # type: ignore[no-untyped-call]
@@ -92,11 +93,17 @@ class DatasetAccessor:
         self._dataset = dataset
 
     def _coefficients(self) -> xr.Dataset:
-        if COEFFICIENTS not in self._dataset or PATH not in self._dataset[COEFFICIENTS].dims:
+        known = "ds.scat works with what scatflow.scatter gives, and with what scatflow run writes."
+        if COEFFICIENTS not in self._dataset:
             raise SourceError(
                 f"The dataset holds no scattering coefficients (variables: "
-                f"{sorted(map(str, self._dataset.data_vars))}): ds.scat works with what "
-                "scatflow.scatter gives, and with what scatflow run writes."
+                f"{sorted(map(str, self._dataset.data_vars))}): {known}"
+            )
+        dims = self._dataset[COEFFICIENTS].dims
+        if PATH not in dims:
+            raise SourceError(
+                f"The coefficients have no dimension {PATH!r} but {dims}: {known} Keep that name, "
+                "and select single paths as .isel(path=[0])."
             )
         return self._dataset
 
@@ -166,7 +173,7 @@ class DatasetAccessor:
                     f"Paths have no label {name!r}: they have {', '.join(sorted(found))}."
                 )
             values = found[name].to_numpy()
-            keep &= _chosen(values, wanted)
+            keep &= _chosen(name, values, wanted)
             if not keep.any():
                 there = ", ".join(map(str, np.unique(values)[:20]))
                 raise ParameterError(f"No path has {name}={wanted!r}. There are {there}.")
@@ -176,7 +183,7 @@ class DatasetAccessor:
         """Return the octave of each path's first wavelet, or select the paths of one.
 
         Octaves are counted downwards from the highest centre frequency: octave 0 holds all
-        frequencies above half of it. Paths of order 0 have none (-1).
+        frequencies above half of it. Paths without a centre frequency above 0 have none (-1).
 
         Parameters
         ----------
@@ -188,14 +195,16 @@ class DatasetAccessor:
         DataArray of int along ``path``, or Dataset
         """
         xi1 = self._label("xi1").to_numpy()
-        with np.errstate(invalid="ignore"):
-            below = np.floor(np.log2(np.nanmax(xi1) / xi1) + 1e-9)
-        octaves = np.where(np.isnan(xi1), -1, below).astype(int)
+        octaves = np.full(xi1.shape, -1)
+        heard = xi1 > 0
+        if heard.any():
+            octaves[heard] = np.floor(np.log2(xi1[heard].max() / xi1[heard]) + 1e-9)
         if octave is None:
             return self._label("xi1").copy(data=octaves).rename("octave")
         keep = np.flatnonzero(octaves == octave)
         if not keep.size:
-            raise ParameterError(f"No path lies in octave {octave}: there are {set(octaves)}.")
+            there = ", ".join(map(str, np.unique(octaves)))
+            raise ParameterError(f"No path lies in octave {octave}: there are {there}.")
         return self._dataset.isel({PATH: keep})
 
     def _label(self, name: str) -> xr.DataArray:
@@ -207,8 +216,9 @@ class DatasetAccessor:
     def unstack(self, order: int) -> xr.DataArray:
         """Spread the paths of one order over a grid of their labels, NaN where there is none.
 
-        Signals have ``xi1`` and, of order 2, ``xi2``; images ``j1``, ``theta1``, ``j2`` and
-        ``theta2``; volumes ``j1``, ``j2`` and ``l``.
+        Signals have ``xi1`` and, of order 2, ``xi2``, with ``xi_fr`` where they were transformed
+        along log-frequency, too; images ``j1``, ``theta1``, ``j2`` and ``theta2``; volumes ``j1``,
+        ``j2`` and ``l``.
 
         Returns
         -------
@@ -216,7 +226,7 @@ class DatasetAccessor:
             With one dimension for each label in place of ``path``.
         """
         part = self.order(order)
-        names = [n for n in _axes_of(part, order) if n in part.coords]
+        names = _axes_of(part, order)
         labels = [_rounded(part[name].to_numpy()) for name in names]
         marks = [np.unique(values) for values in labels]
         at = tuple(np.searchsorted(m, v) for m, v in zip(marks, labels, strict=True))
@@ -246,25 +256,19 @@ class DatasetAccessor:
 
     def _with(self, values: xr.DataArray, what: str) -> xr.Dataset:
         """Return the dataset with other coefficients, and say in its history how."""
-        values = values.transpose(*self._dataset[COEFFICIENTS].dims)
-        made = self._dataset.assign(
-            {
-                COEFFICIENTS: values.assign_attrs(
-                    {
-                        **self._dataset[COEFFICIENTS].attrs,
-                        "long_name": f"scattering coefficients, {what}",
-                    }
-                )
-            }
-        )
+        before = self._dataset[COEFFICIENTS]
+        named = f"{before.attrs.get('long_name', 'scattering coefficients')}, {what}"
+        values = values.transpose(*before.dims).assign_attrs({**before.attrs, "long_name": named})
         history = f"{self._dataset.attrs.get('history', '')}\n{what}".strip()
+        made = self._dataset.assign({COEFFICIENTS: values})
         return made.assign_attrs({**self._dataset.attrs, "history": history})
 
     def renormalise(self, epsilon: float = 1e-12) -> xr.Dataset:
         """Divide each coefficient of order 2 by that of order 1 which it comes from.
 
         The quotient no longer depends on how loud the first wavelet's band is (Andén and Mallat
-        2014, section V). Parents are found by `j1`, `xi1` and `theta1`.
+        2014, section V). Parents are found by `j1`, `xi1`, `theta1` and `l`; of paths along
+        log-frequency, they are those averaged over it.
 
         Parameters
         ----------
@@ -275,8 +279,10 @@ class DatasetAccessor:
         found = self._labels()
         order = found["order"].to_numpy()
         keys = [found[n].to_numpy() for n in ("j1", "xi1", "theta1", "l") if n in found]
-        rows = list(zip(*(_rounded(k).tolist() for k in keys), strict=True))
-        first = {row: i for i, row in enumerate(rows) if order[i] == 1}
+        rows = list(zip(range(order.size), *(_rounded(k).tolist() for k in keys), strict=True))
+        rows = [row[1:] for row in rows]  # Empty ones, where labels follow an axis of rows.
+        smooth = found["xi_fr"].to_numpy() == 0 if "xi_fr" in found else np.ones(order.size, bool)
+        first = {row: i for i, row in enumerate(rows) if order[i] == 1 and smooth[i]}
         second = np.flatnonzero(order == 2)
         missing = [int(i) for i in second if rows[i] not in first]
         if missing:
@@ -292,7 +298,9 @@ class DatasetAccessor:
         is_second = xr.DataArray(order == 2, dims=PATH)
         quotient = values.drop_vars(list(found)) / divisor.where(divisor != 0)
         kept = values.where(~is_second, quotient.fillna(0).where(values.notnull()))
-        return self._with(kept, "order 2 divided by order 1")
+        made = self._with(kept, "order 2 divided by order 1")
+        made[COEFFICIENTS].attrs.pop("units", None)  # The orders have no longer the same ones.
+        return made
 
     def log(self, floor: float | None = None) -> xr.Dataset:
         """Take the natural logarithm, of no less than a floor.
@@ -367,14 +375,20 @@ class DatasetAccessor:
         one are left out. A missing coefficient makes its mean missing, too.
         """
         dataset = self._coefficients()
-        unknown = [d for d in windows if d not in dataset[COEFFICIENTS].dims or d == PATH]
-        if unknown or not all(isinstance(n, int) and n > 0 for n in windows.values()):
+        sizes = dataset[COEFFICIENTS].sizes
+        along = [d for d in sizes if d != PATH and _have_means(dataset, d)]
+        if not windows.keys() <= set(along):
             raise ParameterError(
-                f"downsample takes dimensions of windows ({dataset[COEFFICIENTS].dims}) and how "
+                f"downsample takes dimensions of windows ({', '.join(map(str, along))}) and how "
                 f"many of them to join, not {windows!r}."
             )
+        for dim, count in windows.items():
+            integer(f"downsample({dim})", count, 1, sizes[dim])
         made: xr.Dataset = dataset.coarsen(dict(windows), boundary="trim").reduce(np.mean)
-        return made.assign_attrs(dataset.attrs)
+        told = ", ".join(f"{count} along {dim}" for dim, count in windows.items())
+        return DatasetAccessor(made.assign_attrs(dataset.attrs))._with(
+            made[COEFFICIENTS], f"mean over neighbouring windows: {told}"
+        )
 
     def features(self, *samples: str) -> xr.DataArray:
         """Return a matrix for scikit-learn: one row a sample, one named column a feature.
@@ -383,16 +397,16 @@ class DatasetAccessor:
         ----------
         *samples : str
             Dimensions whose entries are samples, for instance ``"file"``; by default all but
-            ``path`` and ``power``.
+            ``path``, ``power``, ``point`` and rows of log-frequency (``q``).
 
         Returns
         -------
         DataArray
-            ``(sample, feature)``; `feature` holds readable names, `sample` a MultiIndex where
-            several dimensions are joined.
+            ``(sample, feature)``; `feature` holds readable names, and a coordinate along `sample`
+            for each of the dimensions says which entry a sample is.
         """
         values = self._coefficients()[COEFFICIENTS]
-        rows: list[Any] = list(samples) or [d for d in values.dims if d not in (PATH, "power")]
+        rows: list[Any] = list(samples) or [d for d in values.dims if d not in NO_SAMPLES]
         unknown = [d for d in rows if d not in values.dims or d == PATH]
         if unknown:
             raise ParameterError(f"{unknown[0]!r} is no dimension of windows: {values.dims}.")
@@ -413,12 +427,28 @@ class DatasetAccessor:
         return made
 
 
-def _chosen(values: Any, wanted: Any) -> Any:
-    """Tell which values are wanted: one, some, or a range."""
+def _have_means(dataset: xr.Dataset, dim: Any) -> bool:
+    """Say whether the labels along a dimension are numbers or times, which neighbours can share."""
+    along = [coord for coord in dataset.coords.values() if dim in coord.dims]
+    return all(coord.dtype.kind in "iufmM" for coord in along)
+
+
+def _chosen(name: str, values: Any, wanted: Any) -> Any:
+    """Tell which values of a label are wanted: one, some, or a range."""
+    bounds = [wanted.start, wanted.stop] if isinstance(wanted, slice) else np.ravel(wanted).tolist()
+    text = values.dtype.kind not in "iuf"
+    if any(isinstance(bound, str) != text for bound in bounds if bound is not None):
+        raise ParameterError(
+            f"The label {name!r} holds {'text' if text else 'numbers'}, so nothing can be selected "
+            f"by {wanted!r}."
+        )
     if isinstance(wanted, slice):
-        low = -np.inf if wanted.start is None else wanted.start
-        high = np.inf if wanted.stop is None else wanted.stop
-        return (values >= low) & (values <= high)
+        keep = np.ones(values.shape, bool)
+        if wanted.start is not None:
+            keep &= np.asarray(values >= wanted.start, bool)
+        if wanted.stop is not None:
+            keep &= np.asarray(values <= wanted.stop, bool)
+        return keep & (values == values)
     several = np.atleast_1d(np.asarray(wanted))
     if values.dtype.kind == "f":
         return np.isclose(values[:, None], several.astype(float), rtol=1e-6, atol=0).any(axis=1)
@@ -435,14 +465,16 @@ def _rounded(values: Any) -> Any:
 
 
 def _axes_of(part: xr.Dataset, order: int) -> list[str]:
-    """Name the labels that tell the paths of one order apart."""
-    if "theta1" in part.coords:
-        return [f"{name}{i}" for i in range(1, order + 1) for name in ("j", "theta")]
-    if "l" in part.coords:
-        return [*(f"j{i}" for i in range(1, order + 1)), "l"]
-    if "xi_fr" in part.coords:
-        return ["xi2", "xi_fr"] if order == 2 else ["xi1"]
-    return [f"xi{i}" for i in range(1, order + 1)] or ["order"]
+    """Name the labels that tell the paths of one order apart: those that they have values of."""
+    if "theta2" in part.coords:  # Also where means over theta1 were taken.
+        names = [f"{name}{i}" for i in range(1, order + 1) for name in ("j", "theta")]
+    elif "l" in part.coords:
+        names = [*(f"j{i}" for i in range(1, order + 1)), "l"]
+    else:
+        names = [*(f"xi{i}" for i in range(1, order + 1)), "xi_fr"]
+    along = {n: part.coords[n] for n in names if n in part.coords}
+    told = [n for n, c in along.items() if c.dims == (PATH,) and bool(c.notnull().all())]
+    return told or ["order"]
 
 
 def _feature_names(values: xr.DataArray, columns: Sequence[Any]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,15 +15,16 @@ import xarray as xr
 from dask.base import tokenize
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from scatflow.archive import Loaded
 from scatflow.blocks import repeated
-from scatflow.dataset import COEFFICIENTS, FRACTION
+from scatflow.dataset import COEFFICIENTS, FRACTION, Coordinate
 from scatflow.engines import Engine
-from scatflow.engines.engine import one_of, precision
+from scatflow.engines.engine import integer, one_of, precision
 from scatflow.errors import InputShapeError, JobError, ParameterError, SourceError
-from scatflow.flow.block import evaluate
+from scatflow.flow.block import Partial, evaluate, evaluate_part, total
+from scatflow.flow.earlier import Kept
 from scatflow.flow.labels import template
 from scatflow.flow.layout import Part, Transform, layout
 from scatflow.flow.work import Work, check_even, check_forward
@@ -94,8 +96,9 @@ def scatter(
     one_of("gaps", gaps, ("nan", "weight", "raise"))
     one_of("edges", edges, ("reflect", "periodic"))
     one_of("clock", clock, ("check", "ignore"))
+    threads = integer("threads", threads, 1)
     if mask is not None:
-        array = array.where(~mask.astype(bool))
+        array = _masked(array, mask)
     frames, hops = _frames(dims, boundary, frame, hop)
     source = ArraySource(array.dims, array.shape, array.dtype, array)
     kind = source.read_dtype if dtype is None else precision(dtype)
@@ -130,6 +133,28 @@ def _dims(array: xr.DataArray, engine: Engine, dim: str | Sequence[str] | None) 
             + (f"names {missing[0]!r}, which is none." if missing else "names another number.")
         )
     return dims
+
+
+def _masked(array: xr.DataArray, mask: xr.DataArray) -> xr.DataArray:
+    """Return an array that is NaN where a mask is true."""
+    if not isinstance(mask, xr.DataArray):
+        raise ParameterError(
+            f"mask must be an xarray.DataArray that is true where samples are missing, not a "
+            f"{type(mask).__name__}: array.copy(data=mask) makes it one."
+        )
+    if not set(mask.dims) <= set(array.dims):
+        raise ParameterError(
+            f"mask has the dimensions {mask.dims}, the array {array.dims}: those of the mask must "
+            "be among them."
+        )
+    try:
+        xr.align(array, mask, join="exact", copy=False)
+    except ValueError as problem:
+        raise ParameterError(
+            "mask and array have different samples, and the array would be cut to those that both "
+            f"have ({problem}). Bring the mask to the array's coordinates (.reindex_like)."
+        ) from problem
+    return array.where(~mask.astype(bool))
 
 
 def _frames(
@@ -177,7 +202,7 @@ def _check_shape(engine: Engine, transform: Transform, lengths: Sequence[int]) -
 
 
 def _block(
-    recipe: Recipe, index: int, slabs: Sequence[Any], delegate: str | None = None
+    recipe: Recipe, index: int, slabs: Iterable[Any], delegate: str | None = None
 ) -> tuple[Any, Any]:
     """Compute one block of coefficients, and the share of valid samples of its windows.
 
@@ -189,16 +214,38 @@ def _block(
     SourceError
         Samples are infinite, or missing where that is refused, or coefficients overflow.
     """
-    work = _work(recipe, delegate or foreign.delegate(slabs[0]))
     left = iter(slabs)
+    first = next(left)
+    left = itertools.chain([first], left)
+    work = _work(recipe, delegate or foreign.delegate(first))
 
     def read(_work: Work, _part: Part) -> Loaded:
-        return Loaded(np.ascontiguousarray(foreign.to_host(next(left)), work.dtype), 0)
+        return Loaded(_samples(next(left), work), 0)
 
     made = evaluate(work, index, read=read)
-    if made.failure is not None:
-        raise SourceError(f"{made.failure}.")
-    return foreign.like(made.kept.values, slabs[0]), made.kept.fraction
+    return _checked(made.kept, made.failure, first)
+
+
+def _samples(slab: Any, work: Work) -> NDArray[Any]:
+    return np.ascontiguousarray(foreign.to_host(slab), work.dtype)
+
+
+def _checked(kept: Kept, failure: str | None, like: Any) -> tuple[Any, Any]:
+    """Return what a block gives, of the library of another array, unless it failed."""
+    if failure is not None:
+        raise SourceError(f"{failure}.")
+    return foreign.like(kept.values, like), kept.fraction
+
+
+def _part(recipe: Recipe, index: int, part: Part, slab: Any) -> Partial:
+    """Compute what one part gives of a block that has several."""
+    work = _work(recipe, foreign.delegate(slab))
+    return evaluate_part(work, index, part, _samples(slab, work))
+
+
+def _total(recipe: Recipe, index: int, partials: Sequence[Partial], like: Any) -> tuple[Any, Any]:
+    """Put a block together from what its parts give."""
+    return _checked(*total(_work(recipe, foreign.delegate(like)), index, partials), like)
 
 
 def _slabs(array: xr.DataArray, work: Work, index: int) -> Iterator[Any]:
@@ -233,25 +280,21 @@ def _coefficients(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[Any,
     fraction = np.empty(windows, work.dtype)
     for index in range(laid.cuts.n_blocks):
         where = laid.region(index)
-        found = _block(recipe, index, list(_slabs(array, work, index)), delegate)
+        found = _block(recipe, index, _slabs(array, work, index), delegate)
         values[where] = found[0]
         fraction[tuple(where[axis] for axis in laid.windowed)] = found[1]
     return foreign.like(values, mine), fraction
 
 
 def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da.Array]:
-    """Describe all blocks as tasks: one a block, and one for each of the two things it gives."""
+    """Describe all blocks as tasks: one a block, and one for each of the two things it gives.
+
+    A block of several parts (sums over a volume, by tiles) is a task for each of them and one that
+    puts small results together: no task holds the samples of more than one.
+    """
     laid = work.layout
     token = tokenize(recipe, array.data)
-    blocks = [
-        delayed(_block, pure=False)(
-            recipe,
-            index,
-            list(_slabs(array, work, index)),
-            dask_key_name=f"scatter-{token}-{index}",
-        )
-        for index in range(laid.cuts.n_blocks)
-    ]
+    blocks = [_task(array, recipe, work, index, token) for index in range(laid.cuts.n_blocks)]
     axes = range(len(laid.shape))
     regions = [laid.region(index) for index in range(len(blocks))]
     ends = [sorted({region[axis].stop for region in regions}) for axis in axes]
@@ -276,6 +319,21 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
     return made[0], made[1]
 
 
+def _task(array: xr.DataArray, recipe: Recipe, work: Work, index: int, token: str) -> Any:
+    """Describe one block as a task that waits for its slab, or for its parts."""
+    parts, slabs = list(work.layout.parts(index)), _slabs(array, work, index)
+    key = f"scatter-{token}-{index}"
+    if not work.layout.by_tile:
+        return delayed(_block, pure=False)(recipe, index, list(slabs), dask_key_name=key)
+    each = delayed(_part, pure=False)
+    partials = [
+        each(recipe, index, part, slab, dask_key_name=f"scatter-part-{token}-{index}-{number}")
+        for number, (part, slab) in enumerate(zip(parts, slabs, strict=True))
+    ]
+    like = array.data._meta
+    return delayed(_total, pure=False)(recipe, index, partials, like, dask_key_name=key)
+
+
 def _item(found: tuple[Any, Any], which: int) -> Any:
     return found[which]
 
@@ -286,25 +344,36 @@ def _item(found: tuple[Any, Any], which: int) -> Any:
 def _dataset(array: xr.DataArray, work: Work, made: tuple[Any, Any]) -> xr.Dataset:
     """Label coefficients as a run labels its store."""
     described, laid = template(work), work.layout
-    coords: dict[Hashable, Any] = {}
-    for coordinate in described.coordinates:
-        values = coordinate.values(0, coordinate.shape[0] if coordinate.shape else 1)
-        if values.dtype.kind == "U":  # Text of fixed length has no specification in Zarr.
-            values = values.astype(object)
-        coords[coordinate.name] = xr.Variable(coordinate.dims, values, dict(coordinate.attrs))
+    coords: dict[Hashable, Any] = {c.name: _variable(c, work) for c in described.coordinates}
     kept = {
         name: coord.variable
         for name, coord in array.coords.items()
         if set(coord.dims) <= set(laid.untouched)
-        and (
-            name in laid.untouched or name not in {*coords, *described.dims, COEFFICIENTS, FRACTION}
-        )
     }
+    clash = (kept.keys() - {*laid.untouched}) & {*coords, *described.dims, COEFFICIENTS, FRACTION}
+    if clash:
+        first = min(map(str, clash))
+        raise ParameterError(
+            f"The array has a coordinate {first!r}, a name that the coefficients need for "
+            f"themselves. Rename it (.rename({first}=...)) or leave it out (.drop_vars)."
+        )
     variables = {COEFFICIENTS: (described.dims, made[0], dict(described.attrs))}
     if described.fraction is not None:
         dims = tuple(described.dims[axis] for axis in described.windowed)
         coords[FRACTION] = (dims, made[1], dict(described.fraction))
     return xr.Dataset(variables, {**coords, **kept}, dict(described.dataset_attrs))
+
+
+def _variable(coordinate: Coordinate, work: Work) -> xr.Variable:
+    """Return a coordinate of a run as one of xarray: durations as such, text as objects."""
+    values = coordinate.values(0, coordinate.shape[0] if coordinate.shape else 1)
+    attrs = dict(coordinate.attrs)
+    if values.dtype.kind == "U":  # Text of fixed length has no specification in Zarr.
+        values = values.astype(object)
+    if attrs.get("dim", coordinate.name) in cast(ArraySource, work.source).durations:
+        values = np.round(values).astype(np.int64).view("timedelta64[ns]")
+        del attrs["units"]  # Which is how xarray would write them.
+    return xr.Variable(coordinate.dims, values, attrs)
 
 
 def n_blocks(dataset: xr.Dataset) -> int:

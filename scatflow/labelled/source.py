@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scatflow.archive import Axis, Coord
 from scatflow.archive.regular import IrregularError, recognise
 from scatflow.engines.engine import working_dtype
-from scatflow.errors import InputTypeError
+from scatflow.errors import InputShapeError, InputTypeError, ParameterError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,11 +42,13 @@ class ArraySource:
                 f"The array should be real, in at most 64 bits, but it has dtype {dtype}. "
                 "Take its real part, its modulus or convert it first."
             )
-        self.dims = tuple(map(str, dims))
-        self.shape = tuple(int(n) for n in shape)
+        self.dims = _names(dims)
+        self.shape = _sizes(shape)
         self.dtype = dtype.newbyteorder("=")
         self.axes: dict[str, Axis] = {}
         self.coords: dict[str, Coord] = {}
+        self.durations: list[str] = []
+        """Dimensions whose axis counts the nanoseconds of a timedelta64."""
         self.attrs: dict[str, Any] = {}
         self.variable = "array"
         if array is not None:
@@ -62,6 +64,8 @@ class ArraySource:
             values = index.to_numpy()  # Of an index, which is in memory.
             values = values.astype("datetime64[ns]") if values.dtype.kind == "M" else values
             axis = _axis(values, dict(index.attrs))
+            if axis is not None and values.dtype.kind == "m":
+                self.durations.append(dim)
             if axis is None:
                 self.coords[dim] = Coord((dim,), values, dict(index.attrs))
             else:
@@ -78,8 +82,31 @@ class ArraySource:
         return self.dtype.kind == "f"
 
 
+def _names(dims: Sequence[Hashable]) -> tuple[str, ...]:
+    """Return the names of dimensions, which a store can hold if they are text."""
+    other = [dim for dim in dims if not isinstance(dim, str)]
+    if other:
+        raise ParameterError(
+            f"The dimension {other[0]!r} is named by a {type(other[0]).__name__}: coefficients "
+            "have dimensions with names of text. Rename it (.rename)."
+        )
+    return tuple(map(str, dims))
+
+
+def _sizes(shape: Sequence[Any]) -> tuple[int, ...]:
+    """Return the shape, which has to be known before anything is computed."""
+    if any(n != n for n in shape):
+        raise InputShapeError(
+            f"The array's shape {tuple(shape)} is not known before it is computed, so it cannot "
+            "be cut into blocks. Call .data.compute_chunk_sizes() first, or .compute()."
+        )
+    return tuple(int(n) for n in shape)
+
+
 def _axis(values: NDArray[Any], attrs: dict[str, Any]) -> Axis | None:
-    """Return a coordinate as a regular axis, None if it is none."""
+    """Return a coordinate as a regular axis, None if it is none; durations in nanoseconds."""
+    if values.dtype.kind == "m":
+        values, attrs = values.astype("timedelta64[ns]").astype(np.int64), {**attrs, "units": "ns"}
     try:
         return recognise(lambda start, stop: values[start:stop], values.size, attrs)
     except IrregularError:

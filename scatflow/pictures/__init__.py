@@ -1,30 +1,42 @@
 """Pictures of result stores: what a run computed, seen at once; and of the engines behind them.
 
-Two doors: :func:`show_engine` draws an engine, :func:`show` a result store. That is opened lazily,
-its dimensions tell what was transformed, and what is drawn is a scalogram (signals), what rises and
-falls (time-frequency scattering), maps (images) or descriptors (volumes). A store is read in pieces
-of a bounded size, so that a year of windows needs no more memory than a day.
+Three doors: :func:`show_engine` draws an engine, :func:`show` a result store, and :func:`browse`
+lets zoom into one. A store is opened lazily, its dimensions tell what was transformed, and what is
+drawn is a scalogram (signals), what rises and falls (time-frequency scattering), maps (images) or
+descriptors (volumes). It is read in pieces of a bounded size, so that a year of windows needs no
+more memory than a day.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scatflow.engines import Engine, engine_from_dict
 from scatflow.errors import ParameterError, SourceError
+from scatflow.pictures.browser import browse
 from scatflow.pictures.canvas import require_matplotlib
 from scatflow.pictures.results import Results, open_results
 
-__all__ = ["show", "show_engine"]
+if TYPE_CHECKING:
+    from scatflow.pictures.spectrogram import Samples
+
+__all__ = ["browse", "show", "show_engine"]
 
 
-WHAT = ("results", "filters", "support", "disk", "availability")
+WHAT = ("results", "spectrogram", "filters", "support", "disk", "availability")
 """What can be drawn."""
 
 
-def show(store: str, output: str | None = None, what: str = "results") -> list[str]:
+def show(
+    store: str,
+    output: str | None = None,
+    what: str = "results",
+    samples: Callable[[], Samples] | None = None,
+) -> list[str]:
     """Draw a result store into a PNG file and describe it in a few lines.
 
     Parameters
@@ -35,9 +47,13 @@ def show(store: str, output: str | None = None, what: str = "results") -> list[s
         The picture's file. By default the store's own name with ``.png`` in place of ``.zarr``
         (``-filters.png`` for filters), beside a local store and in the current folder for a remote
         one.
-    what : {"results", "filters", "support", "disk", "availability"}
-        The coefficients; the filters of the engine that made them; what one of them sees, and the
-        blocks of a run; those of images by direction and scale; or which windows hold values.
+    what : {"results", "spectrogram", "filters", "support", "disk", "availability"}
+        The coefficients; those of signals below the spectrogram of their samples; the filters of
+        the engine that made them; what one of them sees, and the blocks of a run; those of images
+        by direction and scale; or which windows hold values.
+    samples : callable, optional
+        Opens what the coefficients were computed from, which spectrograms are drawn of: for
+        instance ``lambda: scatflow.archive.open_source("archive.zarr")``.
 
     Returns
     -------
@@ -60,6 +76,9 @@ def show(store: str, output: str | None = None, what: str = "results") -> list[s
     require_matplotlib()
     results = open_results(store)
     target = default_output(store, what) if output is None else output
+    if what == "spectrogram":
+        lines = _show_spectrogram(results, samples, target)
+        return [f"{target}: {lines[0]}", *lines[1:]]
     if what in ("filters", "support"):
         return show_engine(_engine(results), what, target, _rate(results))
     if what == "availability":
@@ -118,6 +137,19 @@ def show_engine(engine: Engine, what: str, output: str, rate: float | None = Non
     return [f"{output}: {lines[0]}", *lines[1:]]
 
 
+def _show_spectrogram(
+    results: Results, samples: Callable[[], Samples] | None, target: str
+) -> list[str]:
+    from scatflow.pictures.spectrogram import draw_spectrogram
+
+    if samples is None:
+        raise ParameterError(
+            "A spectrogram is drawn of the samples, which a result does not hold: pass samples, a "
+            "function that opens their source."
+        )
+    return draw_spectrogram(results, samples(), target)
+
+
 def _engine(results: Results) -> Engine:
     """Make the engine that a result's attributes describe."""
     if not results.spec:
@@ -132,10 +164,13 @@ def _rate(results: Results) -> float | None:
     """Work out the samples per second from the centre frequencies of the wavelets in Hz."""
     if results.ndim != 1 or results.frequency_units() != "Hz":
         return None
-    stated = results.column("xi1").astype(float)
-    own = _engine(results).paths().columns["xi1"]
-    usable = np.isfinite(stated) & (stated > 0)
-    return float(np.median(stated[usable] / own[usable]))
+    own = _engine(results).paths().columns
+    for name in ("xi1", "xi2"):  # Of paths that see all rows of log-frequency, the second alone.
+        stated = results.column(name).astype(float)
+        usable = np.isfinite(stated) & (stated > 0)
+        if name in own and usable.any():
+            return float(np.median(stated[usable] / own[name][usable]))
+    return None
 
 
 def default_output(store: str, what: str = "results") -> str:

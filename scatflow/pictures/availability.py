@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scatflow.errors import SourceError
-from scatflow.pictures.canvas import draw_mesh, new_figure, save, step_edges
+from scatflow.pictures.canvas import draw_mesh, elided, new_figure, save, step_edges
 from scatflow.pictures.results import Array, Grid, Results
 from scatflow.pictures.windows import MAX_COLUMNS, pieces
 
@@ -72,7 +72,7 @@ def _draw(rows: Array, names: list[str], grid: Grid, factor: int, output: str) -
         axes, edges, np.arange(len(names) + 1) - 0.5, rows, cmap="cividis", vmin=0, vmax=1
     )
     axes.invert_yaxis()
-    axes.set_yticks(range(len(names)), labels=names, fontsize=8)
+    axes.set_yticks(range(len(names)), labels=[elided(name) for name in names], fontsize=8)
     axes.set_title(f"Availability  ·  each column: {factor} window(s)", loc="left", fontsize=10)
     _label_time(axes, grid)
     bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.03)

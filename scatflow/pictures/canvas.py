@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scatflow.pictures.results import Array
 
 DPI = 150
+LONGEST_NAME = 48  # Letters of a record's name on a picture; lines print all of it.
 GAP_COLOUR = "0.82"  # Behind every mesh: what holds no value shows as this grey.
 
 
@@ -57,6 +58,39 @@ def draw_mesh(axes: Axes, x: Array, y: Array, values: Array, **options: Any) -> 
     axes.set_facecolor(GAP_COLOUR)
     masked = np.ma.masked_invalid(values)
     return axes.pcolormesh(x, y, masked, shading="flat", rasterized=True, **options)
+
+
+def draw_rows(
+    figure: Figure, axes: Axes, x: Array, y: Array, values: Array, label: str, **options: Any
+) -> None:
+    """Draw values over time and a logarithmic axis of frequencies, with a colour bar."""
+    mesh = draw_mesh(axes, x, y, values, **options)
+    scale_frequencies(axes, y)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.02, aspect=18, extend="both")
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def scale_frequencies(axes: Axes, edges: Array) -> None:
+    """Give an axis of frequencies a logarithmic scale, with plain numbers: 0.1, 1, 10."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_yscale("log")
+    axes.set_ylim(edges[0], edges[-1])
+    axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+    # Where hardly a decade is seen, some numbers between the powers are written, too.
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+
+
+def elided(name: str) -> str:
+    """Shorten a name that would push a picture aside.
+
+    Examples
+    --------
+    >>> elided("UV05"), len(elided(100 * "a"))
+    ('UV05', 48)
+    """
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def step_edges(positions: Array) -> Array:

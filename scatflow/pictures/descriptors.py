@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scatflow.pictures.canvas import draw_mesh, new_figure, save, spread, step_edges
+from scatflow.pictures.canvas import draw_mesh, elided, new_figure, save, spread, step_edges
 from scatflow.pictures.results import PIECE_BYTES, Array, Results
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _choose_power(results: Results) -> tuple[int, str]:
 def _draw(results: Results, name: str, found: Descriptors, output: str) -> None:
     rows = _choose_maps(results, found)
     figure = new_figure(max(3.4 * len(rows), 8.0), 7.6 if rows else 4.0)
-    parts = ["Scattering descriptors", name, found.quantity]
+    parts = ["Scattering descriptors", elided(name), found.quantity]
     parts += ["unfinished run"] * bool(results.notes)
     figure.suptitle("  ·  ".join(part for part in parts if part), x=0.01, ha="left")
     grid = figure.add_gridspec(2 if rows else 1, max(len(rows), 1))
@@ -199,7 +199,7 @@ def _draw_slice(axes: Axes, results: Results, found: Descriptors, path: int) -> 
     if len(dims) == 3:
         middle = values.shape[0] // 2
         at, units = _positions(results, found, dims[0])
-        where = f" at {_plain(dims[0])} = {at[middle]:g} {units}".rstrip()
+        where = f"\nat {_plain(dims[0])} = {at[middle]:g} {units}".rstrip()
         values, dims = values[middle], dims[1:]
     if len(dims) == 1:
         values = values[None, :]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scatflow.errors import SourceError
-from scatflow.pictures.canvas import GAP_COLOUR, new_figure, save
+from scatflow.pictures.canvas import GAP_COLOUR, elided, new_figure, save
 from scatflow.pictures.maps import mean_of_image, shown_angles
 from scatflow.pictures.results import Array, Results
 
@@ -36,10 +36,8 @@ def draw_disk(results: Results, output: str) -> list[str]:
         )
     name, mean, down = mean_of_image(results)
     figure = new_figure(11.0 if second.size else 6.0, 5.4)
-    figure.suptitle(
-        "  ·  ".join(part for part in ("Disk of scattering, mean over the image", name) if part),
-        x=0.01, ha="left",
-    )  # fmt: skip
+    title = ("Disk of scattering, mean over the image", elided(name))
+    figure.suptitle("  ·  ".join(part for part in title if part), x=0.01, ha="left")
     columns = 2 if second.size else 1
     cells = [_cells_of_first(results, first, down)]
     if second.size:

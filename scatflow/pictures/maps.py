@@ -11,6 +11,7 @@ import numpy as np
 from scatflow.errors import SourceError
 from scatflow.pictures.canvas import (
     draw_mesh,
+    elided,
     new_figure,
     save,
     spread,
@@ -187,7 +188,7 @@ def _draw(
     height = min(max(4.0 * shape[0] / shape[1], 2.2), 5.0) + 0.7
     figure = new_figure(max(4.6 * columns, 7.0), height * rows + 0.5)
     tiles = "  ·  ".join(
-        part for part in (name, *(["unfinished run"] * bool(results.notes))) if part
+        part for part in (elided(name), *(["unfinished run"] * bool(results.notes))) if part
     )
     figure.suptitle(f"Scattering coefficients{'  ·  ' * bool(tiles)}{tiles}", x=0.01, ha="left")
     edges = [

@@ -11,8 +11,10 @@ from scatflow.errors import SourceError
 from scatflow.pictures.canvas import (
     band_edges,
     draw_mesh,
+    elided,
     new_figure,
     save,
+    scale_frequencies,
     spread,
     step_edges,
     symmetrical_limit,
@@ -187,7 +189,7 @@ def _draw(results: Results, grid: Grid, bands: Bands, panels: list[Panel], outpu
             left, *right = rows[number * len(ratios) + order]
             mesh = _draw_strip(left, panel.whole[order], frequencies, limits)
             word = ("frequency", "modulation")[order]
-            left.set_ylabel(f"{word} [{results.frequency_units()}]")
+            left.set_ylabel(f"{word}\n[{results.frequency_units()}]")
             _colour_bar(figure, left, mesh, limits, order, 0.02)
             if panel.near:
                 mesh = _draw_strip(right[0], panel.near[order], frequencies, near_limits)
@@ -244,9 +246,7 @@ def _draw_strip(axes: Axes, strip: Strip, frequencies: Array, limits: tuple[floa
     y = band_edges(distinct)
     colours = {"cmap": "RdBu_r" if relative else "viridis", "vmin": limits[0], "vmax": limits[1]}
     mesh = draw_mesh(axes, x, y, values, **colours)
-    axes.set_yscale("log")
-    axes.set_ylim(y[0], y[-1])
-    axes.yaxis.set_major_formatter(_plain_number)
+    scale_frequencies(axes, y)
     return mesh
 
 
@@ -270,7 +270,13 @@ def _colour_bar(
 def _name(axes: Axes, panel: Panel) -> None:
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2.0}
     axes.text(
-        0.005, 0.96, panel.name, transform=axes.transAxes, va="top", fontweight="bold", bbox=box
+        0.005,
+        0.96,
+        elided(panel.name),
+        transform=axes.transAxes,
+        va="top",
+        fontweight="bold",
+        bbox=box,
     )
 
 
@@ -353,11 +359,6 @@ def time_axis(axes: Axes, strip: Strip, few: bool = False) -> None:
         axes.tick_params(axis="x", labelsize=8)
     else:
         axes.set_xlabel(f"UTC, {first}" if first == last else f"UTC, {first} to {last}")
-
-
-def _plain_number(value: float, _position: Any = None) -> str:
-    """Write 0.01, 0.1, 1, 10 rather than powers."""
-    return f"{value:g}"
 
 
 def _factor(decades: float) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from scatflow.errors import SourceError
 from scatflow.pictures.canvas import (
     band_edges,
-    draw_mesh,
+    draw_rows,
+    elided,
     new_figure,
     save,
     spread,
@@ -211,7 +212,7 @@ def _draw(
         ):
             _strip(figure, axes[row], Strip(grid, span, factor, values), bands, options, label)
             axes[row].set_ylabel(f"frequency [{units}]")
-        axes[2 * k].set_title(panel.name, loc="left", fontsize=10)
+        axes[2 * k].set_title(elided(panel.name), loc="left", fontsize=10)
     time_axis(axes[-1], Strip(grid, span, factor, levels[0]))
     save(figure, output)
 
@@ -220,9 +221,4 @@ def _strip(
     figure: Figure, axes: Any, strip: Strip, bands: Bands, options: dict[str, Any], label: str
 ) -> None:
     x, values = column_edges(strip, strip.values)
-    y = band_edges(bands.xi1)
-    mesh = draw_mesh(axes, x, y, values, **options)
-    axes.set_yscale("log")
-    axes.set_ylim(y[0], y[-1])
-    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.02, aspect=18, extend="both")
-    bar.set_label(label, fontsize=8)
+    draw_rows(figure, axes, x, band_edges(bands.xi1), values, label, **options)

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import scatflow
-from scatflow.errors import ParameterError
+from scatflow.errors import ParameterError, SourceError
 
 RNG = np.random.default_rng(1)
 
@@ -47,6 +47,13 @@ def test_paths_are_selected_by_their_labels(signals):
         signals.scat.sel(f=1)
 
 
+@pytest.mark.parametrize("wanted", [{"xi1": "a"}, {"label": 3}, {"label": slice(1, None)}])
+def test_numbers_and_text_are_not_mixed_up_in_a_selection(signals, wanted):
+    with pytest.raises(ParameterError, match="holds"):
+        signals.scat.sel(**wanted)
+    assert signals.scat.sel(label="S0").sizes["path"] == 1
+
+
 def test_octaves_halve_the_frequency(signals):
     octave = signals.scat.octave()
     assert octave[0] == -1
@@ -54,6 +61,15 @@ def test_octaves_halve_the_frequency(signals):
     for k in range(int(octave.max()) + 1):
         xi1 = signals.scat.octave(k).xi1
         assert ((xi1 > top / 2 ** (k + 1) * (1 - 1e-6)) & (xi1 <= top / 2**k * (1 + 1e-6))).all()
+
+
+def test_paths_without_a_frequency_have_no_octave():
+    x = xr.DataArray(RNG.standard_normal((16, 16, 16)), dims=("z", "y", "x"))
+    made = x.scat.scattering3d(J=1, L=1)
+    assert set(made.scat.octave().values[made.l == 0]) == {-1}  # Blobs have none.
+    assert set(made.scat.octave().values[made.l == 1]) == {0, 1}
+    with pytest.raises(ParameterError, match="there are -1, 0, 1"):
+        made.scat.octave(7)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -75,6 +91,32 @@ def test_images_are_spread_over_scales_and_angles(images):
     same(grid.sel(at, method="nearest"), part.scattering)
 
 
+def test_means_over_angles_are_spread_over_what_is_left_of_the_labels(images):
+    means = images.scat.mean_theta()
+    assert means.scat.unstack(1).dims == ("file", "j1", "y", "x")
+    assert means.scat.unstack(2).dims == ("file", "j1", "j2", "theta2", "y", "x")
+    assert int(means.scat.unstack(2).notnull().sum()) == means.scat.order(2).scattering.size
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "second"),
+    [
+        ({"format": "time"}, ("xi1", "xi_fr"), ("xi1", "xi2", "xi_fr")),
+        ({"format": "joint"}, ("xi_fr",), ("xi2", "xi_fr")),
+        ({"F": "global"}, ("xi_fr",), ("xi2", "xi_fr")),
+    ],
+)
+def test_time_and_frequency_are_spread_over_the_labels_that_tell_paths_apart(
+    options, first, second
+):
+    x = xr.DataArray(RNG.standard_normal(1024), dims="time")
+    made = x.scat.timefrequency(J=5, J_fr=2, Q=4, **options)
+    for order, names in ((1, first), (2, second)):
+        grid = made.scat.unstack(order)
+        assert grid.dims == (*names, *made.scattering.dims[1:])
+        assert int(grid.notnull().sum()) == made.scat.order(order).scattering.size
+
+
 def test_order_two_is_divided_by_its_parent(signals):
     made = signals.scat.renormalise().scattering.values
     values, table = signals.scattering.values, signals.scat.paths
@@ -92,6 +134,23 @@ def test_renormalising_makes_order_two_independent_of_loudness():
     same(once.scat.order(2).scattering, louder.scat.order(2).scattering)
     silent = (0 * x).scat.scattering1d(J=5).scat.renormalise()
     assert (silent.scattering == 0).all()
+
+
+@pytest.mark.parametrize("form", ["time", "joint"])
+def test_order_two_of_time_and_frequency_is_divided_by_what_is_smooth_along_frequency(form):
+    x = xr.DataArray(RNG.standard_normal(2048), dims="time")
+    before = x.scat.timefrequency(J=5, J_fr=2, Q=4, format=form)
+    after, table = before.scat.renormalise(), before.scat.paths
+    for i in np.flatnonzero(table.order == 2)[::7]:
+        smooth = (table.order == 1) & (table.xi_fr == 0)
+        if form == "time":
+            smooth &= table.xi1 == table.xi1[i]
+        (parent,) = np.flatnonzero(smooth)
+        here, there = before.scattering.isel(path=i), before.scattering.isel(path=parent)
+        heard = np.asarray(there > 1e-9)  # Rows below the last wavelet hold next to nothing.
+        np.testing.assert_allclose(
+            after.scattering.isel(path=i).values[heard], (here / there).values[heard], rtol=1e-6
+        )
 
 
 def test_parents_that_are_gone_are_told(signals):
@@ -142,8 +201,27 @@ def test_windows_are_joined(signals):
     made = signals.scat.downsample(time=5)
     same(made.scattering[..., 1], signals.scattering[..., 5:10].mean("time"))
     assert float(made.time[1]) == float(signals.time[5:10].mean())
+    assert "mean over neighbouring windows: 5 along time" in made.attrs["history"]
     with pytest.raises(ParameterError, match="downsample takes"):
         signals.scat.downsample(path=2)
+    with pytest.raises(ParameterError, match="at most 64"):
+        signals.scat.downsample(time=65)
+    named = signals.assign_coords(file=["a", "b"])
+    with pytest.raises(ParameterError, match=r"windows \(time\)"):
+        named.scat.downsample(file=2)
+
+
+def test_what_is_changed_several_times_says_so(signals):
+    made = signals.scat.renormalise().scat.log()
+    assert made.scattering.attrs["long_name"].endswith(
+        "order 2 divided by order 1, natural logarithm"
+    )
+
+
+def test_coefficients_whose_path_dimension_is_gone_are_told(signals):
+    for changed in (signals.rename(path="p"), signals.isel(path=3)):
+        with pytest.raises(SourceError, match="no dimension 'path'"):
+            changed.scat.order(1)
 
 
 def test_features_are_a_named_matrix(signals):
@@ -156,6 +234,12 @@ def test_features_are_a_named_matrix(signals):
     assert each.shape == (2 * signals.sizes["time"], signals.sizes["path"])
     same(each[3], signals.scattering[0, :, 3])
     assert list(each.file.values[[0, -1]]) == [0, 1]
+
+
+def test_rows_of_frequency_and_powers_are_features_of_a_sample():
+    x = xr.DataArray(RNG.standard_normal(1024), dims="time")
+    made = x.scat.timefrequency(J=5, J_fr=2, Q=4, format="joint")
+    assert made.scat.features().shape == (made.sizes["time"], made.path.size * made.q.size)
 
 
 @pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")

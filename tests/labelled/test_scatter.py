@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+import threading
+import weakref
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -170,6 +173,12 @@ def unread():
     return signals().copy(data=da.from_delayed(fail(), (3, 4096), "float32"))
 
 
+def unknown(array):
+    """Return a lazy array that does not know how long it is."""
+    data = array.chunk(time=1000).data[0]
+    return xr.DataArray(data[data > 0], dims="time")
+
+
 def test_nothing_is_computed_before_it_is_asked_for():
     found = scatflow.scatter(unread(), ENGINE)
     found = found.scat.order(1).scat.log(1e-6).scat.downsample(time=4)
@@ -187,6 +196,64 @@ def test_one_task_a_block_whatever_the_chunks():
     assert found.scattering.shape == (4, len(ENGINE.paths()), 2**18)
 
 
+class Watched:
+    """A slow archive of volumes that counts how many samples of it are in memory at once."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    def __getitem__(self, where):
+        values = self.array[where].copy()
+        with self.lock:
+            self.now += values.size
+            self.most = max(self.most, self.now)
+        weakref.finalize(values, self.forget, values.size)
+        return values
+
+    def forget(self, size):
+        with self.lock:
+            self.now -= size
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Let engines give something that takes no time, but depends on all samples of a tile."""
+
+    def apply(plan, x):
+        return np.full(plan.labelled_shape, x.std(), plan.dtype), 0.0
+
+    monkeypatch.setattr("scatflow.flow.block._apply", apply)
+
+
+VOLUME = {"J": 0, "L": 0, "sigma_0": 2.0, "max_order": 1, "boundary": "seamless"}
+
+
+@pytest.mark.usefixtures("cheap")
+def test_sums_over_a_volume_hold_some_of_its_tiles_at_a_time():
+    x = RNG.standard_normal((8, 8, 1000), dtype=np.float32)
+    watched = Watched(x)
+    dims = ("z", "y", "x")
+    lazy = xr.DataArray(da.from_array(watched, chunks=(8, 8, 25)), dims=dims)
+    made = lazy.scat.scattering3d(**VOLUME)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        found = made.compute()
+    assert 0 < watched.most < 0.5 * x.size
+    expected = xr.DataArray(x, dims=dims).scat.scattering3d(**VOLUME)
+    assert found.scattering.values.tobytes() == expected.scattering.values.tobytes()
+
+
+@pytest.mark.usefixtures("cheap")
+def test_values_at_points_of_a_lazy_volume_are_those_of_one_in_memory():
+    x = xr.DataArray(RNG.standard_normal((2, 8, 8, 200), dtype=np.float32), dims=("m", *"zyx"))
+    x[1, :, :, 199] = np.nan
+    local = {**VOLUME, "method": "local", "points": ((1, 2, 3), (4, 4, 190), (0, 1, 100))}
+    expected = x.scat.scattering3d(**local)
+    assert expected.scattering[1].isnull().any()
+    assert expected.scattering[1].notnull().any()
+    xr.testing.assert_identical(x.chunk(x=50).scat.scattering3d(**local).compute(), expected)
+
+
 def test_a_mask_says_where_samples_are_missing():
     array = signals()
     mask = xr.zeros_like(array, dtype=bool)
@@ -195,6 +262,20 @@ def test_a_mask_says_where_samples_are_missing():
     assert found.scattering[1].isnull().any()
     assert found.scattering[0].notnull().all()
     assert float(found.valid_fraction[1].min()) < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda mask: mask.isel(time=slice(0, 100)), "different samples"),
+        (lambda mask: mask.rename(station="sensor"), "those of the mask"),
+        (lambda mask: mask.values, "ndarray"),
+    ],
+)
+def test_a_mask_of_other_samples_is_refused(change, words):
+    array = signals()
+    with pytest.raises(ParameterError, match=words):
+        scatflow.scatter(array, ENGINE, mask=change(xr.zeros_like(array, dtype=bool)))
 
 
 def test_missing_samples_are_refused_where_that_is_asked_for():
@@ -219,6 +300,28 @@ def test_frequencies_follow_the_coordinate():
     np.testing.assert_allclose(found.xi1[1:], 4 * plain.xi1[1:])
 
 
+@pytest.mark.parametrize("boundary", [{}, {"boundary": "frames", "frame": 256}])
+def test_durations_are_time(boundary):
+    steps = np.arange(512) * np.timedelta64(10_000_000, "ns")
+    array = xr.DataArray(RNG.standard_normal(512), {"time": steps}, ("time",))
+    found = scatflow.scatter(array, scatflow.Scattering1D(J=4), **boundary)
+    seconds = array.assign_coords(time=("time", np.arange(512) / 100, {"units": "s"}))
+    expected = scatflow.scatter(seconds, scatflow.Scattering1D(J=4), **boundary)
+    assert found.xi1.attrs["units"] == "Hz"
+    xr.testing.assert_allclose(found.xi1, expected.xi1)
+    for dim in {"time", "frame"} & set(found.coords):
+        assert found[dim].dtype == "timedelta64[ns]"
+        np.testing.assert_allclose(found[dim] / np.timedelta64(1, "s"), expected[dim])
+
+
+def test_a_coordinate_that_a_label_would_hide_is_refused():
+    array = signals().assign_coords(label=("station", ["quake", "noise", "quake"]))
+    with pytest.raises(ParameterError, match=r"coordinate 'label'.*\.rename\(label="):
+        scatflow.scatter(array, ENGINE)
+    found = scatflow.scatter(array.rename(label="class"), ENGINE)
+    assert list(found["class"].values) == ["quake", "noise", "quake"]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -233,6 +336,16 @@ def test_frequencies_follow_the_coordinate():
         (lambda x: scatflow.scatter(x, ENGINE, boundary="frames"), ParameterError, "frame"),
         (lambda x: x.scat.scattering1d(J=4, shape=64), InputShapeError, "(64,)"),
         (lambda x: x.scat.scattering1d(J=4, q=8), ParameterError, "'q'"),
+        (lambda x: scatflow.scatter(x, ENGINE, threads=0), ParameterError, "threads"),
+        (lambda x: scatflow.scatter(x[:0], ENGINE), ParameterError, "empty"),
+        (lambda x: scatflow.scatter(x[:, :0], ENGINE), ParameterError, "empty"),
+        (lambda x: scatflow.scatter(x.rename(station="path"), ENGINE), ParameterError, "'path'"),
+        (
+            lambda x: scatflow.scatter(xr.DataArray(x.values, dims=(0, "time")), ENGINE),
+            ParameterError,
+            "named by a int",
+        ),
+        (lambda x: scatflow.scatter(unknown(x), ENGINE), InputShapeError, "compute_chunk_sizes"),
         (
             lambda x: x.to_dataset().scat.order(1),
             SourceError,

@@ -116,6 +116,19 @@ def test_a_store_in_hertz_has_filters_and_support_in_hertz_and_seconds(recorded,
     assert "a window every 0.16 s" in lines[0]
 
 
+@pytest.mark.parametrize("options", [{"format": "joint"}, {"F": "global"}])
+def test_paths_of_no_single_frequency_tell_the_rate_by_their_second_wavelet(
+    options, figures, tmp_path
+):
+    time = np.datetime64("2010-09-01", "ns") + np.arange(1024) * np.timedelta64(10, "ms")
+    da = xr.DataArray(np.ones(1024), {"time": time}, ("time",))
+    da.scat.timefrequency(J=5, J_fr=2, Q=4, **options).to_zarr(
+        tmp_path / "a.zarr", consolidated=False
+    )
+    show(str(tmp_path / "a.zarr"), what="filters")
+    assert figures[0].axes[0].lines[0].get_xdata()[-1] == pytest.approx(50, rel=1e-3)
+
+
 def test_availability_is_the_share_of_windows_with_values(recorded, figures):
     store, values = recorded
     present = np.isfinite(values).all(axis=1)
@@ -125,6 +138,18 @@ def test_availability_is_the_share_of_windows_with_values(recorded, figures):
     assert 0 < present[1].mean() < 1
     drawn = np.asarray(figures[0].axes[0].collections[0].get_array())
     np.testing.assert_array_equal(drawn.reshape(2, -1), present)
+
+
+def test_a_long_name_leaves_the_panel_its_width(recorded, figures, tmp_path):
+    store, _ = recorded
+    with xr.open_zarr(store, consolidated=False) as written:
+        names = np.array(["a very long name " * 9, "B"], dtype=np.dtypes.StringDType())
+        named = written.load().assign_coords(station=names)
+    named.to_zarr(tmp_path / "long.zarr", consolidated=False)
+    lines = show(str(tmp_path / "long.zarr"), what="availability")
+    assert "a very long name " * 9 in lines[-2]
+    assert figures[0].axes[0].get_yticklabels()[0].get_text().endswith("long n…")
+    assert figures[0].axes[0].get_position().width > 0.5
 
 
 def test_columns_of_several_windows_are_shares_also_the_last_one(recorded, figures, monkeypatch):
@@ -164,7 +189,9 @@ def test_a_picture_that_a_store_does_not_have_is_refused(kind, what, request):
 
 
 def test_an_unknown_picture_is_refused_with_those_that_there_are(tmp_path):
-    with pytest.raises(ParameterError, match="results, filters, support, disk, availability"):
+    with pytest.raises(
+        ParameterError, match="results, spectrogram, filters, support, disk, availability"
+    ):
         show(str(tmp_path / "nothing.zarr"), what="poster")
     with pytest.raises(ParameterError, match="a job has none by itself"):
         show_engine(scatflow.Scattering1D(J=4), "disk", str(tmp_path / "d.png"))
