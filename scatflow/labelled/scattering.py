@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -238,6 +238,34 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
         )
         for index in range(laid.cuts.n_blocks)
     ]
+    keys = [block.key for block in blocks]
+    return assembled(work, keys, token, lambda name, layer: _depending(name, layer, blocks))
+
+
+def _depending(name: str, layer: dict[Any, Any], blocks: list[Any]) -> HighLevelGraph:
+    return HighLevelGraph.from_collections(name, layer, dependencies=blocks)
+
+
+def assembled(
+    work: Work,
+    blocks: Sequence[Hashable],
+    token: str,
+    graph: Callable[[str, dict[Any, Any]], HighLevelGraph],
+) -> tuple[da.Array, da.Array]:
+    """Return the two arrays whose chunks are what blocks give.
+
+    Parameters
+    ----------
+    work : Work
+        Whose blocks they are.
+    blocks : sequence of hashable
+        The keys of the tasks that compute them, in their order.
+    token : str
+        Ends the arrays' names.
+    graph : callable
+        Returns the graph of a named layer that depends on these tasks.
+    """
+    laid = work.layout
     axes = range(len(laid.shape))
     regions = [laid.region(index) for index in range(len(blocks))]
     ends = [sorted({region[axis].stop for region in regions}) for axis in axes]
@@ -252,10 +280,10 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
         layer: dict[Any, Any] = {}
         for region, block in zip(regions, blocks, strict=True):
             at = tuple(place[axis][region[axis].stop] for axis in along)
-            layer[(key, *at)] = (_item, block.key, which)
-        graph = HighLevelGraph.from_collections(key, layer, dependencies=blocks)
+            layer[(key, *at)] = (_item, block, which)
         sizes = tuple(chunks[axis] for axis in along)
-        made.append(da.Array(graph, key, sizes, dtype=work.dtype))  # type: ignore[no-untyped-call]
+        array = da.Array(graph(key, layer), key, sizes, dtype=work.dtype)  # type: ignore[no-untyped-call]
+        made.append(array)
     return made[0], made[1]
 
 
@@ -267,27 +295,31 @@ def _item(found: tuple[Any, Any], which: int) -> Any:
 
 
 def _dataset(array: xr.DataArray, work: Work, made: tuple[Any, Any]) -> xr.Dataset:
-    """Label coefficients as a run labels its store."""
-    described, laid = template(work), work.layout
+    """Label coefficients as a run labels its store, and keep what else the array has."""
+    found, laid = labelled(work, made), work.layout
+    kept = {
+        name: coord.variable
+        for name, coord in array.coords.items()
+        if set(coord.dims) <= set(laid.untouched)
+        and (name in laid.untouched or name not in {*found.variables, *found.dims, FRACTION})
+    }
+    return found.assign_coords(kept)
+
+
+def labelled(work: Work, made: tuple[Any, Any]) -> xr.Dataset:
+    """Label coefficients, and shares of valid samples, as a run labels its store."""
+    described = template(work)
     coords: dict[Hashable, Any] = {}
     for coordinate in described.coordinates:
         values = coordinate.values(0, coordinate.shape[0] if coordinate.shape else 1)
         if values.dtype.kind == "U":  # Text of fixed length has no specification in Zarr.
             values = values.astype(object)
         coords[coordinate.name] = xr.Variable(coordinate.dims, values, dict(coordinate.attrs))
-    kept = {
-        name: coord.variable
-        for name, coord in array.coords.items()
-        if set(coord.dims) <= set(laid.untouched)
-        and (
-            name in laid.untouched or name not in {*coords, *described.dims, COEFFICIENTS, FRACTION}
-        )
-    }
-    variables = {COEFFICIENTS: (described.dims, made[0], dict(described.attrs))}
     if described.fraction is not None:
         dims = tuple(described.dims[axis] for axis in described.windowed)
         coords[FRACTION] = (dims, made[1], dict(described.fraction))
-    return xr.Dataset(variables, {**coords, **kept}, dict(described.dataset_attrs))
+    variables = {COEFFICIENTS: (described.dims, made[0], dict(described.attrs))}
+    return xr.Dataset(variables, coords, dict(described.dataset_attrs))
 
 
 def n_blocks(dataset: xr.Dataset) -> int:
