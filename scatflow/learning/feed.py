@@ -157,8 +157,8 @@ def nothing(rows: Rows) -> str:
         where = f" (labels: {', '.join(ends)})" if ends else ""
         return (
             f"No window is valid and has a label{where}: there is nothing to learn from. Labels "
-            "are found by equal coordinates; labels.reindex(time=result.time, method='nearest') "
-            "gives each window the nearest one."
+            "are found by equal coordinates; labels.reindex(time=result.time.values, "
+            "method='nearest') gives each window the nearest one."
         )
     return (
         "No window is valid: there is nothing to learn from. Either nothing was computed, or all "
