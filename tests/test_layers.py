@@ -18,6 +18,7 @@ ROOMS = {
     "flow": {"errors", *LOW, "engines", "dataset", ""},
     "cli": {"errors", *LOW, "engines", "dataset", "pictures", "flow", ""},
     "labelled": {"errors", *LOW, "engines", "dataset", "flow"},
+    "learning": {"errors", "dataset", "labelled"},
     "": {"engines", "errors", "labelled"},  # scatflow/__init__.py, the public names
     **{door: {"engines", "errors", ""} for door in ("numpy", "torch", "sklearn", "kymatio")},
     "molecules": {"errors"},
@@ -25,7 +26,7 @@ ROOMS = {
 """Which rooms of scatflow each room may import, besides itself."""
 
 OUTSIDE = {
-    "dask": {"flow", "labelled"},
+    "dask": {"flow", "labelled", "learning"},
     "distributed": {"flow"},
     "dask_jobqueue": {"flow.cluster.batch"},
     "dask_cuda": {"flow.cluster.cuda"},
@@ -33,12 +34,12 @@ OUTSIDE = {
     "dask_gateway": {"flow.cluster.gateway"},
     "dask_mpi": {"flow.cluster.mpi"},
     "mpi4py": {"flow.cluster.mpi"},
-    "torch": {"backends.torch", "torch"},
-    "sklearn": {"sklearn"},
+    "torch": {"backends.torch", "torch", "learning.tensors"},
+    "sklearn": {"sklearn", "learning.estimators"},
     "cupy": {"backends.cupy"},
     "jax": set(),  # speaks the array API standard, as others do
     "numba": {"backends"},
-    "xarray": {"archive", "dataset", "flow", "labelled", "pictures", "cli"},
+    "xarray": {"archive", "dataset", "flow", "labelled", "learning", "pictures", "cli"},
     "zarr": {"archive", "dataset", "flow", "pictures", "cli"},
     "pydantic": {"flow"},
     "typer": {"cli"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -295,6 +295,37 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
     laid = work.layout
     token = tokenize(recipe, array.data)
     blocks = [_task(array, recipe, work, index, token) for index in range(laid.cuts.n_blocks)]
+    keys = [block.key for block in blocks]
+
+    def graph(name: str, layer: dict[Any, Any]) -> HighLevelGraph:
+        return HighLevelGraph.from_collections(name, layer, dependencies=blocks)
+
+    return assembled(work, keys, token, graph, array.data._meta)
+
+
+def assembled(
+    work: Work,
+    blocks: Sequence[Hashable],
+    token: str,
+    graph: Callable[[str, dict[Any, Any]], HighLevelGraph],
+    like: Any,
+) -> tuple[da.Array, da.Array]:
+    """Return the two arrays whose chunks are what blocks give.
+
+    Parameters
+    ----------
+    work : Work
+        Whose blocks they are.
+    blocks : sequence of hashable
+        The keys of the tasks that compute them, in their order.
+    token : str
+        Ends the arrays' names.
+    graph : callable
+        Returns the graph of a named layer that depends on these tasks.
+    like : array
+        Of the library that coefficients are of.
+    """
+    laid = work.layout
     axes = range(len(laid.shape))
     regions = [laid.region(index) for index in range(len(blocks))]
     ends = [sorted({region[axis].stop for region in regions}) for axis in axes]
@@ -309,13 +340,13 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
         layer: dict[Any, Any] = {}
         for region, block in zip(regions, blocks, strict=True):
             at = tuple(place[axis][region[axis].stop] for axis in along)
-            layer[(key, *at)] = (_item, block.key, which)
-        graph = HighLevelGraph.from_collections(key, layer, dependencies=blocks)
+            layer[(key, *at)] = (_item, block, which)
         sizes = tuple(chunks[axis] for axis in along)
         meta = np.empty((0,) * len(along), work.dtype)
         if name == COEFFICIENTS:
-            meta = foreign.like(meta, array.data._meta)
-        made.append(da.Array(graph, key, sizes, meta=meta))  # type: ignore[no-untyped-call]
+            meta = foreign.like(meta, like)
+        array = da.Array(graph(key, layer), key, sizes, meta=meta)  # type: ignore[no-untyped-call]
+        made.append(array)
     return made[0], made[1]
 
 
@@ -342,35 +373,44 @@ def _item(found: tuple[Any, Any], which: int) -> Any:
 
 
 def _dataset(array: xr.DataArray, work: Work, made: tuple[Any, Any]) -> xr.Dataset:
-    """Label coefficients as a run labels its store."""
-    described, laid = template(work), work.layout
-    coords: dict[Hashable, Any] = {c.name: _variable(c, work) for c in described.coordinates}
+    """Label coefficients as a run labels its store, and keep what else the array has."""
+    found, laid = labelled(work, made, cast(ArraySource, work.source).durations), work.layout
     kept = {
         name: coord.variable
         for name, coord in array.coords.items()
         if set(coord.dims) <= set(laid.untouched)
     }
-    clash = (kept.keys() - {*laid.untouched}) & {*coords, *described.dims, COEFFICIENTS, FRACTION}
+    clash = (kept.keys() - {*laid.untouched}) & {*found.variables, *found.dims, FRACTION}
     if clash:
         first = min(map(str, clash))
         raise ParameterError(
             f"The array has a coordinate {first!r}, a name that the coefficients need for "
             f"themselves. Rename it (.rename({first}=...)) or leave it out (.drop_vars)."
         )
-    variables = {COEFFICIENTS: (described.dims, made[0], dict(described.attrs))}
+    return found.assign_coords(kept)
+
+
+def labelled(work: Work, made: tuple[Any, Any], durations: Collection[str] = ()) -> xr.Dataset:
+    """Label coefficients, and shares of valid samples, as a run labels its store.
+
+    Along dimensions of `durations`, numbers become times that have passed.
+    """
+    described = template(work)
+    coords: dict[Hashable, Any] = {c.name: _variable(c, durations) for c in described.coordinates}
     if described.fraction is not None:
         dims = tuple(described.dims[axis] for axis in described.windowed)
         coords[FRACTION] = (dims, made[1], dict(described.fraction))
-    return xr.Dataset(variables, {**coords, **kept}, dict(described.dataset_attrs))
+    variables = {COEFFICIENTS: (described.dims, made[0], dict(described.attrs))}
+    return xr.Dataset(variables, coords, dict(described.dataset_attrs))
 
 
-def _variable(coordinate: Coordinate, work: Work) -> xr.Variable:
+def _variable(coordinate: Coordinate, durations: Collection[str]) -> xr.Variable:
     """Return a coordinate of a run as one of xarray: durations as such, text as objects."""
     values = coordinate.values(0, coordinate.shape[0] if coordinate.shape else 1)
     attrs = dict(coordinate.attrs)
     if values.dtype.kind == "U":  # Text of fixed length has no specification in Zarr.
         values = values.astype(object)
-    if attrs.get("dim", coordinate.name) in cast(ArraySource, work.source).durations:
+    if attrs.get("dim", coordinate.name) in durations:
         values = np.round(values).astype(np.int64).view("timedelta64[ns]")
         del attrs["units"]  # Which is how xarray would write them.
     return xr.Variable(coordinate.dims, values, attrs)
