@@ -143,6 +143,8 @@ def lots(ledger: Ledger, asked: str, there: Mapping[str, Staff]) -> list[Lot]:
     """
     pending = ledger.pending()
     before = {name: 1 + number for number, name in enumerate(ledger.backends) if name in there}
+    if not before:
+        return [Lot(pending, asked, there[asked])]
     again = {name: pending[ledger.backend[pending] == n] for name, n in before.items()}
     new = pending[~np.isin(ledger.backend[pending], list(before.values()))]
     found = [Lot(blocks, name, there[name]) for name, blocks in again.items()]
@@ -151,12 +153,9 @@ def lots(ledger: Ledger, asked: str, there: Mapping[str, Staff]) -> list[Lot]:
 
 def elsewhere(ledger: Ledger, there: Mapping[str, Staff]) -> str | None:
     """Say which blocks are computed again by another backend than before, if any are."""
-    numbers = ledger.backend[ledger.pending()]
-    gone = {
-        name: int(np.sum(numbers == number))
-        for number, name in enumerate(ledger.backends, 1)
-        if name not in there
-    }
+    away = {n: name for n, name in enumerate(ledger.backends, 1) if name not in there}
+    numbers = ledger.backend[ledger.pending()] if away else np.zeros(0, np.uint8)
+    gone = {name: int(np.sum(numbers == number)) for number, name in away.items()}
     some = " and ".join(f"{n} block(s) that {name} computed" for name, n in gone.items() if n)
     return f"no worker is there for {some}: the same again but for rounding" if some else None
 

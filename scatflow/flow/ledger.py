@@ -97,7 +97,7 @@ class Ledger:
         self.source: NDArray[np.uint32] = self._load("source")
         self.state: NDArray[np.uint8] = self._load("state")
         self.backend: NDArray[np.uint8] = (
-            self._load(BACKEND) if self.backends else np.zeros_like(self.state)
+            self._load(BACKEND) if self.backends else np.zeros(self.state.shape, np.uint8)
         )
         if self.damaged and not mend:
             raise DamagedLedgerError(f"{self.damaged[0]} cannot be read")
@@ -204,9 +204,12 @@ class Ledger:
 
     def computed(self) -> dict[str, int]:
         """Return how many of the blocks that are done each backend has computed."""
-        numbers = np.bincount(self.backend[self.state == DONE])
-        pairs = zip(self._computing, numbers.tolist(), strict=False)
-        return {name: n for name, n in pairs if n}
+        done = self.state == DONE
+        found = {
+            name: int(np.count_nonzero(done & (self.backend == number)))
+            for number, name in enumerate(self._computing)
+        }
+        return {name: n for name, n in found.items() if n}
 
     def computed_by(self, block: int) -> str:
         """Name the backend that has computed a block."""
@@ -221,8 +224,9 @@ class Ledger:
         self, block: int, checksum: int, source: int, failure: str | None, backend: str = ""
     ) -> None:
         """Note how a block ended."""
-        by = backend if not failure and backend in self.backends else None
-        self.backend[block] = 0 if by is None else 1 + self.backends.index(by)
+        if self.backends:
+            by = None if failure else backend
+            self.backend[block] = 1 + self.backends.index(by) if by in self.backends else 0
         self.state[block] = FAILED if failure else DONE
         self.checksum[block] = checksum
         self.source[block] = source
