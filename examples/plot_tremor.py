@@ -56,8 +56,8 @@ for axes, values, frequencies, label in [
     )
     axes.set(yscale="log", ylabel=label)
     figure.colorbar(mesh, ax=axes, label="log10")
-lower.axhline(1 / 5, xmax=0.5, color="w", linestyle=":")
-lower.axhline(1 / 20, xmin=0.5, color="w", linestyle=":")
+lower.axhline(1 / 5, xmax=0.5, color="k", linestyle=":")
+lower.axhline(1 / 20, xmin=0.5, color="k", linestyle=":")
 lower.set_xlabel("minutes")
 
 # %%
