@@ -105,6 +105,8 @@ class Ledger:
             self.state[chunk * CHUNK : (chunk + 1) * CHUNK] = MISSING
         self.shares = _count(attrs.get(SHARES))
         """Runs that the blocks were shared out to; 0: none."""
+        self.share_runs: list[Mapping[str, Any]] = []
+        """What those of them say that are at work, or died."""
         for index in range(self.shares):
             self._take_over(index)
 
@@ -170,6 +172,8 @@ class Ledger:
             told = Ledger(_subgroup(self._group, f"{SHARES}/{index}"))
         except (FileNotFoundError, KeyError):  # It has not begun, or is about to.
             return
+        if told.run is not None:
+            self.share_runs.append(told.run)
         n = self.state.size
         first, last = index * n // self.shares, (index + 1) * n // self.shares
         ended = first + np.flatnonzero(np.isin(told.state[first:last], (DONE, FAILED)))

@@ -6,11 +6,12 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +75,19 @@ def _locked_file(output: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shared(output: str, share: int) -> Iterator[None]:
-    """Hold the lock of a local output together with runs that compute other shares of it.
+    """Hold the lock of an output together with runs that compute other shares of it.
 
     Raises
     ------
     OutputBusyError
         A run has the output for itself, or another one computes the same share.
     OutputError
-        The output is on an object store, or cannot be written.
+        The output cannot be written.
     """
     if local_path(output) is None:
-        raise OutputError(
-            f"{output} is on an object store, which has no lock that several runs could hold: "
-            "nothing was computed. Write to a folder that all machines see, or use a profile with "
-            "workers."
-        )
+        with _shared_object(output, share):
+            yield
+        return
     path = _beside(output)
     descriptor = _acquire(path, fcntl.LOCK_SH)
     try:
@@ -190,7 +189,66 @@ def me() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked_object(output: str) -> Iterator[None]:
-    """Hold the lock of a remote output: an object beside it that only one run can create.
+    """Hold the lock of a remote output, of which no share is being computed."""
+    with _held_object(output):
+        files, path = fsspec.core.url_to_fs(output)
+        _give_way(files, _share_locks(files, path.rstrip("/")), output)
+        yield
+
+
+@contextlib.contextmanager
+def _shared_object(output: str, share: int) -> Iterator[None]:
+    """Hold the lock of one share of a remote output, which no run has for itself.
+
+    Whoever wants one of the two kinds of locks takes it first and looks for the other kind then:
+    of two that begin at the same instant one is refused at least.
+    """
+    with _held_object(f"{output.rstrip('/')}.share-{share}"):
+        files, path = fsspec.core.url_to_fs(output)
+        _give_way(files, [f"{path.rstrip('/')}.lock"], output)
+        yield
+
+
+def _share_locks(files: Any, path: str) -> list[str]:
+    """List the locks of shares of a remote output."""
+    files.invalidate_cache()  # Others make them.
+    folder, _, name = path.rpartition("/")
+    try:
+        there = [str(found) for found in files.ls(folder, detail=False)]
+    except FileNotFoundError:
+        return []
+    named = re.compile(rf"{re.escape(name)}\.share-\d+\.lock")
+    return [found for found in there if named.fullmatch(found.rpartition("/")[2])]
+
+
+def _give_way(files: Any, locks: Sequence[str], output: str) -> None:
+    """Refuse to go on where one of some locks is held; those of dead runs are removed.
+
+    Raises
+    ------
+    OutputBusyError
+        One of them is written anew.
+    """
+    found = {lock: body for lock in locks if (body := _read_object(files, lock)) is not None}
+    holders = {lock: _parsed(body.decode(errors="replace")) for lock, body in found.items()}
+    waiting = {lock: found[lock] for lock in found if not _is_dead_here(holders[lock])}
+    until = time.monotonic() + SILENT_SECONDS
+    while waiting and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+        now = {lock: _read_object(files, lock) for lock in waiting}
+        for lock, body in waiting.items():
+            if now[lock] not in (None, body):
+                raise _busy(output.rsplit("/", 1)[-1], holders[lock])
+        waiting = {lock: body for lock, body in waiting.items() if now[lock] is not None}
+    for lock, body in found.items():
+        if _read_object(files, lock) == body:
+            with contextlib.suppress(FileNotFoundError):
+                files.rm_file(lock)
+
+
+@contextlib.contextmanager
+def _held_object(output: str) -> Iterator[None]:
+    """Hold an object beside a remote output that only one run can create.
 
     It is written anew all the while. A run that finds it waits until it has changed, and is
     refused, or has not for longer than its holder would be silent, and takes it over: no clocks

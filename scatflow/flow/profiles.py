@@ -372,6 +372,17 @@ class HtCondor(Batch):
         return found
 
 
+class DriverPod(Table):
+    """The pod of `scatflow submit`, which runs the client."""
+
+    cores: Count = Field(default=1, description="its processors (integer, 1 or more)")
+    memory: Bytes = Field(default="1 GiB", description='its memory, such as "1 GiB" (string)')
+    service_account: Text | None = Field(
+        default=None,
+        description="its account, which may create what the operator knows (string)",
+    )
+
+
 class Kubernetes(Processes):
     """Pods, through Dask's operator."""
 
@@ -390,6 +401,7 @@ class Kubernetes(Processes):
         default="00:30:00",
         description='how long the first worker may take to come, "HH:MM:SS"',
     )
+    driver: DriverPod = Field(default=DriverPod(), description="a table [driver]")
 
     def problems(self) -> list[str]:
         """List settings that contradict each other."""

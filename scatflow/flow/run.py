@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED, PARTIAL
-from scatflow.errors import OutputError
+from scatflow.errors import OutputBusyError, OutputError
 from scatflow.flow.answers import ask
 from scatflow.flow.block import Key, Receipt, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
@@ -111,8 +111,10 @@ def run(
         check(plan.output, look(plan.output), plan.work, fresh)  # Before anything is written.
         try:
             if share is not None:
-                stack.enter_context(shared(plan.output, share.index))
-                return _run_share(plan, share, watch, page)
+                with shared(plan.output, share.index):
+                    code = _run_share(plan, share, watch, page)
+                _end_shares(plan)
+                return code
             stack.enter_context(locked(plan.output))
             ledger = check(plan.output, look(plan.output), plan.work, fresh)
             return _resume(plan, ledger, watch, page)
@@ -139,11 +141,26 @@ def _who(plan: RunPlan) -> Run:
 def _run_share(plan: RunPlan, share: Share, watch: Watch, page: Report | None) -> int:
     """Compute the blocks of one share."""
     found = check(plan.output, look(plan.output), plan.work, False)
+    if found is not None and not found.shares and not found.pending().size:
+        watch.say("All shares are complete: nothing to do.")  # It is started anew, by itself.
+        return COMPLETE
     ledger = part(found, share, plan.work.fingerprint, plan.output)
     if not ledger.pending().size:
         watch.say(f"Share {share.index} of {share.of} is complete: nothing to do.")
         return COMPLETE
     return _conclude(_compute(plan, ledger, watch, page), watch)
+
+
+def _end_shares(plan: RunPlan) -> None:
+    """Take over what all shares did, where nothing is left to do: the last of them does."""
+    ledger = look(plan.output).ledger
+    if ledger is None or not ledger.shares or ledger.pending().size:
+        return
+    with contextlib.suppress(OutputBusyError), locked(plan.output):  # Others may be at work still.
+        ledger = check(plan.output, look(plan.output), plan.work, False)
+        if ledger is not None and not ledger.pending().size:
+            ledger.absorb()
+            _finish(plan, ledger)
 
 
 def lay_out(plan: RunPlan, shares: int, say: Callable[[str], None] = print) -> bool:
@@ -341,9 +358,10 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
 
 
 def _called(cluster: Cluster, seconds: float) -> str:
+    are = "worker is" if cluster.slots == 1 else "workers are"
     if cluster.coming:
-        return f"{cluster.slots} workers are asked for; blocks begin as they come."
-    return f"{cluster.slots} workers are ready after {clock(seconds)}."
+        return f"{cluster.slots} {are} asked for; blocks begin as they come."
+    return f"{cluster.slots} {are} ready after {clock(seconds)}."
 
 
 def _pace(tally: Tally, threads: int) -> str:

@@ -107,8 +107,8 @@ def _pace(run: Mapping[str, Any] | None) -> dict[str, float | None]:
 def _at_work(output: str, ledger: Ledger) -> bool:
     """Ask the kernel about a local output's lock; elsewhere only the heartbeat tells."""
     path = local_path(output)
-    if ledger.shares and path is not None:
-        return held(path)
+    if ledger.shares:
+        return any(map(alive, ledger.share_runs)) if path is None else held(path)
     if ledger.run is None:
         return False
     return alive(ledger.run) if path is None else held(path)

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from scatflow.errors import ClusterError, OutputBusyError
+from scatflow.flow import pods
 from scatflow.flow.cluster.batch import (
     check_folder,
     export_lines,
@@ -24,7 +23,7 @@ from scatflow.flow.cluster.batch import (
     tag,
 )
 from scatflow.flow.cluster.batch import script as worker_script
-from scatflow.flow.cluster.kubernetes import manifest
+from scatflow.flow.cluster.kubernetes import run_name
 from scatflow.flow.cluster.ready import HEADROOM
 from scatflow.flow.job import Job
 from scatflow.flow.plan import RunPlan
@@ -66,16 +65,15 @@ def scripts(plan: RunPlan, array: int | None = None) -> dict[str, str]:
     array : int, optional
         Jobs that share its blocks, instead of a driver with workers.
 
-    Of Kubernetes, it is the manifest that a run gives the operator.
+    Of Kubernetes, they are manifests.
 
     Raises
     ------
     ClusterError
         The profile is of no batch system.
     """
-    if plan.job.profile.kind == "kubernetes":
-        text = yaml.safe_dump(manifest(plan.job), sort_keys=False)
-        return {"DaskCluster (`scatflow run` gives it to the operator)": text}
+    if pods.is_of(plan.job):
+        return pods.scripts(plan, _profile_of_shares(plan.job, array), array)
     place, system = _system(plan.job)
     places = _places(plan.job)
     check_folder(plan.job)
@@ -116,6 +114,8 @@ def submit(
     OutputBusyError
         The run has been sent already and has not ended.
     """
+    if pods.is_of(plan.job):
+        return _submit_pods(plan, array, say)
     place, system = _system(plan.job)
     places = _places(plan.job)
     earlier = sent(plan.job)
@@ -144,6 +144,23 @@ def submit(
         system.delete(shares)  # Nobody would take over what they do.
         raise
     return _remember(place, system, places, [shares, end], True)
+
+
+def _submit_pods(plan: RunPlan, array: int | None, say: Callable[[str], None]) -> Sent | None:
+    """Send a run to Kubernetes, which remembers it."""
+    profile = _profile_of_shares(plan.job, array)
+    pods.scripts(plan, profile, array)  # What pods cannot do is refused before anything is written.
+    if pods.at_work(plan.job) is not True and array is not None and not lay_out(plan, array, say):
+        return None
+    return _sent_pods(plan.job, pods.create(plan, profile, array))
+
+
+def _sent_pods(job: Job, name: str) -> Sent:
+    return Sent("kubernetes", name, [name], pods.log(job), "", socket.gethostname(), time.time())
+
+
+def _profile_of_shares(job: Job, array: int | None) -> str | None:
+    return None if array is None else _own_profile(job.profile)
 
 
 def _remember(
@@ -190,6 +207,8 @@ def told(job: Job) -> dict[str, Any] | None:
 
     `at_work` is whether it waits or runs, None where the batch system's commands are not there.
     """
+    if pods.is_of(job):
+        return _told_pods(job)
     record = sent(job)
     if record is None:
         return None
@@ -200,12 +219,24 @@ def told(job: Job) -> dict[str, Any] | None:
     return {**asdict(record), "at_work": at_work}
 
 
+def _told_pods(job: Job) -> dict[str, Any] | None:
+    """Ask Kubernetes; where it does not answer, nothing is known."""
+    try:
+        at_work = pods.at_work(job)
+    except ClusterError:
+        return None
+    if at_work is None:
+        return None
+    return {**asdict(_sent_pods(job, run_name(tag(job)))), "at_work": at_work}
+
+
 def _system(job: Job) -> tuple[Batch, System]:
     if not isinstance(job.profile, Batch) or job.profile.kind not in SYSTEMS:
         raise ClusterError(
             f"A run is sent to a batch system, and {job.run.cluster!r} is of kind "
             f'"{job.profile.kind}", which is none that runs can be sent to. Name a profile of kind '
-            f"{', '.join(SYSTEMS)} with --cluster, or start `scatflow run` in a shell that stays."
+            f"{', '.join(SYSTEMS)}, kubernetes with --cluster, or start `scatflow run` in a shell "
+            "that stays."
         )
     return job.profile, SYSTEMS[job.profile.kind]
 
@@ -308,9 +339,12 @@ def _script(plan: RunPlan, system: System, path: Path, wanted: Wanted, options: 
     )
 
 
-def _own_profile(place: Batch) -> str:
+def _own_profile(place: Any) -> str:
     """Return the profile of a job that computes by itself: processes on its own node."""
-    lines = ['kind = "local"', f"workers = {place.processes}", f"threads = {place.threads or 1}"]
+    processes = getattr(place, "processes", 1)
+    lines = ['kind = "local"', f"workers = {processes}", f"threads = {place.threads or 1}"]
+    if place.device != "cpu":
+        lines.append(f"device = {_quoted(place.device)}")
     if place.memory is not None:
         lines.append(f"memory = {_quoted(place.memory)}")
     if place.scratch is not None:
@@ -338,6 +372,8 @@ def cancel(job: Job) -> list[str]:
     ClusterError
         The profile is of no batch system, the run was not sent, or the system refuses.
     """
+    if pods.is_of(job):
+        return pods.cancel(job)
     _, system = _system(job)
     record = sent(job)
     if record is None:

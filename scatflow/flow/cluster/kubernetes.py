@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client
 
 from scatflow.errors import ClusterError
+from scatflow.flow.cluster.batch import tag
 from scatflow.flow.cluster.ready import HEADROOM, Awaited, Cluster, resource_words, variables
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ NAME_LENGTH = 53
 """Of a cluster's name, at most: the operator adds to it, and names of services end at 63."""
 
 GPU = "nvidia.com/gpu"
+
+RUN = "app.kubernetes.io/instance"
+"""Label of all that belongs to the runs of one output."""
+
+IDLE_SECONDS = 600
+"""After so long the operator removes workers whose client has died: a run always has tasks."""
 
 LOOK = (
     "kubectl get pods and kubectl describe pod say why: an image that cannot be pulled, no node "
@@ -75,7 +82,8 @@ def manifest(job: Job, name: str | None = None) -> dict[str, Any]:
         for port in scheduler["ports"]
     ]
     selector = {"dask.org/cluster-name": name, "dask.org/component": "scheduler"}
-    metadata = {"name": name, "labels": {"app.kubernetes.io/name": "scatflow"}}
+    labels = {"app.kubernetes.io/name": "scatflow", RUN: run_name(tag(job))}
+    metadata = {"name": name, "labels": labels}
     if place.namespace is not None:
         metadata["namespace"] = place.namespace
     return {
@@ -83,6 +91,7 @@ def manifest(job: Job, name: str | None = None) -> dict[str, Any]:
         "kind": "DaskCluster",
         "metadata": metadata,
         "spec": {
+            "idleTimeout": IDLE_SECONDS,
             "worker": {"replicas": place.least, "spec": _pod(place, _worker(job, place))},
             "scheduler": {
                 "spec": _pod(place, scheduler),
@@ -138,6 +147,18 @@ def _name(job: str) -> str:
     letters = secrets.token_hex(3)
     plain = re.sub(r"[^a-z0-9]+", "-", f"scatflow-{job}".lower())[: NAME_LENGTH - len(letters) - 1]
     return f"{plain.strip('-')}-{letters}"
+
+
+def run_name(tagged: str) -> str:
+    """Return a name for all runs of an output that Kubernetes accepts, also with an index behind.
+
+    Examples
+    --------
+    >>> run_name("scatflow-One_Day-3fa2b1")
+    'scatflow-one-day-3fa2b1'
+    """
+    stem, _, digest = tagged.rpartition("-")
+    return f"{re.sub(r'[^a-z0-9]+', '-', stem.lower())[:45].strip('-')}-{digest}"
 
 
 def _cluster(job: Job) -> Any:

@@ -22,6 +22,7 @@ from scatflow.flow.cluster.ready import (
     ONE_THREAD,
     UNSPILLED,
     Cluster,
+    check_scratch,
     dashboard_port,
     resources,
     security,
@@ -94,6 +95,8 @@ def _start(job: Job, own: bool) -> LocalCluster:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             return _local(job, own)
+        except ClusterError:
+            raise
         except RuntimeError:  # A worker died while it started: once is an accident.
             try:
                 return _local(job, own)
@@ -108,6 +111,8 @@ def _start(job: Job, own: bool) -> LocalCluster:
 
 def _local(job: Job, own: bool) -> LocalCluster:
     place: Any = job.profile
+    if not own:
+        check_scratch(place)
     secured = None if own else security(place.tls)
     n_processes = job.workers if own or place.least is None else place.least
     return LocalCluster(

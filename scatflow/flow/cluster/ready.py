@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -215,6 +216,24 @@ def security_options(tls: Tls) -> dict[str, Any]:
         options[f"tls_{role}_cert"] = str(files["cert"])
         options[f"tls_{role}_key"] = str(files["key"])
     return options
+
+
+def check_scratch(place: Any) -> None:
+    """Refuse a folder for what workers of this machine spill that they could not write to.
+
+    Raises
+    ------
+    ClusterError
+        It is not there, or cannot be written.
+    """
+    folder = place.scratch
+    if folder is None or (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        return
+    what = "cannot be written" if os.path.exists(folder) else "is not there"
+    raise ClusterError(
+        f"scratch = {folder!r} in the profile {what}, so no worker was started. Make the folder "
+        "(mkdir -p), name another one, or leave scratch out: runs spill nothing."
+    )
 
 
 def resources(place: Any) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from scatflow.errors import ScheduleError
+from scatflow.errors import ScatflowError, ScheduleError
 from scatflow.flow.job import Job
 from scatflow.flow.schedules.cron import plain_line
 from scatflow.flow.schedules.environment import portable
@@ -19,9 +19,16 @@ from scatflow.flow.tables import read_toml
 from scatflow.flow.work import absolute, local_path
 
 JOB_FOLDER = "/etc/scatflow"
+KUBECTL_SECONDS = 120
 PROFILE = "cluster.toml"
 SECRET = "scatflow-credentials"
 """A Secret of this name, if there is one, becomes variables of the run."""
+
+CLAIM = (
+    ", or the name of a volume claim that holds the current folder and the store in it "
+    "(--claim NAME)"
+)
+"""What a store of a scheduled job may be, other than a URL."""
 
 MANAGER = {"app.kubernetes.io/managed-by": "scatflow"}
 
@@ -34,19 +41,18 @@ def text(task: Task) -> str:
     ScheduleError
         No image is given, stores would not outlive the pod, or the schedule cannot be said.
     """
-    found = manifests(task)
-    return str(yaml.dump_all(found, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    return as_yaml(manifests(task))
 
 
 def install(task: Task) -> list[str]:
     """Apply the manifests to the cluster and namespace that kubectl is set to."""
-    return _kubectl(["apply", "-f", "-"], text(task)).splitlines()
+    return kubectl(["apply", "-f", "-"], text(task)).splitlines()
 
 
 def remove(name: str) -> list[str]:
     """Delete a unit from the cluster and namespace that kubectl is set to."""
     objects = [f"cronjob/{name}", f"configmap/{name}"]
-    told = _kubectl(["delete", "--ignore-not-found", *objects]).splitlines()
+    told = kubectl(["delete", "--ignore-not-found", *objects]).splitlines()
     return told or [f"{name} was not in the cluster"]
 
 
@@ -57,7 +63,7 @@ def manifests(task: Task) -> list[dict[str, Any]]:
             "A pod needs an image with scatflow in it, and none is given. Give one with --image, "
             "such as --image registry.example.org/scatflow:0.1."
         )
-    _check_stores(task.job, task.folder if task.claim else None)
+    check_stores(task.job, task.folder if task.claim else None, ScheduleError, CLAIM)
     files = {"job.toml": task.job.text, **_profile(task)}
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _named(task), "data": files},
@@ -159,16 +165,17 @@ def _schedule(task: Task) -> str:
     return line
 
 
-def _check_stores(job: Job, mounted: Path | None) -> None:
+def check_stores(
+    job: Job, mounted: Path | None, error: type[ScatflowError], otherwise: str
+) -> None:
     """Refuse stores that a pod would look for in its own file system, which ends with it."""
     for key, store in (("[source]", job.source.store), ("[output]", job.output.store)):
         path = local_path(absolute(store, str(mounted or Path.cwd())))
         if path is None or (mounted and Path(os.path.normpath(path)).is_relative_to(mounted)):
             continue
-        raise ScheduleError(
-            f"{key} store = {store!r} is a path, which a pod does not have. Give URLs (s3://...), "
-            "or the name of a volume claim that holds the current folder and the store in it "
-            "(--claim NAME)."
+        raise error(
+            f"{key} store = {store!r} is a path, which a pod does not have. Give URLs "
+            f"(s3://...){otherwise}."
         )
 
 
@@ -191,17 +198,50 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _represent)
 
 
-def _kubectl(words: list[str], text: str | None = None) -> str:
+def as_yaml(found: list[dict[str, Any]]) -> str:
+    """Return manifests as YAML."""
+    return str(yaml.dump_all(found, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def kubectl(
+    words: list[str],
+    text: str | None = None,
+    error: type[ScatflowError] = ScheduleError,
+    instead: str = "Without --install",
+) -> str:
+    """Call kubectl, and return what it says.
+
+    Parameters
+    ----------
+    words : list of str
+        Its words.
+    text : str, optional
+        Its input.
+    error : type
+        What is raised where it is missing or refuses.
+    instead : str
+        How manifests are printed.
+    """
     if shutil.which("kubectl") is None:
-        raise ScheduleError(
-            "There is no program kubectl on this machine, so nothing was changed. Without "
-            "--install the manifests are printed; kubectl apply -f takes them anywhere."
+        raise error(
+            "There is no program kubectl on this machine, so nothing was changed. "
+            f"{instead} the manifests are printed; kubectl apply -f takes them anywhere."
         )
-    answer = subprocess.run(
-        ["kubectl", *words], input=text, capture_output=True, text=True, check=False, timeout=120
-    )
+    try:
+        answer = subprocess.run(
+            ["kubectl", *words],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=KUBECTL_SECONDS,
+        )
+    except subprocess.TimeoutExpired as problem:
+        raise error(
+            f"kubectl has not answered for {KUBECTL_SECONDS} s. Does the cluster of its context?"
+        ) from problem
     if answer.returncode:
-        raise ScheduleError(
+        raise error(
             f"kubectl {' '.join(words)} ended with exit code {answer.returncode}: "
             f"{answer.stderr.strip()}"
         )

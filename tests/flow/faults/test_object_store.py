@@ -15,7 +15,8 @@ from scatflow.errors import JobError, OutputBusyError, OutputError, SourceError
 from scatflow.flow import layout, lock
 from scatflow.flow.job import parse
 from scatflow.flow.plan import prepare
-from scatflow.flow.run import run
+from scatflow.flow.run import lay_out, run
+from scatflow.flow.shares import Share
 from scatflow.flow.status import status
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -208,6 +209,49 @@ def test_a_secret_among_a_urls_parameters_is_refused_without_being_shown(place, 
 def test_a_place_of_azure_is_no_secret(place):
     url = "abfs://container@account.dfs.core.windows.net/out.zarr"
     assert parse(place.text(output=url), place.path / "job.toml").output.store == url
+
+
+@pytest.fixture
+def fast_locks(monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
+
+
+def test_shares_see_each_other_in_the_store_alone_and_the_last_one_concludes(s3, remote):
+    job = parse(text(remote), remote.path / "job.toml")
+    plan = prepare(job, str(remote.path))
+    assert lay_out(plan, 3)
+    for index in (2, 0):
+        assert run(plan, share=Share(index, 3), say=lambda _: None) == 0
+    told = status(job, str(remote.path))
+    n = plan.n_blocks
+    assert (told["state"], told["missing"]) == ("incomplete", 2 * n // 3 - n // 3)
+    assert run(plan, share=Share(1, 3), say=lambda _: None) == 0
+    assert there(s3) == remote.expected
+    left = s3.files.find("bucket/out.zarr/ledger/shares") + s3.files.glob("bucket/*.lock")
+    assert left == []
+    said = []  # A share that is started again by itself has nothing to do.
+    assert run(plan, share=Share(0, 3), say=said.append) == 0
+    assert "nothing to do" in said[-1]
+
+
+def test_a_share_and_a_run_of_everything_refuse_each_other_in_a_store(s3, remote, fast_locks):
+    output = "s3://bucket/out.zarr"
+    with lock.shared(output, 0), lock.shared(output, 1):
+        for other in (lock.locked(output), lock.shared(output, 0)):
+            with pytest.raises(OutputBusyError), other:
+                pass
+    with lock.locked(output), pytest.raises(OutputBusyError), lock.shared(output, 2):
+        pass
+    assert s3.files.glob("bucket/*.lock") == []
+
+
+def test_locks_of_dead_shares_are_no_obstacle(s3, remote, fast_locks):
+    dead = b'{"host": "elsewhere", "pid": 7, "token": "x"}'
+    s3.files.pipe_file("bucket/out.zarr.share-4.lock", dead)
+    with lock.locked("s3://bucket/out.zarr"):
+        assert s3.files.glob("bucket/*.share-*.lock") == []
 
 
 def test_a_whole_bucket_is_no_output(s3, remote):
