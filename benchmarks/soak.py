@@ -37,10 +37,11 @@ def hashes(store: Path) -> dict[str, str]:
     }
 
 
-def start(job: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        scatflow("run", str(job)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+def start(job: Path, words: Path) -> subprocess.Popen:
+    with words.open("w") as file:
+        return subprocess.Popen(
+            scatflow("run", str(job)), stdout=file, stderr=subprocess.PIPE, text=True
+        )
 
 
 def workers(process: subprocess.Popen) -> list[psutil.Process]:
@@ -57,11 +58,12 @@ def workers(process: subprocess.Popen) -> list[psutil.Process]:
 
 def one_life(job: Path, rng: random.Random, most: int, counts: dict[str, int]) -> bool:
     """Start the run and kill about until it or its client dies; tell whether it is complete."""
-    process = start(job)
+    words = job.with_suffix(".txt")
+    process = start(job, words)
     family: set[psutil.Process] = set()
     try:
-        until = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < until and len(workers(process)) < 2:
+        # Of workers that die before they are ready a run says so, and ends: that is no fault.
+        while process.poll() is None and "ready" not in words.read_text():
             time.sleep(0.05)
         while sum(counts.values()) < most and process.poll() is None:
             time.sleep(rng.uniform(0.1, 4.0))
