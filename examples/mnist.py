@@ -12,7 +12,6 @@ cross-validation on the training images alone. The whole test set is read.
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +145,7 @@ def draw(test: np.ndarray, digits: np.ndarray, said: np.ndarray, picture: Path) 
     figure.savefig(picture, dpi=120)
 
 
-def words(found: dict[tuple, list], seconds: float) -> str:
+def words(found: dict[tuple, list]) -> str:
     """Return data, steps and settings as a text."""
     draws = ", ".join(f"{count} of {n}" for n, count in DRAWS.items())
     settings = "; ".join(
@@ -161,14 +160,13 @@ def words(found: dict[tuple, list], seconds: float) -> str:
         "Published are those of J. Bruna and S. Mallat, Invariant scattering convolution networks, "
         "doi:10.1109/TPAMI.2012.230.\n\nChosen in five folds of each training set: the number of "
         "components for PCA; inverse width and C for SVM; paths as they are (plain) or divided by "
-        f"their largest norm (largest). {settings}. {seconds:.0f} seconds in all."
+        f"their largest norm (largest). {settings}."
     )
 
 
 def main() -> None:
     """Choose, train, test, and draw if asked to."""
     options = arguments(__doc__, "mnist")
-    begun = time.monotonic()
     (images, digits), (test, digits_test) = (load(options.data, part) for part in ("train", "t10k"))
     S = scatflow.Scattering2D(J=J, L=L)
     of_test = [features_of_kymatio(test), S(test)]
@@ -189,7 +187,7 @@ def main() -> None:
         table.append([what, f"{PUBLISHED[method][n]} %", f"{theirs:.2f} %", f"{mine:.2f} %"])
     title = "MNIST: how few examples teach to read digits?"
     caption = f"Test digits that the machine of {n} training images reads wrongly"
-    text = words(found, time.monotonic() - begun)
+    text = words(found)
     record(Result(title, table, text, caption), options.results, "mnist")
     if options.picture is not None:
         draw(test, digits_test, said[-1], options.picture)

@@ -35,7 +35,7 @@ class Result:
     rows : list
         ``[what, published, Kymatio's, ours]``, as the table has them.
     text : str
-        Data, steps, settings found and time taken; paragraphs are separated by empty lines.
+        Data, steps and settings found; paragraphs are separated by empty lines.
     caption : str
         What the picture shows.
     """

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,7 +169,6 @@ def words(
 def main() -> None:
     """Transform, choose, train, test, and draw if asked to."""
     options = arguments(__doc__, "qm9")
-    begun = time.monotonic()
     positions, elements, counts, energies = load(options.data)
     atoms = (elements >= 0).sum(axis=1)
     least = min(pdist(r[:n]).min() for r, n in zip(positions, atoms, strict=True))
@@ -196,7 +194,6 @@ def main() -> None:
         for name in ("ridge", "kernel")
     ]
     text = words(found, (len(train), len(test)), difference, float(apart))
-    text += f" {time.monotonic() - begun:.0f} seconds in all."
     caption = "Predicted energies of test molecules, and errors from composition, ridge and kernel"
     title = "QM9: what holds a molecule together?"
     record(Result(title, rows, text, caption), options.results, "qm9")

@@ -12,7 +12,6 @@ whose number is chosen by the Bayesian information criterion. Nothing is learnt 
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +155,7 @@ def table(usual: dict, ours: dict, same: str) -> list[list[str]]:
     return [*rows, ["Seismic day, six known events", f"STA/LTA: {six[0]}", same, six[1]]]
 
 
-def words(score: xr.DataArray, ours: dict, difference: float, group, seconds: float) -> str:
+def words(score: xr.DataArray, ours: dict, difference: float, group) -> str:
     """Return data, steps and findings as a text."""
     places = "; ".join(f"{name}: {', '.join(map(str, some))}" for name, some in ours.items())
     shares = ", ".join(f"{share:.0%}" for share in np.bincount(group) / group.size)
@@ -171,14 +170,13 @@ def words(score: xr.DataArray, ours: dict, difference: float, group, seconds: fl
         "transforms the hour of the largest event only; its coefficients there differ from ours, "
         f"scaled as in its release 0.3, by {difference:.0e} in the relative L2 norm.\n\nMinutes, "
         f"by both orders of J = {LONG.J}, fall into {group.max() + 1} groups, with {shares} of the "
-        f"day. {seconds:.0f} seconds in all."
+        f"day."
     )
 
 
 def main() -> None:
     """Transform, rank, group, compare, and draw if asked to."""
     options = arguments(__doc__, "seismic_day.zarr")
-    begun = time.monotonic()
     day = load(options.data)
     score = ratio(scattered(day, SHORT))
     of_day = scattered(day, LONG)
@@ -192,7 +190,7 @@ def main() -> None:
     title = "A seismic day: when did the volcano stir?"
     caption = "Scalogram, ratio with the six known events, and groups of the day's minutes"
     rows = table(usual, ours, f"features equal to {difference:.0e}, hence the same")
-    text = words(score, ours, difference, group, time.monotonic() - begun)
+    text = words(score, ours, difference, group)
     record(Result(title, rows, text, caption), options.results, "seismic")
     if options.picture is not None:
         draw(of_day, score.min("station"), group, minutes, options.picture)
