@@ -275,6 +275,8 @@ class Ledger:
         self.settings, self.fingerprint = settings, mark
         for name in self.names:
             setattr(self, name, arrays[name])
+        if not self.backends:
+            self.backend = np.zeros(self.state.shape, np.uint8)
         self.failures, self.earlier = dict(failures), list(earlier)
         self._dirty.clear()
         self.growing = True
