@@ -275,7 +275,7 @@ def test_coefficients_that_are_wrong_but_recorded_are_found_by_computing_them(do
     report, _ = look_over(done, sample=6)
     (problem,) = report.problems
     assert (problem.kind, problem.block) == ("values", 4)
-    assert problem.what.startswith("path 3 is ")
+    assert problem.what.startswith("path 3, by backend numpy, is ")
     assert look_over(done, sample=6, repair=True)[0].sound
     assert done.bytes() == before
 
