@@ -1,11 +1,11 @@
 import numpy as np
+import pydicom
 import pytest
 
 from scatflow.archive import open_source
 from scatflow.archive.ingest import ingest
 from scatflow.errors import IngestError
 
-pydicom = pytest.importorskip("pydicom")
 UID = "1.2.826.0.1.3680043.8.498."
 VOXELS = np.random.default_rng(0).integers(-1000, 3000, (4, 20, 30)).astype(np.int16)
 

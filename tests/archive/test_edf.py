@@ -1,5 +1,6 @@
 from datetime import date, time
 
+import edfio
 import numpy as np
 import pytest
 
@@ -7,7 +8,6 @@ from scatflow.archive import open_source
 from scatflow.archive.ingest import ingest
 from scatflow.errors import IngestError
 
-edfio = pytest.importorskip("edfio")
 RNG = np.random.default_rng(0)
 
 

@@ -12,8 +12,6 @@ from scatflow.archive import open_source
 from scatflow.archive.ingest import ingest
 from scatflow.errors import IngestError, SourceError
 
-pytest.importorskip("kerchunk")
-
 
 @pytest.fixture
 def file(tmp_path):

@@ -1,13 +1,10 @@
 import numpy as np
-import pytest
 import xarray as xr
 
 from scatflow.archive.ingest import ingest
 from scatflow.flow.job import parse
 from scatflow.flow.plan import prepare
 from scatflow.flow.run import run
-
-pytest.importorskip("kerchunk")
 
 
 def test_a_run_over_a_reference_writes_what_one_over_the_copy_writes(place, inline):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bokeh.client import pull_session
 from distributed import Client, LocalCluster
+from prometheus_client import REGISTRY
 from rich.console import Console
 
 from scatflow.backends import choose
@@ -306,7 +307,6 @@ def test_runs_on_one_scheduler_are_on_its_panel_and_in_its_metrics(two_good_one_
     assert "Dask Performance Report" in text
     assert "Task Stream" in text
 
-    pytest.importorskip("prometheus_client")
     with urllib.request.urlopen(f"{top}/metrics") as reply:
         served = reply.read().decode()
     assert len(re.findall(r'scatflow_run_blocks_failed\{job="test",run=".*"\} 1\.0', served)) == 2
@@ -329,12 +329,11 @@ def test_a_scheduler_that_cannot_have_the_panel_does_not_stop_a_run(
 
 
 def test_metrics_count_what_a_worker_does():
-    client = pytest.importorskip("prometheus_client")
     for receipt in (Receipt(0, samples=5, bytes_written=7), Receipt(1, failure="no")):
         metrics.count("some job", receipt)
 
     def value(name):
-        return client.REGISTRY.get_sample_value(name, {"job": "some job"})
+        return REGISTRY.get_sample_value(name, {"job": "some job"})
 
     assert value("scatflow_blocks_done_total") == 1
     assert value("scatflow_blocks_failed_total") == 1

@@ -1,8 +1,8 @@
 """Browsing a long result: what a zoom reads and draws."""
 
 import sys
-from importlib.util import find_spec
 
+import holoviews as hv
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,12 +12,6 @@ from scatflow.cli import app
 from scatflow.errors import MissingExtraError, SourceError
 from scatflow.pictures import browse
 from scatflow.pictures.browser import COLUMNS, make_browser
-
-drawn = [
-    pytest.mark.ways,
-    pytest.mark.skipif(find_spec("holoviews") is None, reason="needs holoviews (extra browse)"),
-]
-"""Marks of what draws; in the suite's environment nothing of it is left out."""
 
 
 def values_of(store):
@@ -75,11 +69,8 @@ def test_browsing_writes_no_picture(make_signals, tmp_path):
     assert "writes no picture" in told.output
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=drawn)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_plot_is_drawn_anew_for_a_zoom_and_goes_to_html(make_signals, tmp_path, _):
-    import holoviews as hv
-
+def test_a_plot_is_drawn_anew_for_a_zoom_and_goes_to_html(make_signals, tmp_path):
     plot = browse(make_signals(records=2, windows=3000))
     assert list(plot.kdims[0].values) == ["UV00", "UV01"]
     whole = plot["UV01"]

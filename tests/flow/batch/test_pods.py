@@ -1,11 +1,11 @@
 """Runs that are sent to Kubernetes: manifests against its schema, and what kubectl is told."""
 
-import importlib.util
 import json
 import os
 import tomllib
 from pathlib import Path
 
+import kubernetes_validate
 import numpy as np
 import pytest
 import yaml
@@ -166,15 +166,8 @@ def test_what_kubectl_refuses_is_told(plan, kubectl):
     assert status(plan.job)["batch"] is None
 
 
-@pytest.mark.ways
-@pytest.mark.skipif(
-    importlib.util.find_spec("kubernetes_validate") is None,
-    reason="not run: kubernetes_validate missing",
-)
 @pytest.mark.parametrize("array", [None, 2])
 def test_manifests_keep_to_the_schema_of_kubernetes(plan, array):
-    import kubernetes_validate
-
     text = next(iter(scripts(plan, array).values()))
     for found in yaml.safe_load_all(text):
         kubernetes_validate.validate(found, "1.33", strict=True)
