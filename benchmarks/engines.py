@@ -8,9 +8,10 @@ Prints for each case the CPU time of one thread: scatflow, Kymatio's NumPy and t
 faster frontend with its spread over the repetitions, the relative L2 error to the float64
 reference backend, the peak memory beside input and output, and the seconds to make the filters.
 With --output it writes a JSON file, a picture and a page. With --construction it times the making
-of filters for small shapes instead, which is paid before the first transform of each shape: with
-the tables of paths there, which shapes share, and with nothing there but compiled kernels. Needs
-``pip install "scatflow[bench]"``.
+of filters for small shapes instead, which is paid before the first transform of each shape: their
+evaluation, which is what Kymatio's constructors do; a whole plan, where they are also cut into
+bands and each transform laid out, with the tables of paths there, which shapes share; and a whole
+plan with nothing there but compiled kernels. Needs ``pip install "scatflow[bench]"``.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from scatflow.cli.texts import cpu
 from scatflow.engines import scattering1d, scattering2d
 from scatflow.engines.plan import PLANS
 from scatflow.wavelets import scales
+from scatflow.wavelets.morlet import lowpass_1d, morlets_1d
 
 # Kymatio's own suite and the tables of its user guide, with small batches.
 CASES = [
@@ -143,7 +145,13 @@ def construct(case, repetitions):
     """
     engine = case.engine()
     engine.plan()  # compiled kernels
-    seconds = {"kymatio": [], "first": [], "scatflow": []}
+    make = {
+        "kymatio": partial(frontend, kymatio.numpy, case),
+        "first": engine.plan,
+        "plan": engine.plan,
+        "filters": partial(FILTERS[case.kind], engine, engine.plan()),
+    }
+    seconds = {name: [] for name in make}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(repetitions):
@@ -151,9 +159,26 @@ def construct(case, repetitions):
                 PLANS.clear()
                 if name == "first":
                     forget()
-                make = partial(frontend, kymatio.numpy, case) if name == "kymatio" else engine.plan
-                times.append(cpu_seconds(make))
+                times.append(cpu_seconds(make[name]))
     return seconds
+
+
+def filters_1d(engine, plan):
+    """Evaluate each filter of an engine once."""
+    psi1, psi2 = engine.scales()
+    unique = dict.fromkeys((*psi1, *psi2))
+    morlets_1d(plan.padded[0], [(scale.xi, scale.sigma) for scale in unique])
+    lowpass_1d(plan.padded[0], scattering1d.SIGMA0 / engine.window)
+
+
+def filters_2d(engine, plan):
+    frame = scattering2d.Frame(engine, plan.padded, 0, plan.dtype, plan.backend)
+    for j in range(engine.J):
+        frame.orientations(j)
+    assert frame.phi
+
+
+FILTERS = {"1d": filters_1d, "2d": filters_2d}
 
 
 def forget():
@@ -165,22 +190,22 @@ def forget():
 
 
 CONSTRUCTION_HEAD = (
-    "| case | filters | the first ones | Kymatio | ratio (range) | of the first ones |"
+    "| case | filters | plan | first plan | Kymatio | ratio (range) | of plan | of first |"
 )
 
 
 def construction_row(case, seconds):
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    ms = {name: f"{statistics.median(times) * 1e3:.2f} ms" for name, times in seconds.items()}
     ratios = {
-        name: sorted(a / b for a, b in zip(seconds["kymatio"], seconds[name], strict=True))
-        for name in ("scatflow", "first")
+        name: sorted(a / b for a, b in zip(seconds["kymatio"], times, strict=True))
+        for name, times in seconds.items()
     }
-    again = ratios["scatflow"]
-    ms = {name: f"{value * 1e3:.2f} ms" for name, value in medians.items()}
+    filters = ratios["filters"]
     return (
-        f"| {str(case).replace(f'{case.batch} x ', '')} | {ms['scatflow']} | {ms['first']} | "
-        f"{ms['kymatio']} | {statistics.median(again):.1f} ({again[0]:.1f} to {again[-1]:.1f}) | "
-        f"{statistics.median(ratios['first']):.1f} |"
+        f"| {str(case).replace(f'{case.batch} x ', '')} | {ms['filters']} | {ms['plan']} | "
+        f"{ms['first']} | {ms['kymatio']} | "
+        f"{statistics.median(filters):.1f} ({filters[0]:.1f} to {filters[-1]:.1f}) | "
+        f"{statistics.median(ratios['plan']):.1f} | {statistics.median(ratios['first']):.1f} |"
     )
 
 

@@ -91,6 +91,8 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
     correction, centre = math.exp(-(xi**2) / (2.0 * sigma**2)), abs(xi)
     first, last = _bins(N, centre, sigma)
     if last - first + 1 >= N:
+        if xi >= 0 and (found := _wide_morlet(N, xi, sigma)) is not None:
+            return Band((0,), found, (N,))
         f = np.arange(N) / N
         periods = _periods(sigma)
         g, g0 = _gaussian(f, xi, sigma, periods), _gaussian(f, 0.0, sigma, periods)
@@ -106,6 +108,27 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
             return Band((first % N,), values / _norm_of_a_morlet(correction), (N,))
     band = Band((first % N,), values, (N,))
     return band.scaled(1.0 / l1_norm(band))
+
+
+def _wide_morlet(N: int, xi: float, sigma: float) -> Array | None:
+    """Evaluate a wavelet that fills the period by its few samples in time; None if it is long.
+
+    A Gaussian that repeats with the sampling rate has the samples of one in time (Poisson), and so
+    few of them that the sum of their moduli is the norm.
+    """
+    last = math.ceil(REACH / (2.0 * math.pi * sigma))
+    left_out = math.exp(-((_periods(sigma) - 1) ** 2) / (2.0 * sigma**2))
+    if 2 * last + 1 > N or left_out > 1e-11:
+        return None
+    t = np.arange(last + 1)
+    envelope = np.exp(-2.0 * (math.pi * sigma * t) ** 2)
+    envelope[0] = 0.5  # the other half of time mirrors this one
+    h = envelope * np.exp(2j * math.pi * xi * t)
+    h -= h.real.sum() / envelope.sum() * envelope
+    h /= 2.0 * np.abs(h).sum()
+    h[0] *= 2.0
+    values: Array = scipy.fft.hfft(h, N)
+    return values
 
 
 TOGETHER = 2**13
@@ -168,28 +191,31 @@ def _together(
     values: Array,
 ) -> None:
     """Write the values of wavelets on bands that are narrower than the period, end to end."""
-    lowest = min(firsts)
-    highest = max(map(operator.add, firsts, sizes))
-    f = np.arange(lowest, highest) / N
-    bands, begin = [], 0
-    for (xi, _), first, size in zip(wavelets, firsts, sizes, strict=True):
-        band = values[begin : begin + size]
-        np.subtract(f[first - lowest : first - lowest + size], xi, out=band)
-        bands.append(band)
-        begin += size
+    begins = list(itertools.accumulate(sizes, initial=0))
+    shift = list(map(operator.sub, firsts, begins))
+    f = (np.arange(values.size) + np.repeat(shift, sizes)) / N
+    spread = np.repeat([-2.0 * sigma**2 for _, sigma in wavelets], sizes)
+    np.subtract(f, np.repeat([xi for xi, _ in wavelets], sizes), out=values)
     values *= values
-    for (_, sigma), band in zip(wavelets, bands, strict=True):
-        band /= -2.0 * sigma**2
+    values /= spread
     np.exp(values, out=values)
-    for (_, sigma), band, first, c in zip(wavelets, bands, firsts, corrections, strict=True):
-        if c > NO_CORRECTION:
-            around_0 = _gaussian(f[first - lowest : first - lowest + band.size], 0.0, sigma, 1)
-            around_0 *= c
-            band -= around_0
-        if not _has_ended(N, sigma, c):
-            band *= 1.0 / l1_norm(Band((0,), band, (N,)))
-        elif c >= UNIT_NORM:
-            band /= _norm_of_a_morlet(c)
+    c = np.array(corrections)
+    corrected = c > NO_CORRECTION
+    if corrected.any():
+        where = np.repeat(corrected, sizes)
+        around_0 = f[where]
+        around_0 *= around_0
+        around_0 /= spread[where]
+        np.exp(around_0, out=around_0)
+        around_0 *= np.repeat(c[corrected], np.array(sizes)[corrected])
+        values[where] -= around_0
+    for (_, sigma), (begin, end), height in zip(
+        wavelets, itertools.pairwise(begins), corrections, strict=True
+    ):
+        if not _has_ended(N, sigma, height):
+            values[begin:end] *= 1.0 / l1_norm(Band((0,), values[begin:end], (N,)))
+        elif height >= UNIT_NORM:
+            values[begin:end] /= _norm_of_a_morlet(height)
 
 
 UNIT_NORM = 1e-9

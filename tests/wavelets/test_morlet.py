@@ -53,6 +53,17 @@ def test_a_wavelet_is_two_gaussians_that_cancel_at_zero(N, xi, sigma):
     np.testing.assert_allclose(found / found.max(), psi / psi.max(), atol=1e-6)
 
 
+@given(st.integers(40, 500), st.floats(0.02, 0.5), st.floats(0.07, 0.145))
+def test_a_wide_wavelet_of_few_samples_is_the_published_sum_of_periods(N, xi, sigma):
+    periods = math.ceil(math.sqrt(2 * sigma**2 * math.log(1e7)) + 1)
+    f, p = np.arange(N) / N, np.arange(1 - periods, periods)[:, None]
+    g, g0 = (np.exp(-((f + p - c) ** 2) / (2 * sigma**2)).sum(axis=0) for c in (xi, 0.0))
+    psi = g - g[0] / g0[0] * g0
+    psi /= np.abs(np.fft.ifft(psi)).sum()
+    found = morlet_1d(N, xi, sigma).dense()
+    np.testing.assert_allclose(found, psi, atol=1e-11 * np.abs(psi).max())
+
+
 @given(st.integers(8, 5000), st.floats(1, 5000))
 def test_a_low_pass_has_unit_mean_and_is_even(N, T):
     phi = lowpass_1d(N, 0.1 / T).dense()
