@@ -490,6 +490,30 @@ def doctor() -> None:
     typer.echo("\n".join(doctor_lines()))
 
 
+@app.command("compile")
+def compile_kernels(
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KIND]...", help="Kinds of jobs; all of them by default."),
+    ] = None,
+    dtypes: Annotated[
+        list[str] | None, typer.Option("--dtype", help="float32 or float64; both by default.")
+    ] = None,
+) -> None:
+    """Compile the engines' kernels now, so that no first call waits; they are kept on disk."""
+    from scatflow.cli.kernels import DTYPES, ENGINES, prepare
+
+    for asked, known, hint in (
+        (kinds, ENGINES, "KIND"),
+        (dtypes, DTYPES, "--dtype"),
+    ):
+        for word in asked or ():
+            if word not in known:
+                raise typer.BadParameter(f"{word!r} is none of {', '.join(known)}", param_hint=hint)
+    for line in prepare(kinds or ENGINES, dtypes or DTYPES):
+        typer.echo(line)
+
+
 @app.command()
 def bench(
     threads: Annotated[

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -80,12 +81,33 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     Raises
     ------
     JobError
-        It is no TOML.
+        It is no TOML, or a text in it holds the character that ends a path for the system.
     """
     try:
-        return tomllib.loads(text)
+        raw = tomllib.loads(text)
     except (ValueError, RecursionError) as problem:  # of numbers too long, and nesting too deep
         raise JobError(f"{path} is not valid TOML: {problem}.") from None
+    for place, found in _texts(raw):
+        if "\0" in found:
+            raise JobError(
+                f"{path}: {place} holds the character U+0000, which no path and no name can. "
+                "Nothing was run; leave it out."
+            )
+    return raw
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the place of each text in a TOML document, and the text."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            inside = f"{place}.{key}".lstrip(".").replace("\0", "\\u0000")
+            yield from _texts(key, f"the key {inside}")
+            yield from _texts(item, inside)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, place)
 
 
 def unique(errors: list[ErrorDetails]) -> list[ErrorDetails]:

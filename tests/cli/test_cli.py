@@ -46,10 +46,11 @@ def folder(tmp_path, rng):
     return tmp_path
 
 
-def scatflow(folder, *words):
+def scatflow(folder, *words, env=None):
     return subprocess.run(
         [sys.executable, "-m", "scatflow.cli", *words],
         cwd=folder,
+        env=env,
         capture_output=True,
         text=True,
         timeout=120,
@@ -276,6 +277,31 @@ def test_version_and_doctor(folder):
     assert doctor.returncode == 0
     for word in ("numpy", library(), "processors", "memory", "ingest"):
         assert word in doctor.stdout
+
+
+def test_what_was_compiled_ahead_is_all_that_signals_use(folder):
+    cache = folder / "kernels"
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    done = scatflow(folder, "compile", "scattering1d", "--dtype", "float32", env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("scattering1d float32: ready after")
+    kept = sorted(cache.rglob("*.nbc"))
+    assert kept
+    use = (
+        "import numpy as np, scatflow\n"
+        "for J, N, Q, more in ((3, 97, 1, {}), (8, 5000, (4, 2), {}), (5, 300, 2, {'T': 'global'}),"
+        " (7, 2**15, 8, {'max_order': 1}), (4, 250, 3, {'T': 0, 'out_type': 'list'})):\n"
+        "    for batch in ((), (3,), (40,)):\n"
+        "        scatflow.Scattering1D(J, N, Q, **more)(np.ones((*batch, N), 'f4'))"
+    )
+    subprocess.run([sys.executable, "-c", use], env=env, check=True)
+    assert sorted(cache.rglob("*.nbc")) == kept
+
+
+def test_kernels_of_an_unknown_kind_are_refused(folder):
+    done = scatflow(folder, "compile", "scattering4d")
+    assert done.returncode == 2
+    assert "'scattering4d' is none of" in done.stderr
 
 
 def test_help_answers_at_once(folder):

@@ -57,6 +57,7 @@ def test_a_good_job_is_read():
         ("J = 5", "J = 5\nshape = 4096", ["[transform] shape cannot be set in a job", "Remove"]),
         ("Q = [8, 1]", "Q = [8, 1, 1]", ["[transform] Scattering", "Q=(8, 1, 1) has 3 layers"]),
         ("J = 5", "J = 5 5", ["job.toml is not valid TOML", "line 8"]),
+        ('"a.zarr"', '"a\\u0000.zarr"', ["source.store holds the character U+0000", "leave it"]),
         (
             '"seamless"',
             '"seamles"',
