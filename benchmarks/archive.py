@@ -1,6 +1,7 @@
 """Run a job over an archive larger than memory and watch the workers from outside.
 
     python benchmarks/archive.py [--gib 0.1 1 10 40] [--workers 2] [--threads 1] [--memory "1 GiB"]
+                                 [--order 2] [--quality 8]
 
 For each size, makes an archive of noise, float32, 100 Hz, runs `scatflow run` on it, and prints the
 most memory that any worker process ever had resident (VmHWM) beside what `scatflow plan` announced.
@@ -39,7 +40,7 @@ variable = "waveform"
 kind = "scattering1d"
 dims = ["time"]
 J = 10
-Q = [8, 1]
+Q = [{quality}, 1]
 max_order = {order}
 boundary = "seamless"
 [output]
@@ -122,6 +123,7 @@ def measure(gib: float, options: argparse.Namespace) -> bool:
                 threads=options.threads,
                 memory=options.memory,
                 order=options.order,
+                quality=options.quality,
             )
         )
         told = subprocess.run(
@@ -153,6 +155,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", default="1 GiB")
     parser.add_argument("--order", type=int, default=2)
+    parser.add_argument("--quality", type=int, default=8, help="Q of the first order")
     parser.add_argument("--folder", help="where to put archive and result (default: temporary)")
     options = parser.parse_args()
     print("| archive | samples | peak of a worker | announced | budget | client and scheduler |")

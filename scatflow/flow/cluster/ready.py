@@ -67,6 +67,8 @@ CONFIG = {
     "distributed.worker.profile.interval": "100ms",
     "distributed.worker.profile.cycle": "10s",
     "distributed.admin.low-level-log-length": 100,
+    # What a process measures of itself twice a second: of five minutes, not of an hour (4 MiB).
+    "distributed.admin.system-monitor.log-length": 600,
     # Once somebody has looked at the dashboard, as many tasks are kept for it, not 100 000.
     "distributed.scheduler.dashboard.tasks.task-stream-length": 10_000,
     # Which of a dead worker's blocks it died of is for the window to find out.
