@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from scatflow.flow.cluster.batch import script as worker_script
 from scatflow.flow.cluster.kubernetes import run_name
 from scatflow.flow.cluster.ready import HEADROOM
 from scatflow.flow.job import Job
+from scatflow.flow.lock import locked
 from scatflow.flow.plan import RunPlan
 from scatflow.flow.profiles import Batch, clock_time, seconds
 from scatflow.flow.run import lay_out
@@ -116,6 +118,28 @@ def submit(
     """
     if pods.is_of(plan.job):
         return _submit_pods(plan, array, say)
+    _system(plan.job)
+    make_folder(plan.job)
+    with _one_at_a_time(plan.job):
+        return _submit_jobs(plan, array, say)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(job: Job) -> Iterator[None]:
+    """Keep others from sending a run at the same instant: neither would see the other's job."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(str(_places(job).record)))
+        except OutputBusyError as problem:
+            raise OutputBusyError(
+                f"Another command is sending this run at this moment, so nothing was sent. Look at "
+                f"what becomes of it: scatflow status {job.path} --cluster {job.run.cluster}"
+            ) from problem
+        yield
+
+
+def _submit_jobs(plan: RunPlan, array: int | None, say: Callable[[str], None]) -> Sent | None:
+    """Send a run to a batch system."""
     place, system = _system(plan.job)
     places = _places(plan.job)
     earlier = sent(plan.job)
@@ -124,7 +148,6 @@ def submit(
             f"This run was sent already: job {earlier.number} of {system.kind} waits or runs. Wait "
             f"for it (its log: {earlier.log}), or cancel it: scatflow cancel {plan.job.path}"
         )
-    make_folder(plan.job)
     for file in (places.script, places.end):
         file.with_suffix(NUMBER).unlink(missing_ok=True)
     if array is None:

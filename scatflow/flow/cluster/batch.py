@@ -149,7 +149,7 @@ def _words(job: Job, place: Any, *, secured: bool) -> dict[str, Any]:
         "memory": f"{_mib(job)} MiB",
         "interface": place.interface,
         "death_timeout": ENTRY_WAIT,
-        "local_directory": place.scratch or str(folder / "scratch"),
+        "local_directory": _word(place.scratch or str(folder / "scratch")),
         "log_directory": str(folder / "logs"),
         "worker_extra_args": _worker_arguments(place),
         "job_script_prologue": [*place.prologue, *_exports(place)],
@@ -160,6 +160,13 @@ def _words(job: Job, place: Any, *, secured: bool) -> dict[str, Any]:
         "shared_temp_directory": str(folder) if secured else None,
     }
     return words | _peculiar(job, place)
+
+
+def _word(path: str) -> str:
+    """Return a path as a word of shell, in which the node's variables count, as in $TMPDIR."""
+    if "$" not in path:
+        return shlex.quote(path)
+    return '"' + re.sub(r'([\\"`])', r"\\\1", path) + '"'
 
 
 def _mib(job: Job) -> int:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from scatflow.cli import app
 from scatflow.errors import ClusterError, OutputBusyError
 from scatflow.flow.cluster import batch
+from scatflow.flow.lock import locked
 from scatflow.flow.plan import prepare
 from scatflow.flow.profiles import parse_profile
 from scatflow.flow.status import status
@@ -315,6 +316,33 @@ def test_a_job_that_has_ended_is_known_to_have(kind, answer, system, stand_in):
     assert status(plan.job)["batch"]["at_work"] is False
     assert "has ended already" in cancel(plan.job)[0]
     assert submit(plan) is not None
+
+
+def test_of_two_that_send_a_run_at_the_same_instant_one_is_refused(system):
+    plan, calls = system("slurm")
+    submit(plan)
+    calls["sbatch"].unlink()
+    with (
+        locked(sent(plan.job).script.removesuffix("sh") + "json"),
+        pytest.raises(OutputBusyError, match="sending this run at this moment"),
+    ):
+        submit(plan)
+    assert not calls["sbatch"].exists()
+
+
+@pytest.mark.parametrize(
+    ("scratch", "word"),
+    [("/scratch", "/scratch"), ("/my data", "'/my data'"), ("$TMPDIR/a b", '"$TMPDIR/a b"')],
+)
+def test_the_scratch_folder_is_one_word_and_may_be_the_nodes_own(scratch, word, job):
+    text = batch.script(job("slurm", f'scratch = "{scratch}"'))
+    assert f"--local-directory {word}" in text
+
+
+def test_jobs_of_an_array_compute_on_what_the_profile_says(job):
+    plan = prepare(job("slurm", 'device = "cuda"\n' + DIRECTIVES["slurm"][1]))
+    (own,) = [text for what, text in scripts(plan, 2).items() if "profile" in what]
+    assert parse_profile(own, Path("own.toml")).device == "cuda"
 
 
 @pytest.mark.parametrize("kind", SYSTEMS)
