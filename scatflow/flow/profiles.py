@@ -362,7 +362,7 @@ class HtCondor(Batch):
     def problems(self) -> list[str]:
         """List settings that contradict each other."""
         found = super().problems()
-        if self.queue is not None:
+        if self.queue is not None or self.driver.queue is not None:
             found.append("queue: HTCondor has none. Say what machines you want in directives.")
         found += [
             f"directives: found {line!r}; lines of HTCondor read name = value."

@@ -205,7 +205,16 @@ def _peculiar(job: Job, place: Batch) -> dict[str, Any]:
         own = {k.strip(): v.strip() for k, _, v in (d.partition("=") for d in place.directives)}
         return {
             "disk": place.disk,
-            "job_extra_directives": {"RequestCpus": str(cores), **group, **own},
+            "job_extra_directives": {
+                "RequestCpus": str(cores),
+                "batch_name": tag(job),
+                **group,
+                **own,
+            },
+            # What begins so is a macro of condor_submit's, and here it is the shell's.
+            "job_script_prologue": [
+                line.replace("$(", "$(DOLLAR)(") for line in (*place.prologue, *_exports(place))
+            ],
         }
     raise TypeError(f"{place.kind} is no batch system")
 
@@ -383,9 +392,7 @@ class _Arrivals:
 
     def _ended(self) -> list[Any]:
         """Return the jobs that have ended and have no worker, of some that are looked at."""
-        system = SYSTEMS.get(self._place.kind)
-        if system is None:
-            return []
+        system = SYSTEMS[self._place.kind]
         there = {str(one.name) for one in self._jobs.scheduler.workers.values()}
         absent = [
             (name, unit.job_id)

@@ -73,7 +73,7 @@ def job(place):
     place.archive(np.zeros((2, 2**14), "float32"))
 
     def make(kind, more=None, **changes):
-        text = DIRECTIVES[kind][1] if more is None else more
+        text = more if more is not None else DIRECTIVES[kind][1] if kind in DIRECTIVES else ""
         (place.path / "site.toml").write_text(PROFILE.format(kind=kind, more=text))
         return place.job(cluster="site.toml", **changes)
 
@@ -103,7 +103,7 @@ def head(text, mark):
 # --- scripts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", SYSTEMS)
+@pytest.mark.parametrize("kind", DIRECTIVES)
 def test_jobs_ask_for_what_the_profile_states_in_the_words_of_the_system(kind, job, place):
     mark, _, worker, driver = DIRECTIVES[kind]
     plan = prepare(job(kind))
@@ -121,7 +121,7 @@ def test_jobs_ask_for_what_the_profile_states_in_the_words_of_the_system(kind, j
     assert sorted(place.path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("kind", SYSTEMS)
+@pytest.mark.parametrize("kind", DIRECTIVES)
 def test_every_job_has_the_environment_of_the_profile(kind, job):
     plan = prepare(job(kind))
     driver, worker = scripts(plan).values()
@@ -142,7 +142,7 @@ def test_every_job_has_the_environment_of_the_profile(kind, job):
     assert parse_profile(own, Path("own.toml")).workers == 2
 
 
-@pytest.mark.parametrize("kind", SYSTEMS)
+@pytest.mark.parametrize("kind", DIRECTIVES)
 def test_workers_of_a_profile_with_gpus_have_them_as_a_resource(kind, job):
     stated = DIRECTIVES[kind][1]
     assert "--resources GPU=1" in batch.script(job(kind, 'device = "cuda"\n' + stated))
@@ -166,18 +166,16 @@ def test_jobs_of_htcondor_ask_for_processors_and_a_group(job):
     assert "module load python; export OMP_NUM_THREADS=1; " in shell
 
 
-@pytest.mark.parametrize("kind", ["htcondor", "threads"])
-def test_a_run_is_sent_to_batch_systems_alone_and_is_told_how_it_goes_on(kind, job, place):
-    plan = prepare(job(kind, "")) if kind == "htcondor" else place.plan(cluster=kind)
-    if kind == "threads":
-        place.archive(np.zeros((2, 2**14), "float32"))
+def test_a_run_is_sent_to_batch_systems_alone_and_is_told_how_it_goes_on(place):
+    place.archive(np.zeros((2, 2**14), "float32"))
     for ask in (scripts, submit):
-        with pytest.raises(ClusterError, match=rf'kind "{kind}".*slurm, pbs, lsf, sge.*stays'):
-            ask(plan)
+        with pytest.raises(ClusterError, match=r'kind "threads".*slurm, pbs, lsf, sge.*stays'):
+            ask(place.plan(cluster="threads"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "index"), [("slurm", "0"), ("pbs", "0"), ("lsf", "1"), ("sge", "1")]
+    ("kind", "index"),
+    [("slurm", "0"), ("pbs", "0"), ("lsf", "1"), ("sge", "1"), ("htcondor", "0")],
 )
 def test_each_job_of_an_array_has_its_share_and_there_are_no_more_than_blocks(kind, index, job):
     plan = prepare(job(kind))
@@ -186,7 +184,7 @@ def test_each_job_of_an_array_has_its_share_and_there_are_no_more_than_blocks(ki
     share = re.search(r'--share (".*?")', text).group(1)
     names = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "LSB_JOBINDEX", "SGE_TASK_ID")
     told = subprocess.run(
-        ["bash", "-c", f"echo {share}"],
+        ["bash", "-c", f"echo {share}", "bash", index],
         env={**os.environ, **dict.fromkeys(names, index)},
         capture_output=True,
         text=True,
@@ -215,6 +213,12 @@ def test_a_job_is_queued_again_only_when_its_time_was_up(slept, code, again, job
     done = run_by_bash(text, place.path, f"(sleep {slept}; exit {code})")
     assert ("again: requeue 7" in done.stdout) == again, done
     assert done.returncode == code
+
+
+@pytest.mark.parametrize(("slept", "code", "given"), [(0, 1, 1), (1, 124, 99)])
+def test_a_job_of_htcondor_asks_to_run_again_by_its_exit_code(slept, code, given, job, place):
+    text = scripts(prepare(job("htcondor", DRIVER)))["driver"]
+    assert run_by_bash(text, place.path, f"(sleep {slept}; exit {code})").returncode == given
 
 
 def test_a_job_of_an_array_does_not_send_the_whole_array_again(job, place, stand_in):
@@ -260,6 +264,7 @@ ANSWERS = {
     "pbs": ("qsub", "41.server", "41.server", "41.server day me 00:00:00 R long"),
     "lsf": ("bsub", "Job <41> is submitted to queue <long>.", "41", "RUN"),
     "sge": ("qsub", "41", "41", "job_number: 41"),
+    "htcondor": ("condor_submit", "41.0 - 41.0", "41", "2"),
 }
 
 ENDED = {
@@ -270,6 +275,7 @@ ENDED = {
     ],
     "lsf": ["echo DONE", "echo EXIT; echo DONE", "echo 'Job <41> is not found' >&2; exit 255"],
     "sge": ["echo 'Following jobs do not exist:' >&2; echo 41 >&2; exit 1"],
+    "htcondor": ["", "echo '4 3'"],
 }
 
 SILENT = "echo 'Unable to contact the controller (connect failure)' >&2; exit 1"
@@ -383,6 +389,28 @@ def test_the_job_that_pbs_has_in_place_of_the_first_one_is_watched_and_cancelled
     assert sent(plan.job).number == "57.server"
     cancel(plan.job)
     assert "57.server" in calls["cancel"].read_text()
+
+
+def test_an_array_of_htcondor_is_one_cluster_whose_last_job_concludes(system):
+    plan, calls = system("htcondor")
+    record = submit(plan, 2)
+    assert (record.numbers, Path(record.log).name.endswith("-41-*.log")) == (["41"], True)
+    (told,) = calls["condor_submit"].read_text().splitlines()
+    assert told == f"-terse {record.script.removesuffix('.sh')}.sub"
+    n = plan.n_blocks
+    assert list(scripts(plan, n)) == [
+        f"shares ({n} jobs)",
+        f"shares ({n} jobs): what is sent",
+        f"profile of all jobs, {Path(record.script).stem}.toml",
+    ]
+
+
+def test_a_job_of_htcondor_that_is_held_still_waits(system, stand_in):
+    plan, _ = system("htcondor")
+    submit(plan)
+    stand_in("condor_q", "echo 5")
+    with pytest.raises(OutputBusyError, match="41"):
+        submit(plan)
 
 
 @pytest.mark.parametrize("kind", SYSTEMS)
