@@ -107,11 +107,12 @@ def test_ranks_that_were_not_told_apart_are_told_how_to_start(job):
         pass
 
 
-def test_a_scratch_folder_that_is_not_there_is_named_with_what_to_do(job, tmp_path):
+@pytest.mark.parametrize("kind", ["local", "cuda"])
+def test_a_scratch_folder_that_is_not_there_is_named_with_what_to_do(kind, job, tmp_path):
     lost = tmp_path / "lost"
     with (
         pytest.raises(ClusterError, match=r"scratch = .*lost.* is not there.*mkdir -p"),
-        connect(job(f'kind = "local"\nworkers = 1\nscratch = "{lost}"')),
+        connect(job(f'kind = "{kind}"\nworkers = 1\nscratch = "{lost}"')),
     ):
         pass
 
