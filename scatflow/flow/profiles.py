@@ -103,6 +103,17 @@ class Tls(Table):
     key: Text = Field(description="its key, a file (string)")
 
 
+def _object_name(text: str) -> str:
+    if not OBJECT_NAME.fullmatch(text):
+        raise ValueError("no name of an object of Kubernetes'")
+    return text
+
+
+OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+ObjectName = Annotated[str, AfterValidator(_object_name)]
+
+
 class Profile(Table):
     """What all profiles have."""
 
@@ -372,6 +383,28 @@ class HtCondor(Batch):
         return found
 
 
+POD_SECRET = "scatflow-credentials"
+"""A Secret of this name, if there is one, becomes variables of a run's pods."""
+
+
+def _folder_of_pods(text: str) -> str:
+    if not text.startswith("/") or text.strip("/") == "" or ":" in text or ".." in text.split("/"):
+        raise ValueError("no folder of a pod")
+    return "/" + text.strip("/")
+
+
+class Volume(Table):
+    """A volume claim that pods see as a folder."""
+
+    claim: ObjectName = Field(description="the name of a volume claim (string)")
+    path: Annotated[str, AfterValidator(_folder_of_pods)] = Field(
+        description='where pods see it, a whole path such as "/data" (string)'
+    )
+    read_only: bool = Field(
+        default=False, description="whether pods may only read it (true or false)"
+    )
+
+
 class DriverPod(Table):
     """The pod of `scatflow submit`, which runs the client."""
 
@@ -401,11 +434,19 @@ class Kubernetes(Processes):
         default="00:30:00",
         description='how long the first worker may take to come, "HH:MM:SS"',
     )
+    volumes: list[Volume] = Field(
+        default=[],
+        description='volume claims that the pods see as folders, a list such as [{ claim = "data", '
+        'path = "/data" }]',
+    )
     driver: DriverPod = Field(default=DriverPod(), description="a table [driver]")
 
     def problems(self) -> list[str]:
         """List settings that contradict each other."""
         found = super().problems()
+        paths = [volume.path for volume in self.volumes]
+        if twice := sorted({path for path in paths if paths.count(path) > 1}):
+            found.append(f"volumes: {', '.join(twice)} is the path of two of them.")
         if self.workers is None and self.maximum is None:
             found.append("workers is missing. It takes a number of workers (integer, 1 or more).")
         if self.tls != "off":
