@@ -25,11 +25,11 @@ from scatflow.flow.cluster.batch import (
 )
 from scatflow.flow.cluster.batch import script as worker_script
 from scatflow.flow.cluster.kubernetes import run_name
-from scatflow.flow.cluster.ready import HEADROOM
+from scatflow.flow.cluster.ready import HEADROOM, security_options
 from scatflow.flow.job import Job
 from scatflow.flow.lock import locked
 from scatflow.flow.plan import RunPlan
-from scatflow.flow.profiles import Batch, HtCondor, clock_time, seconds
+from scatflow.flow.profiles import Batch, HtCondor, Tls, clock_time, seconds
 from scatflow.flow.run import lay_out
 from scatflow.flow.schedules.task import write
 from scatflow.flow.systems import NUMBER, SYSTEMS, System, Wanted, script
@@ -91,6 +91,7 @@ def scripts(plan: RunPlan, array: int | None = None) -> dict[str, str]:
     place, system = _system(plan.job)
     places = _places(plan.job)
     check_folder(plan.job)
+    _check_certificates(place)
     if array is None:
         again = "worker (sent by the driver, as often as there are to be workers)"
         driver = _driver(plan, system, places.script)
@@ -100,6 +101,12 @@ def scripts(plan: RunPlan, array: int | None = None) -> dict[str, str]:
     if system.awaits:
         found |= _shown("end (after all of them)", _end(plan, system, places, "ARRAY"))
     return {**found, f"profile of all jobs, {places.profile.name}": _own_profile(place)}
+
+
+def _check_certificates(place: Batch) -> None:
+    """Look at the profile's own certificates, which the driver needs later and elsewhere."""
+    if isinstance(place.tls, Tls):
+        security_options(place.tls)
 
 
 def _shown(what: str, papers: Papers) -> dict[str, str]:
@@ -135,7 +142,9 @@ def submit(
     """
     if pods.is_of(plan.job):
         return _submit_pods(plan, array, say)
-    _system(plan.job)
+    place, system = _system(plan.job)
+    system.check_command()
+    _check_certificates(place)
     make_folder(plan.job)
     with _one_at_a_time(plan.job):
         return _submit_jobs(plan, array, say)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,17 @@ class System:
         one = number if self.numbers_logs else ONE_LOG
         several = f"{number}-*" if self.numbers_logs else "*"
         return pattern.replace("{n}", several if array else one)
+
+    def check_command(self) -> None:
+        """Look whether this machine has the command that sends scripts.
+
+        Raises
+        ------
+        ClusterError
+            It has not.
+        """
+        if shutil.which(self.send[0]) is None:
+            raise _absent(self.send[0], self.kind)
 
     def submit(self, script: str) -> str:
         """Send a script and return the job's number.
@@ -162,16 +174,20 @@ class RefusedError(ClusterError):
     """A batch system's command ended with an error."""
 
 
+def _absent(command: str, kind: str) -> ClusterError:
+    return ClusterError(
+        f"The command {command} is not there, so nothing was sent. Do this on a machine that has "
+        f"the commands of {kind}, or choose another profile."
+    )
+
+
 def _call(words: Sequence[str], kind: str, **more: object) -> str:
     try:
         done = subprocess.run(
             words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, **more
         )  # type: ignore[call-overload]
     except FileNotFoundError as problem:
-        raise ClusterError(
-            f"The command {words[0]} is not there, so nothing was sent. Do this on a machine that "
-            f"has the commands of {kind}, or choose another profile."
-        ) from problem
+        raise _absent(words[0], kind) from problem
     except subprocess.TimeoutExpired as problem:
         raise ClusterError(
             f"{words[0]} has not answered for {COMMAND_SECONDS:.0f} s. Is {kind} at work?"

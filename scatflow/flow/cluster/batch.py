@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import ipaddress
 import math
 import os
 import re
 import shlex
+import socket
 import tempfile
 import time
 import warnings
@@ -122,6 +124,7 @@ def _jobqueue() -> Any:
 def _cluster(job: Job) -> Any:
     place: Any = job.profile
     module = _jobqueue()
+    _check_host(place.host)
     words = _words(job, place, secured=place.tls != "off")
     secured = security(place.tls)
     try:
@@ -132,6 +135,20 @@ def _cluster(job: Job) -> Any:
         raise ClusterError(
             f"The scheduler for the batch jobs cannot be started: {problem}. Look at host, "
             "interface and shared in the profile."
+        ) from problem
+
+
+def _check_host(host: str | None) -> None:
+    """Refuse an address for the scheduler that is another machine's: Dask would not say so."""
+    try:
+        for *_, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM) if host else ():
+            with socket.socket(socket.AF_INET6 if len(address) == 4 else socket.AF_INET) as probe:
+                probe.bind(address)
+    except OSError as problem:
+        raise ClusterError(
+            f"host = {host!r} in the profile is no address of this machine ({problem.strerror}): "
+            "the scheduler cannot be there, and nothing was started. ip addr lists its addresses; "
+            "where the driver's machine is not known before, give interface instead."
         ) from problem
 
 
@@ -293,6 +310,8 @@ def make_folder(job: Job) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "logs").mkdir(exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as problem:
         raise ClusterError(
             f"The folder {folder} cannot be made: {problem.strerror}. Name one that all nodes see "
