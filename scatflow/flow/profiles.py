@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -30,6 +31,8 @@ from scatflow.flow.tables import (
 
 SCHEDULERS = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
 
+SPACE = re.compile(r"[\x00-\x20\x7f]")
+
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 SECRET_NAME = re.compile(r"(?i)secret|password|passwd|token|credential|api_?key|access_?key")
@@ -37,8 +40,17 @@ SECRET_NAME = re.compile(r"(?i)secret|password|passwd|token|credential|api_?key|
 
 
 def _address(text: str) -> str:
-    if not text.startswith(SCHEDULERS):
+    if not text.startswith(SCHEDULERS) or SPACE.search(text) or urlsplit(text).port is None:
         raise ValueError("no scheduler's address")
+    return text
+
+
+def _gateway(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or SPACE.search(text) or not parts.hostname:
+        raise ValueError("no address of a gateway")
+    if parts.password is not None:
+        raise PydanticCustomError(UNSHOWN, "holds a password, which comes from Dask's settings")
     return text
 
 
@@ -511,7 +523,7 @@ class Kubernetes(Processes):
     )
     arrival: Walltime = Field(
         default="00:30:00",
-        description='how long the first worker may take to come, "HH:MM:SS"',
+        description='how long the first worker may take to come, "HH:MM:SS", a minute at least',
     )
     volumes: list[Volume] = Field(
         default=[],
@@ -540,7 +552,9 @@ class Gateway(Profile):
     """Workers that a Dask Gateway starts."""
 
     kind: Literal["gateway"] = Field(description='"gateway"')
-    address: Text = Field(description='the gateway, such as "https://gateway.example.org" (string)')
+    address: Annotated[str, AfterValidator(_gateway)] = Field(
+        description='the gateway, such as "https://gateway.example.org" (string)'
+    )
     auth: Literal["basic", "kerberos", "jupyterhub"] | None = Field(
         default=None, description='how to log in, one of "basic", "kerberos", "jupyterhub"'
     )
@@ -558,7 +572,7 @@ class Gateway(Profile):
     )
     arrival: Walltime = Field(
         default="00:30:00",
-        description='how long the first worker may take to come, "HH:MM:SS"',
+        description='how long the first worker may take to come, "HH:MM:SS", a minute at least',
     )
 
     def problems(self) -> list[str]:
@@ -566,6 +580,8 @@ class Gateway(Profile):
         found = []
         if self.workers is None and (self.minimum is None or self.maximum is None):
             found.append("workers is missing. Give workers, or minimum and maximum.")
+        elif self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            found.append(f"minimum = {self.minimum} is more than maximum = {self.maximum}.")
         if self.workers is not None and (self.minimum is not None or self.maximum is not None):
             found.append("workers: there are bounds, too. Give workers, or minimum and maximum.")
         return found
@@ -593,6 +609,15 @@ class Address(Profile):
         default=0, description="seconds to wait for a first worker (number)"
     )
     tls: Tls | None = Field(default=None, description="a table of ca, cert and key (files)")
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        if self.tls is None or self.address.startswith(("tls://", "wss://")):
+            return []
+        return [
+            f"[tls] is for an address that begins with tls:// or wss://, found {self.address!r}. "
+            "Give that one, or leave the certificates out."
+        ]
 
 
 AnyProfile: TypeAlias = (
@@ -651,7 +676,7 @@ def profile(runner: str) -> AnyProfile:
     if runner == "threads":
         return Threads(kind="threads")
     if runner.startswith(SCHEDULERS):
-        return Address(kind="address", address=runner)
+        return _checked({"kind": "address", "address": runner}, f"cluster = {runner!r}")
     file, text = read_toml(runner, "cluster profile")
     return parse_profile(text, file)
 
@@ -664,7 +689,12 @@ def parse_profile(text: str, path: Path) -> AnyProfile:
         told = "is missing" if kind is None else f"found {kind!r}"
         guess = near(kind, list(KINDS)) if isinstance(kind, str) else ""
         raise JobError(f"{path}: kind: {told}. Accepted: {', '.join(KINDS)}.{guess}")
-    model = KINDS[kind]
+    return _checked(raw, str(path))
+
+
+def _checked(raw: dict[str, Any], where: str) -> AnyProfile:
+    """Return the profile that a table is; `where` says whose it is."""
+    model = KINDS[raw["kind"]]
     try:
         found: AnyProfile = model.model_validate(raw)
         problems = found.problems()
@@ -673,7 +703,7 @@ def parse_profile(text: str, path: Path) -> AnyProfile:
         problems = list(dict.fromkeys(lines))  # Numbers of two types say the same twice.
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise JobError("\n  ".join([f"{path} has {count}; nothing was run:", *problems]))
+        raise JobError("\n  ".join([f"{where} has {count}; nothing was run:", *problems]))
     return found
 
 

@@ -106,6 +106,9 @@ OWN = {
         ('auth = "password"', ["auth: found 'password'", '"jupyterhub"']),
         ("minimum = 1\nmaximum = 2", ["workers", "bounds"]),
         ("options = { a = [1] }", ["options", "a table"]),
+        ('address = "gateway:8000"', ["address: found 'gateway:8000'", '"https://']),
+        ('address = "https://me:pass@x.org"', ["address: holds a password"]),
+        ('arrival = "00:00:10"', ["arrival: found '00:00:10'", "a minute at least"]),
     ],
     "mpi": [
         ("workers = 4", ["workers: unknown key", "interface"]),
@@ -114,6 +117,10 @@ OWN = {
     "address": [
         ('address = "host:8786"', ["address: found 'host:8786'", '"tcp://host:8786"']),
         ("wait = -1", ["wait: found -1", "seconds"]),
+        ('address = "tcp://my host:1"', ["address: found 'tcp://my host:1'"]),
+        ('address = "tcp://host"', ["address: found 'tcp://host'"]),
+        ('address = "tcp://host:99999"', ["address: found 'tcp://host:99999'"]),
+        ('[tls]\nca = "a"\ncert = "b"\nkey = "c"', ["[tls] is for an address that begins"]),
         ("workers = 4", ["workers: unknown key"]),
     ],
     "threads": [("workers = 0.5", ["workers: found 0.5 (number)"])],

@@ -423,6 +423,27 @@ def test_a_system_whose_commands_are_missing_is_named(kind, job, monkeypatch):
         cancel(plan.job)
 
 
+@pytest.mark.parametrize("array", [None, 2])
+def test_certificates_that_are_not_there_are_told_before_anything_is_sent(
+    array, job, place, stand_in
+):
+    sends = stand_in("sbatch", "echo 41")
+    more = '[tls]\nca = "no.pem"\ncert = "no.pem"\nkey = "no.key"'
+    plan = prepare(job("slurm", more))
+    for ask in (scripts, submit):
+        with pytest.raises(ClusterError, match=r"\[tls\] ca = 'no.pem': there is no file"):
+            ask(plan, array)
+    assert not sends.exists()
+
+
+def test_an_array_is_not_laid_out_where_nothing_can_be_sent(job, monkeypatch):
+    plan = prepare(job("slurm"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ClusterError, match="The command sbatch is not there"):
+        submit(plan, 2)
+    assert not Path(plan.output).exists()
+
+
 def test_workers_are_not_for_an_array(job, place):
     job("slurm")
     (place.path / "job.toml").write_text(place.text(cluster="site.toml"))
