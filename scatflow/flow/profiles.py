@@ -95,7 +95,7 @@ SHORTEST_WALLTIME = 60
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 UNWORDED = re.compile(r"[^\w.,:@/+*=~%\[\]-]")
-"""What ends an option of a batch system, or is the shell's."""
+"""What ends an option of a batch system or the name of an image, or is the shell's."""
 
 
 def _line(text: str) -> str:
@@ -110,7 +110,7 @@ def _word(text: str) -> str:
     if found := UNWORDED.search(text):
         raise PydanticCustomError(
             UNSHOWN,
-            "found {text}, and batch systems take no {sign} in it",
+            "found {text}, in which no {sign} can be",
             {"text": repr(text), "sign": repr(found.group())},
         )
     return text
@@ -170,7 +170,11 @@ class Tls(Table):
 
 def _object_name(text: str) -> str:
     if not OBJECT_NAME.fullmatch(text):
-        raise ValueError("no name of an object of Kubernetes'")
+        raise PydanticCustomError(
+            UNSHOWN,
+            "found {text}, and names of Kubernetes are of small letters, digits, - and .",
+            {"text": repr(text)},
+        )
     return text
 
 

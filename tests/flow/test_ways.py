@@ -145,7 +145,7 @@ def test_an_address_that_wants_certificates_is_told_where_they_go(job):
 def test_an_address_of_another_machine_is_no_place_for_the_scheduler(job):
     text = 'kind = "slurm"\nworkers = 1\nhost = "192.0.2.77"\ntls = "off"'
     with (
-        pytest.raises(ClusterError, match=r"host = '192\.0\.2\.77' in the profile is no address of"),
+        pytest.raises(ClusterError, match=r"host = '192\.0\.2\.77' in the profile is no address"),
         connect(job(text)),
     ):
         pass

@@ -284,7 +284,7 @@ def check_folder(job: Job) -> None:
     Raises
     ------
     ClusterError
-        It has blanks or other signs that they read in their own way.
+        It has blanks or other signs that they read in their own way, or is a file.
     """
     folder = str(shared_folder(job))
     if found := sorted(set(UNFIT.findall(folder))):
@@ -293,6 +293,11 @@ def check_folder(job: Job) -> None:
             f"Logs of batch jobs would be in {folder!r}, and options of batch systems cannot hold "
             f"{signs}: nothing was sent. Name another folder that all nodes see, as shared in the "
             "profile."
+        )
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise ClusterError(
+            f"Logs of batch jobs would be in {folder}, which is no folder: nothing was sent. Name "
+            "one that all nodes see, as shared in the profile."
         )
 
 

@@ -193,9 +193,11 @@ def test_each_job_of_an_array_has_its_share_and_there_are_no_more_than_blocks(ki
 
 
 def run_by_bash(script, path, stand_in):
-    """Run a script whose scatflow command is another one, and which has had its time at once."""
+    """Run a script whose scatflow command is another one; one that sleeps has had its time."""
     text = re.sub(r"timeout .*? &$", f"{stand_in} &", script, flags=re.M)
-    text = re.sub(r"-ge \d+", "-ge 1", text).replace("module load python", "true")
+    if "sleep 0" not in stand_in:  # Else a second may begin meanwhile.
+        text = re.sub(r"-ge \d+", "-ge 1", text)
+    text = text.replace("module load python", "true")
     (path / "script.sh").write_text(text)
     return subprocess.run(
         ["bash", str(path / "script.sh")],
@@ -255,6 +257,13 @@ def test_a_folder_that_directives_cannot_name_is_refused_before_anything_is_sent
     assert not (place.path / folder).exists()
     shared = f'shared = "{place.path}/plain"\n' + DIRECTIVES["slurm"][1]
     assert submit(prepare(job("slurm", shared, output=f"{folder}/out.zarr"))).number == "41"
+
+
+def test_a_file_is_no_folder_for_logs(job, place):
+    plan = prepare(job("slurm", f'shared = "{place.path}/site.toml"'))
+    for ask in (scripts, submit):
+        with pytest.raises(ClusterError, match=r"site.toml, which is no folder"):
+            ask(plan)
 
 
 # --- sending -------------------------------------------------------------------------------------
