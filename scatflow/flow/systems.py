@@ -106,11 +106,17 @@ class System:
             The command is missing, or refuses.
         """
         words = [*self.send] if self.stdin else [*self.send, script]
-        if self.stdin:
-            with open(script, "rb") as text:
-                said = _call(words, self.kind, stdin=text)
-        else:
-            said = _call(words, self.kind)
+        try:
+            if self.stdin:
+                with open(script, "rb") as text:
+                    said = _call(words, self.kind, stdin=text)
+            else:
+                said = _call(words, self.kind)
+        except RefusedError as problem:
+            raise RefusedError(
+                f"{problem}\nNothing runs. Look at queue, account, walltime, memory and directives "
+                f"in the profile; what was sent is {script}"
+            ) from problem
         match = re.search(self.number, said)
         if match is None:
             raise ClusterError(

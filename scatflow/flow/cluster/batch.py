@@ -371,6 +371,7 @@ def _said(problem: Exception) -> str:
     for mark in ("stderr:", "stdout:"):
         _, _, rest = text.partition(mark)
         lines = [line.strip() for line in rest.splitlines() if line.strip()]
+        lines = [line for line in lines if line not in ("stdout:", "stderr:")]
         if lines and not lines[0].startswith("command:"):
             return lines[0]
     return " ".join(text.split())

@@ -474,6 +474,21 @@ def test_a_dashboards_port_that_is_taken_this_moment_warns_nobody(job, monkeypat
         gc.collect()
 
 
+def test_what_a_command_says_is_told_and_not_the_marks_around_it():
+    said = "Command exited with non-zero exit code.\nstdout:\n{}\nstderr:\n{}\n"
+    assert batch._said(RuntimeError(said.format("", "no queue"))) == "no queue"
+    assert batch._said(RuntimeError(said.format("held", ""))) == "held"
+    assert "non-zero exit code" in batch._said(RuntimeError(said.format("", "")))
+
+
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_a_system_that_refuses_a_job_is_told_with_what_to_look_at(kind, system, stand_in):
+    plan, _ = system(kind)
+    stand_in(ANSWERS[kind][0], "echo 'no such account' >&2; exit 1")
+    with pytest.raises(ClusterError, match=r"no such account\n.* account, .* directives"):
+        submit(plan)
+
+
 def test_a_run_goes_on_while_its_batch_system_does_not_answer(job, stand_in):
     jobs = SimpleNamespace(
         scheduler=SimpleNamespace(workers={}), workers={0: SimpleNamespace(job_id="41")}
