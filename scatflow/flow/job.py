@@ -27,6 +27,7 @@ from scatflow.flow.tables import (
     SECRET,
     Bytes,
     Count,
+    Some,
     Table,
     Text,
     describe,
@@ -157,12 +158,12 @@ class RunTable(Table):
         description='"local", "threads", a scheduler\'s address such as "tcp://host:8786", or the '
         'path of a cluster profile such as "cluster/slurm.toml"',
     )
-    workers: Count | None = Field(
-        default=None, description="a number of workers (integer, 1 or more)"
+    workers: Some | None = Field(
+        default=None, description="a number of workers (integer, 1 to 100000)"
     )
-    threads: Count = Field(
+    threads: Some = Field(
         default=1,
-        description="threads that the transform of one block keeps busy (integer, 1 or more)",
+        description="threads that the transform of one block keeps busy (integer, 1 to 100000)",
     )
     memory: Bytes = Field(
         default="2 GiB", description='the budget of one worker, such as "2 GiB" (string)'

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from scatflow.errors import ClusterError, OutputBusyError
 from scatflow.flow.cluster.batch import tag
-from scatflow.flow.cluster.kubernetes import GPU, RUN, manifest, run_name
+from scatflow.flow.cluster.kubernetes import GPU, RUN, manifest, run_name, with_volumes
 from scatflow.flow.cluster.ready import HEADROOM
 from scatflow.flow.job import Job
 from scatflow.flow.plan import RunPlan
-from scatflow.flow.profiles import Kubernetes
+from scatflow.flow.profiles import POD_SECRET, Kubernetes
 from scatflow.flow.schedules.kubernetes import (
     JOB_FOLDER,
     MANAGER,
     PROFILE,
-    SECRET,
     as_yaml,
     check_stores,
+    is_mounted,
     kubectl,
 )
 from scatflow.flow.tables import memory_bytes, read_toml
@@ -41,6 +42,30 @@ HOPELESS = [2, 3]
 """Exit codes of mistakes in a job, its source or its budget, which no further pod mends."""
 
 ENDED = ("Complete", "Failed")
+
+VOLUMES = (
+    ", or have pods see the folder at the same path as this machine does (volumes in the profile)"
+)
+"""What a store of a run that is sent may be, other than a URL."""
+
+DASK = "kubernetes.dask.org"
+
+RIGHTS = [
+    {"apiGroups": [DASK], "resources": [name], "verbs": verbs}
+    for name, verbs in {
+        "daskclusters": ["get", "list", "watch", "create", "delete"],
+        "daskworkergroups": ["get", "list", "watch"],
+        "daskworkergroups/scale": ["get", "patch"],
+        "daskautoscalers": ["get", "create", "patch", "delete"],
+    }.items()
+] + [
+    {"apiGroups": [""], "resources": ["pods", "services"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+]
+"""What the client asks of Kubernetes: workers of the operator's, and how they are."""
+
+OWN_ACCOUNT = "default"
+"""The account of pods of which nothing is said; each namespace has one."""
 
 
 def is_of(job: Job) -> bool:
@@ -64,10 +89,50 @@ def scripts(plan: RunPlan, profile: str | None, array: int | None) -> dict[str, 
         array = min(array, plan.n_blocks)
         return {f"shares ({array} pods)": as_yaml(_manifests(plan, profile, array))}
     given = "DaskCluster (the driver gives it to the operator)"
+    granted = "rights of the driver (submit does not create them; kubectl apply -f once does)"
     return {
         "driver": as_yaml(_manifests(plan, None, None)),
         given: as_yaml([manifest(plan.job)]),
+        granted: as_yaml(rights(plan.job.profile)),
     }
+
+
+def rights(place: Any) -> list[dict[str, Any]]:
+    """Return the driver's account, if it is one of its own, and what it may do: manifests."""
+    account = _account(place) or OWN_ACCOUNT
+    named: dict[str, Any] = {"name": "scatflow-driver", "labels": dict(MANAGER)}
+    where = {} if place.namespace is None else {"namespace": place.namespace}
+    # The one field of them that kubectl does not fill in.
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": "default", **where}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": named["name"]}
+    own = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, **where}}
+    return [
+        *([] if account == OWN_ACCOUNT else [own]),
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": {**named, **where},
+            "rules": RIGHTS,
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {**named, **where},
+            "subjects": [subject],
+            "roleRef": role,
+        },
+    ]
+
+
+def _account(place: Any) -> str | None:
+    """Return the account of the driver's pod."""
+    found: str | None = place.driver.service_account or place.service_account
+    return found
+
+
+def _mounted(place: Any) -> list[Path]:
+    """Return the folders that pods have of volumes."""
+    return [Path(volume.path) for volume in place.volumes]
 
 
 def create(plan: RunPlan, profile: str | None, array: int | None) -> str:
@@ -172,7 +237,8 @@ def _delete(job: Job) -> None:
 def _manifests(plan: RunPlan, profile: str | None, array: int | None) -> list[dict[str, Any]]:
     """Return a ConfigMap with the job and its profile, and a Job."""
     job = plan.job
-    check_stores(job, None, ClusterError, "")
+    mounted = _mounted(job.profile)
+    check_stores(job, plan.base, mounted, ClusterError, VOLUMES)
     name = run_name(tag(job))
     metadata: dict[str, Any] = {"name": name, "labels": {**MANAGER, RUN: name}}
     if isinstance(job.profile, Kubernetes) and job.profile.namespace is not None:
@@ -180,6 +246,9 @@ def _manifests(plan: RunPlan, profile: str | None, array: int | None) -> list[di
     text = profile or read_toml(job.run.cluster, "cluster profile")[1]
     files = {"job.toml": job.text, PROFILE: text}
     spec = _driver(job) if array is None else _shares(job, array)
+    pod = spec["template"]["spec"] = with_volumes(job.profile, spec["template"]["spec"])
+    if is_mounted(plan.base, mounted):  # Relative paths are what they are here.
+        pod["containers"][0]["workingDir"] = plan.base
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": files},
         {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec},
@@ -194,8 +263,7 @@ def _driver(job: Job) -> dict[str, Any]:
         more = ["--workers", str(place.workers)]  # The profile may say another number.
     memory = memory_bytes(place.driver.memory)
     asked = {"cpu": str(place.driver.cores), "memory": f"{math.ceil(memory / 2**20)}Mi"}
-    account = place.driver.service_account or place.service_account
-    pod = _pod(job, more, {"requests": asked}, account)
+    pod = _pod(job, more, {"requests": asked}, _account(place))
     pod["spec"]["automountServiceAccountToken"] = True
     return {"backoffLimit": TRIES, **_policy("FailJob"), "template": pod}
 
@@ -240,7 +308,7 @@ def _pod(job: Job, words: list[str], resources: Any, account: str | None) -> dic
         "image": place.image,
         "command": [*line, *words],
         **({"env": [{"name": k, "value": v} for k, v in variables.items()]} if variables else {}),
-        "envFrom": [{"secretRef": {"name": SECRET, "optional": True}}],
+        "envFrom": [{"secretRef": {"name": POD_SECRET, "optional": True}}],
         "resources": resources,
         "volumeMounts": [{"name": "job", "mountPath": JOB_FOLDER, "readOnly": True}],
     }

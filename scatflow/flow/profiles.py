@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -18,7 +19,7 @@ from scatflow.errors import JobError
 from scatflow.flow.tables import (
     UNSHOWN,
     Bytes,
-    Count,
+    Some,
     Table,
     Text,
     describe,
@@ -30,6 +31,8 @@ from scatflow.flow.tables import (
 
 SCHEDULERS = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
 
+SPACE = re.compile(r"[\x00-\x20\x7f]")
+
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 SECRET_NAME = re.compile(r"(?i)secret|password|passwd|token|credential|api_?key|access_?key")
@@ -37,8 +40,17 @@ SECRET_NAME = re.compile(r"(?i)secret|password|passwd|token|credential|api_?key|
 
 
 def _address(text: str) -> str:
-    if not text.startswith(SCHEDULERS):
+    if not text.startswith(SCHEDULERS) or SPACE.search(text) or urlsplit(text).port is None:
         raise ValueError("no scheduler's address")
+    return text
+
+
+def _gateway(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or SPACE.search(text) or not parts.hostname:
+        raise ValueError("no address of a gateway")
+    if parts.password is not None:
+        raise PydanticCustomError(UNSHOWN, "holds a password, which comes from Dask's settings")
     return text
 
 
@@ -80,6 +92,57 @@ def clock_time(walltime: str) -> str:
 
 SHORTEST_WALLTIME = 60
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+UNWORDED = re.compile(r"[^\w.,:@/+*=~%\[\]-]")
+"""What ends an option of a batch system or the name of an image, or is the shell's."""
+
+
+def _line(text: str) -> str:
+    if CONTROL.search(text):
+        raise PydanticCustomError(
+            UNSHOWN, "found {text}, which is more than a line", {"text": repr(text)}
+        )
+    return text
+
+
+def _word(text: str) -> str:
+    if found := UNWORDED.search(text):
+        raise PydanticCustomError(
+            UNSHOWN,
+            "found {text}, in which no {sign} can be",
+            {"text": repr(text), "sign": repr(found.group())},
+        )
+    return text
+
+
+def _script(text: str) -> str:
+    if found := CONTROL.search(text.replace("\n", "").replace("\t", "")):
+        raise PydanticCustomError(
+            UNSHOWN,
+            "found {text}, and no script holds {sign}",
+            {"text": repr(text), "sign": repr(found.group())},
+        )
+    return text
+
+
+def _directive(text: str) -> str:
+    if text.lstrip().startswith("#"):
+        raise PydanticCustomError(
+            UNSHOWN,
+            "found {text}, which the batch system would take for a comment: the beginning, such as "
+            "#SBATCH, is added to it",
+            {"text": repr(text)},
+        )
+    return _line(text)
+
+
+Line = Annotated[Text, AfterValidator(_line)]
+"""One line: a path, say."""
+
+Word = Annotated[Text, AfterValidator(_word)]
+"""What an option of a batch system takes."""
+
 Walltime = Annotated[str, AfterValidator(_walltime)]
 
 
@@ -89,6 +152,8 @@ def _environment(given: dict[str, str]) -> dict[str, str]:
             raise PydanticCustomError(UNSHOWN, "{name} is no name of a variable", {"name": name})
         if SECRET_NAME.search(name):
             raise PydanticCustomError(UNSHOWN, "{name} seems to be a secret", {"name": name})
+        if "\0" in given[name]:
+            raise PydanticCustomError(UNSHOWN, "{name} holds a zero byte", {"name": name})
     return given
 
 
@@ -98,9 +163,36 @@ Environment = Annotated[dict[str, str], AfterValidator(_environment)]
 class Tls(Table):
     """Certificates of whoever may talk to the scheduler."""
 
-    ca: Text = Field(description="the authority's certificate, a file (string)")
-    cert: Text = Field(description="the certificate of this side, a file (string)")
-    key: Text = Field(description="its key, a file (string)")
+    ca: Line = Field(description="the authority's certificate, a file (string)")
+    cert: Line = Field(description="the certificate of this side, a file (string)")
+    key: Line = Field(description="its key, a file (string)")
+
+
+def _object_name(text: str) -> str:
+    if not OBJECT_NAME.fullmatch(text):
+        raise PydanticCustomError(
+            UNSHOWN,
+            "found {text}, and names of Kubernetes are of small letters, digits, - and .",
+            {"text": repr(text)},
+        )
+    return text
+
+
+OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+LABEL = re.compile(r"([a-z0-9][-a-z0-9.]*/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?")
+
+
+def _labels(given: dict[str, str]) -> dict[str, str]:
+    for key, value in given.items():
+        if not LABEL.fullmatch(key) or (value and ("/" in value or not LABEL.fullmatch(value))):
+            raise PydanticCustomError(
+                UNSHOWN, "{label} is no label", {"label": f"{key!r} = {value!r}"}
+            )
+    return given
+
+
+ObjectName = Annotated[str, AfterValidator(_object_name)]
 
 
 class Profile(Table):
@@ -110,9 +202,9 @@ class Profile(Table):
     """Whether the run starts the workers and ends them."""
 
     kind: str
-    threads: Count | None = Field(
+    threads: Some | None = Field(
         default=None,
-        description="threads that the transform of one block keeps busy (integer, 1 or more)",
+        description="threads that the transform of one block keeps busy (integer, 1 to 100000)",
     )
     memory: Bytes | None = Field(
         default=None, description='the budget of one worker, such as "2 GiB" (string)'
@@ -126,8 +218,8 @@ class Profile(Table):
 class Workers(Profile):
     """Profiles that say how many workers there are to be."""
 
-    workers: Count | None = Field(
-        default=None, description="a number of workers (integer, 1 or more)"
+    workers: Some | None = Field(
+        default=None, description="a number of workers (integer, 1 to 100000)"
     )
 
 
@@ -143,8 +235,8 @@ class Processes(Workers):
     minimum: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="workers that there are at least (integer, 0 or more)"
     )
-    maximum: Count | None = Field(
-        default=None, description="workers that there are at most (integer, 1 or more)"
+    maximum: Some | None = Field(
+        default=None, description="workers that there are at most (integer, 1 to 100000)"
     )
     device: Literal["cpu", "cuda"] = Field(
         default="cpu", description='what workers compute on, one of "cpu", "cuda"'
@@ -154,7 +246,7 @@ class Processes(Workers):
         description="a table of variables of the workers' environment, NAME = string; no secrets: "
         "credentials come from the machine's own profile files or role",
     )
-    scratch: Text | None = Field(
+    scratch: Line | None = Field(
         default=None, description="a folder on the workers' machines for what they spill (string)"
     )
     spill: bool = Field(
@@ -239,50 +331,54 @@ class Cuda(Processes):
 class Driver(Table):
     """The batch job of `scatflow submit`, which runs the client and the scheduler."""
 
-    cores: Count = Field(default=1, description="its processors (integer, 1 or more)")
+    cores: Some = Field(default=1, description="its processors (integer, 1 to 100000)")
     memory: Bytes = Field(default="2 GiB", description='its memory, such as "2 GiB" (string)')
     walltime: Walltime | None = Field(
-        default=None, description='how long it may take before it is queued again, "HH:MM:SS"'
+        default=None,
+        description='how long it may take before it is queued again, "HH:MM:SS", a minute at least',
     )
-    queue: Text | None = Field(default=None, description="its queue or partition (string)")
+    queue: Word | None = Field(default=None, description="its queue or partition (string)")
 
 
 class Batch(Processes):
     """Workers as jobs of a batch system."""
 
-    workers: Count | None = Field(
-        default=None, description="a number of workers (integer, 1 or more)"
+    workers: Some | None = Field(
+        default=None, description="a number of workers (integer, 1 to 100000)"
     )
-    processes: Count = Field(default=1, description="workers in one batch job (integer, 1 or more)")
-    cores: Count | None = Field(
+    processes: Some = Field(
+        default=1, description="workers in one batch job (integer, 1 to 100000)"
+    )
+    cores: Some | None = Field(
         default=None,
         description="processors of one batch job (integer); processes times threads if absent",
     )
     walltime: Walltime = Field(
-        default="01:00:00", description='how long a batch job may take, "HH:MM:SS" (string)'
+        default="01:00:00",
+        description='how long a batch job may take, "HH:MM:SS", a minute at least (string)',
     )
-    queue: Text | None = Field(default=None, description="a queue or partition (string)")
-    account: Text | None = Field(default=None, description="who is charged (string)")
-    interface: Text | None = Field(
+    queue: Word | None = Field(default=None, description="a queue or partition (string)")
+    account: Word | None = Field(default=None, description="who is charged (string)")
+    interface: Word | None = Field(
         default=None,
         description='the network between the nodes, such as "ib0" (string); the machine\'s usual '
         "one if absent",
     )
-    host: Text | None = Field(
+    host: Word | None = Field(
         default=None, description="the address at which workers find the scheduler (string)"
     )
-    prologue: list[Text] = Field(
+    prologue: list[Annotated[Text, AfterValidator(_script)]] = Field(
         default=[],
         description='lines of shell before the worker starts, such as ["module load cuda"]',
     )
-    directives: list[Text] = Field(
+    directives: list[Annotated[Text, AfterValidator(_directive)]] = Field(
         default=[],
         description='further options of the batch system, a list such as ["--exclusive"]',
     )
-    python: Text | None = Field(
+    python: Line | None = Field(
         default=None, description="the interpreter on the nodes (string); this one if absent"
     )
-    shared: Text | None = Field(
+    shared: Line | None = Field(
         default=None,
         description="a folder that all nodes see, for logs and temporary certificates (string); "
         ".scatflow beside the job's output if absent",
@@ -296,7 +392,7 @@ class Batch(Processes):
         """List settings that contradict each other."""
         found = super().problems()
         if self.workers is None and self.maximum is None:
-            found.append("workers is missing. It takes a number of workers (integer, 1 or more).")
+            found.append("workers is missing. It takes a number of workers (integer, 1 to 100000).")
         for name in ("workers", "minimum", "maximum"):
             n = getattr(self, name)
             if n is not None and n % self.processes:
@@ -337,7 +433,7 @@ class Sge(Batch):
     """Jobs of (Sun, Univa, Altair) Grid Engine."""
 
     kind: Literal["sge"] = Field(description='"sge"')
-    parallel_environment: Text | None = Field(
+    parallel_environment: Word | None = Field(
         default=None, description='for more than one core: the parallel environment, such as "smp"'
     )
 
@@ -362,22 +458,54 @@ class HtCondor(Batch):
     def problems(self) -> list[str]:
         """List settings that contradict each other."""
         found = super().problems()
-        if self.queue is not None:
+        if self.queue is not None or self.driver.queue is not None:
             found.append("queue: HTCondor has none. Say what machines you want in directives.")
         found += [
             f"directives: found {line!r}; lines of HTCondor read name = value."
             for line in self.directives
             if not re.fullmatch(r"\s*[\w.+]+\s*=.*\S.*", line)
         ]
+        found += [
+            f"{name}: found {text!r}; what HTCondor is sent holds single lines. Put the others "
+            "into a file that is sourced."
+            for name, texts in (
+                ("prologue", self.prologue),
+                ("environment", self.environment.values()),
+            )
+            for text in texts
+            if "\n" in text
+        ]
         return found
+
+
+POD_SECRET = "scatflow-credentials"
+"""A Secret of this name, if there is one, becomes variables of a run's pods."""
+
+
+def _folder_of_pods(text: str) -> str:
+    if not text.startswith("/") or text.strip("/") == "" or ":" in text or ".." in text.split("/"):
+        raise ValueError("no folder of a pod")
+    return "/" + text.strip("/")
+
+
+class Volume(Table):
+    """A volume claim that pods see as a folder."""
+
+    claim: ObjectName = Field(description="the name of a volume claim (string)")
+    path: Annotated[str, AfterValidator(_folder_of_pods)] = Field(
+        description='where pods see it, a whole path such as "/data" (string)'
+    )
+    read_only: bool = Field(
+        default=False, description="whether pods may only read it (true or false)"
+    )
 
 
 class DriverPod(Table):
     """The pod of `scatflow submit`, which runs the client."""
 
-    cores: Count = Field(default=1, description="its processors (integer, 1 or more)")
+    cores: Some = Field(default=1, description="its processors (integer, 1 to 100000)")
     memory: Bytes = Field(default="1 GiB", description='its memory, such as "1 GiB" (string)')
-    service_account: Text | None = Field(
+    service_account: ObjectName | None = Field(
         default=None,
         description="its account, which may create what the operator knows (string)",
     )
@@ -387,27 +515,35 @@ class Kubernetes(Processes):
     """Pods, through Dask's operator."""
 
     kind: Literal["kubernetes"] = Field(description='"kubernetes"')
-    image: Text = Field(description="the container image that has scatflow (string)")
-    namespace: Text | None = Field(
+    image: Word = Field(description="the container image that has scatflow (string)")
+    namespace: ObjectName | None = Field(
         default=None, description="a namespace (string); that of the current context if absent"
     )
-    service_account: Text | None = Field(
+    service_account: ObjectName | None = Field(
         default=None, description="the account of the pods (string)"
     )
-    node_selector: dict[str, str] = Field(
+    node_selector: Annotated[dict[str, str], AfterValidator(_labels)] = Field(
         default={}, description="labels of the nodes to use, a table of strings"
     )
     arrival: Walltime = Field(
         default="00:30:00",
-        description='how long the first worker may take to come, "HH:MM:SS"',
+        description='how long the first worker may take to come, "HH:MM:SS", a minute at least',
+    )
+    volumes: list[Volume] = Field(
+        default=[],
+        description='volume claims that the pods see as folders, a list such as [{ claim = "data", '
+        'path = "/data" }]',
     )
     driver: DriverPod = Field(default=DriverPod(), description="a table [driver]")
 
     def problems(self) -> list[str]:
         """List settings that contradict each other."""
         found = super().problems()
+        paths = [volume.path for volume in self.volumes]
+        if twice := sorted({path for path in paths if paths.count(path) > 1}):
+            found.append(f"volumes: {', '.join(twice)} is the path of two of them.")
         if self.workers is None and self.maximum is None:
-            found.append("workers is missing. It takes a number of workers (integer, 1 or more).")
+            found.append("workers is missing. It takes a number of workers (integer, 1 to 100000).")
         if self.tls != "off":
             found.append(
                 'tls: found another value than "off". The operator sets up no certificates; keep '
@@ -420,25 +556,27 @@ class Gateway(Profile):
     """Workers that a Dask Gateway starts."""
 
     kind: Literal["gateway"] = Field(description='"gateway"')
-    address: Text = Field(description='the gateway, such as "https://gateway.example.org" (string)')
+    address: Annotated[str, AfterValidator(_gateway)] = Field(
+        description='the gateway, such as "https://gateway.example.org" (string)'
+    )
     auth: Literal["basic", "kerberos", "jupyterhub"] | None = Field(
         default=None, description='how to log in, one of "basic", "kerberos", "jupyterhub"'
     )
-    workers: Count | None = Field(
-        default=None, description="a number of workers (integer, 1 or more)"
+    workers: Some | None = Field(
+        default=None, description="a number of workers (integer, 1 to 100000)"
     )
     minimum: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="workers that there are at least (integer, 0 or more)"
     )
-    maximum: Count | None = Field(
-        default=None, description="workers that there are at most (integer, 1 or more)"
+    maximum: Some | None = Field(
+        default=None, description="workers that there are at most (integer, 1 to 100000)"
     )
     options: dict[str, str | int | float | bool] = Field(
         default={}, description="options of the gateway's clusters, a table"
     )
     arrival: Walltime = Field(
         default="00:30:00",
-        description='how long the first worker may take to come, "HH:MM:SS"',
+        description='how long the first worker may take to come, "HH:MM:SS", a minute at least',
     )
 
     def problems(self) -> list[str]:
@@ -446,6 +584,8 @@ class Gateway(Profile):
         found = []
         if self.workers is None and (self.minimum is None or self.maximum is None):
             found.append("workers is missing. Give workers, or minimum and maximum.")
+        elif self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            found.append(f"minimum = {self.minimum} is more than maximum = {self.maximum}.")
         if self.workers is not None and (self.minimum is not None or self.maximum is not None):
             found.append("workers: there are bounds, too. Give workers, or minimum and maximum.")
         return found
@@ -455,7 +595,7 @@ class Mpi(Profile):
     """The other ranks of an MPI program: ``mpirun -n 8 scatflow run JOB --cluster mpi.toml``."""
 
     kind: Literal["mpi"] = Field(description='"mpi"')
-    interface: Text | None = Field(
+    interface: Word | None = Field(
         default=None, description='the network between the ranks, such as "ib0" (string)'
     )
 
@@ -473,6 +613,15 @@ class Address(Profile):
         default=0, description="seconds to wait for a first worker (number)"
     )
     tls: Tls | None = Field(default=None, description="a table of ca, cert and key (files)")
+
+    def problems(self) -> list[str]:
+        """List settings that contradict each other."""
+        if self.tls is None or self.address.startswith(("tls://", "wss://")):
+            return []
+        return [
+            f"[tls] is for an address that begins with tls:// or wss://, found {self.address!r}. "
+            "Give that one, or leave the certificates out."
+        ]
 
 
 AnyProfile: TypeAlias = (
@@ -531,7 +680,7 @@ def profile(runner: str) -> AnyProfile:
     if runner == "threads":
         return Threads(kind="threads")
     if runner.startswith(SCHEDULERS):
-        return Address(kind="address", address=runner)
+        return _checked({"kind": "address", "address": runner}, f"cluster = {runner!r}")
     file, text = read_toml(runner, "cluster profile")
     return parse_profile(text, file)
 
@@ -544,7 +693,12 @@ def parse_profile(text: str, path: Path) -> AnyProfile:
         told = "is missing" if kind is None else f"found {kind!r}"
         guess = near(kind, list(KINDS)) if isinstance(kind, str) else ""
         raise JobError(f"{path}: kind: {told}. Accepted: {', '.join(KINDS)}.{guess}")
-    model = KINDS[kind]
+    return _checked(raw, str(path))
+
+
+def _checked(raw: dict[str, Any], where: str) -> AnyProfile:
+    """Return the profile that a table is; `where` says whose it is."""
+    model = KINDS[raw["kind"]]
     try:
         found: AnyProfile = model.model_validate(raw)
         problems = found.problems()
@@ -553,7 +707,7 @@ def parse_profile(text: str, path: Path) -> AnyProfile:
         problems = list(dict.fromkeys(lines))  # Numbers of two types say the same twice.
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise JobError("\n  ".join([f"{path} has {count}; nothing was run:", *problems]))
+        raise JobError("\n  ".join([f"{where} has {count}; nothing was run:", *problems]))
     return found
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +25,11 @@ from scatflow.flow.cluster.batch import (
 )
 from scatflow.flow.cluster.batch import script as worker_script
 from scatflow.flow.cluster.kubernetes import run_name
-from scatflow.flow.cluster.ready import HEADROOM
+from scatflow.flow.cluster.ready import HEADROOM, security_options
 from scatflow.flow.job import Job
+from scatflow.flow.lock import locked
 from scatflow.flow.plan import RunPlan
-from scatflow.flow.profiles import Batch, clock_time, seconds
+from scatflow.flow.profiles import Batch, HtCondor, Tls, clock_time, seconds
 from scatflow.flow.run import lay_out
 from scatflow.flow.schedules.task import write
 from scatflow.flow.systems import NUMBER, SYSTEMS, System, Wanted, script
@@ -39,6 +41,18 @@ MARGIN_SHARE, MARGIN_MOST = 0.2, 300
 
 CLIENT_BYTES = 512 * 2**20
 """Memory of the client and the scheduler beside the workers, in a job that has them all."""
+
+
+DESCRIPTION = ".sub"
+"""What a file of HTCondor's is called that tells of a script."""
+
+
+class Papers(NamedTuple):
+    """What is written of one batch job."""
+
+    script: str
+    description: str | None
+    """What is sent in place of the script, where a system does not take that."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +91,27 @@ def scripts(plan: RunPlan, array: int | None = None) -> dict[str, str]:
     place, system = _system(plan.job)
     places = _places(plan.job)
     check_folder(plan.job)
+    _check_certificates(place)
     if array is None:
         again = "worker (sent by the driver, as often as there are to be workers)"
-        return {"driver": _driver(plan, system, places.script), again: worker_script(plan.job)}
+        driver = _driver(plan, system, places.script)
+        return {**_shown("driver", driver), again: worker_script(plan.job)}
     array = min(array, plan.n_blocks)
-    return {
-        f"shares ({array} jobs)": _shares(plan, system, places, array),
-        "end (after all of them)": _end(plan, system, places, "ARRAY"),
-        f"profile of both, {places.profile.name}": _own_profile(place),
-    }
+    found = _shown(f"shares ({array} jobs)", _shares(plan, system, places, array))
+    if system.awaits:
+        found |= _shown("end (after all of them)", _end(plan, system, places, "ARRAY"))
+    return {**found, f"profile of all jobs, {places.profile.name}": _own_profile(place)}
+
+
+def _check_certificates(place: Batch) -> None:
+    """Look at the profile's own certificates, which the driver needs later and elsewhere."""
+    if isinstance(place.tls, Tls):
+        security_options(place.tls)
+
+
+def _shown(what: str, papers: Papers) -> dict[str, str]:
+    described = {} if papers.description is None else {f"{what}: what is sent": papers.description}
+    return {what: papers.script, **described}
 
 
 def submit(
@@ -117,6 +143,30 @@ def submit(
     if pods.is_of(plan.job):
         return _submit_pods(plan, array, say)
     place, system = _system(plan.job)
+    system.check_command()
+    _check_certificates(place)
+    make_folder(plan.job)
+    with _one_at_a_time(plan.job):
+        return _submit_jobs(plan, array, say)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(job: Job) -> Iterator[None]:
+    """Keep others from sending a run at the same instant: neither would see the other's job."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(str(_places(job).record)))
+        except OutputBusyError as problem:
+            raise OutputBusyError(
+                f"Another command is sending this run at this moment, so nothing was sent. Look at "
+                f"what becomes of it: scatflow status {job.path} --cluster {job.run.cluster}"
+            ) from problem
+        yield
+
+
+def _submit_jobs(plan: RunPlan, array: int | None, say: Callable[[str], None]) -> Sent | None:
+    """Send a run to a batch system."""
+    place, system = _system(plan.job)
     places = _places(plan.job)
     earlier = sent(plan.job)
     if earlier is not None and any(system.waits_or_runs(n) for n in earlier.numbers):
@@ -124,26 +174,34 @@ def submit(
             f"This run was sent already: job {earlier.number} of {system.kind} waits or runs. Wait "
             f"for it (its log: {earlier.log}), or cancel it: scatflow cancel {plan.job.path}"
         )
-    make_folder(plan.job)
     for file in (places.script, places.end):
         file.with_suffix(NUMBER).unlink(missing_ok=True)
     if array is None:
-        places.script.write_text(_driver(plan, system, places.script))
-        return _remember(place, system, places, [system.submit(str(places.script))], False)
+        number = _send(system, places.script, _driver(plan, system, places.script))
+        return _remember(place, system, places, [number], False)
     if not lay_out(plan, array, say):
         return None
     array = min(array, plan.n_blocks)
     places.profile.write_text(_own_profile(place))
-    places.script.write_text(_shares(plan, system, places, array))
-    shares = system.submit(str(places.script))
-    _remember(place, system, places, [shares], True)
-    places.end.write_text(_end(plan, system, places, shares))
+    shares = _send(system, places.script, _shares(plan, system, places, array))
+    record = _remember(place, system, places, [shares], True)
+    if not system.awaits:
+        return record
     try:
-        end = system.submit(str(places.end))
+        end = _send(system, places.end, _end(plan, system, places, shares))
     except ClusterError:
         system.delete(shares)  # Nobody would take over what they do.
         raise
     return _remember(place, system, places, [shares, end], True)
+
+
+def _send(system: System, path: Path, papers: Papers) -> str:
+    """Write what a batch system gets, send it, and return the job's number."""
+    path.write_text(papers.script)
+    if papers.description is None:
+        return system.submit(str(path))
+    path.with_suffix(DESCRIPTION).write_text(papers.description)
+    return system.submit(str(path.with_suffix(DESCRIPTION)))
 
 
 def _submit_pods(plan: RunPlan, array: int | None, say: Callable[[str], None]) -> Sent | None:
@@ -264,13 +322,13 @@ def _places(job: Job) -> Places:
     )
 
 
-def _driver(plan: RunPlan, system: System, path: Path) -> str:
-    """Return the script of the job with the client and the scheduler."""
+def _driver(plan: RunPlan, system: System, path: Path) -> Papers:
+    """Return what is written of the job with the client and the scheduler."""
     place, _ = _system(plan.job)
     line = ["--cluster", os.path.abspath(plan.job.run.cluster)]
     if place.workers is not None and place.workers == plan.job.run.workers:
         line += ["--workers", str(place.workers)]  # The profile may say another number.
-    return _script(plan, system, path, _driver_wanted(plan.job, place), line)
+    return _papers(plan, system, path, _driver_wanted(plan.job, place), line)
 
 
 def _driver_wanted(job: Job, place: Batch, **more: Any) -> Wanted:
@@ -302,33 +360,36 @@ def _worker_wanted(job: Job, place: Batch, **more: Any) -> Wanted:
         account=place.account,
         directives=place.directives,
         parallel_environment=getattr(place, "parallel_environment", None),
+        disk=memory_bytes(place.disk) if isinstance(place, HtCondor) else 0,
         **more,
     )
 
 
-def _shares(plan: RunPlan, system: System, places: Places, array: int) -> str:
-    """Return the script of the jobs that compute a share of the blocks each."""
+def _shares(plan: RunPlan, system: System, places: Places, array: int) -> Papers:
+    """Return what is written of the jobs that compute a share of the blocks each."""
     place, _ = _system(plan.job)
     wanted = _worker_wanted(plan.job, place, array=array)
     share = f"{system.index}/{array}"
     line = ["--cluster", str(places.profile), "--share", share]
-    return _script(plan, system, places.script, wanted, line)
+    return _papers(plan, system, places.script, wanted, line)
 
 
-def _end(plan: RunPlan, system: System, places: Places, after: str) -> str:
-    """Return the script of the job that takes over what the shares did, and does what is left."""
+def _end(plan: RunPlan, system: System, places: Places, after: str) -> Papers:
+    """Return what is written of the job after the shares, which does what is left."""
     place, _ = _system(plan.job)
     wanted = _worker_wanted(plan.job, place, after=after)
-    return _script(plan, system, places.end, wanted, ["--cluster", str(places.profile)])
+    return _papers(plan, system, places.end, wanted, ["--cluster", str(places.profile)])
 
 
-def _script(plan: RunPlan, system: System, path: Path, wanted: Wanted, options: list[str]) -> str:
+def _papers(
+    plan: RunPlan, system: System, path: Path, wanted: Wanted, options: list[str]
+) -> Papers:
     job, place, _ = plan.job, *_system(plan.job)
     stop = None
     if wanted.seconds is not None:
         stop = int(wanted.seconds - min(wanted.seconds * MARGIN_SHARE, MARGIN_MOST))
     command = [place.python or sys.executable, "-m", "scatflow.cli", "run"]
-    return script(
+    text = script(
         system,
         wanted,
         folder=plan.base,
@@ -337,6 +398,7 @@ def _script(plan: RunPlan, system: System, path: Path, wanted: Wanted, options: 
         stop_after=stop,
         path=str(path),
     )
+    return Papers(text, system.description and system.description(wanted, str(path)))
 
 
 def _own_profile(place: Any) -> str:

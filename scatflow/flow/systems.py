@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,12 +75,27 @@ class System:
     """Words that `state` has for jobs that have ended, where it tells of them, too."""
     same_again: bool = True
     """Whether `again` queues this very job, or a new one of the same script."""
+    awaits: bool = True
+    """Whether a job can wait for the end of an array; where not, its last job concludes."""
+    description: Callable[[Wanted, str], str] | None = None
+    """Return what is sent in place of a script, and names it."""
 
     def log(self, pattern: str, number: str, array: bool) -> str:
         """Return where a job writes its log, or the jobs of an array theirs."""
         one = number if self.numbers_logs else ONE_LOG
         several = f"{number}-*" if self.numbers_logs else "*"
         return pattern.replace("{n}", several if array else one)
+
+    def check_command(self) -> None:
+        """Look whether this machine has the command that sends scripts.
+
+        Raises
+        ------
+        ClusterError
+            It has not.
+        """
+        if shutil.which(self.send[0]) is None:
+            raise _absent(self.send[0], self.kind)
 
     def submit(self, script: str) -> str:
         """Send a script and return the job's number.
@@ -90,11 +106,17 @@ class System:
             The command is missing, or refuses.
         """
         words = [*self.send] if self.stdin else [*self.send, script]
-        if self.stdin:
-            with open(script, "rb") as text:
-                said = _call(words, self.kind, stdin=text)
-        else:
-            said = _call(words, self.kind)
+        try:
+            if self.stdin:
+                with open(script, "rb") as text:
+                    said = _call(words, self.kind, stdin=text)
+            else:
+                said = _call(words, self.kind)
+        except RefusedError as problem:
+            raise RefusedError(
+                f"{problem}\nNothing runs. Look at queue, account, walltime, memory and directives "
+                f"in the profile; what was sent is {script}"
+            ) from problem
         match = re.search(self.number, said)
         if match is None:
             raise ClusterError(
@@ -158,16 +180,20 @@ class RefusedError(ClusterError):
     """A batch system's command ended with an error."""
 
 
+def _absent(command: str, kind: str) -> ClusterError:
+    return ClusterError(
+        f"The command {command} is not there, so nothing was sent. Do this on a machine that has "
+        f"the commands of {kind}, or choose another profile."
+    )
+
+
 def _call(words: Sequence[str], kind: str, **more: object) -> str:
     try:
         done = subprocess.run(
             words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, **more
         )  # type: ignore[call-overload]
     except FileNotFoundError as problem:
-        raise ClusterError(
-            f"The command {words[0]} is not there, so nothing was sent. Do this on a machine that "
-            f"has the commands of {kind}, or choose another profile."
-        ) from problem
+        raise _absent(words[0], kind) from problem
     except subprocess.TimeoutExpired as problem:
         raise ClusterError(
             f"{words[0]} has not answered for {COMMAND_SECONDS:.0f} s. Is {kind} at work?"
@@ -253,8 +279,42 @@ def _sge(job: Wanted) -> list[str]:
     return [f"#$ {line}" for line in [*found, *job.directives]]
 
 
+def _htcondor(job: Wanted) -> list[str]:  # noqa: ARG001 - what it takes is in the description.
+    return ['export HOME="${HOME:-$(echo ~)}"  # HTCondor sets none.']
+
+
+def _submit_description(job: Wanted, script: str) -> str:
+    """Return what condor_submit is told of a script.
+
+    The client's job stays on the machine that it was sent from (universe local, as DAGMan's own),
+    whose commands send the workers. Names of logs hold no sign that shells read in their own way.
+    """
+    number = "$(Cluster)-$(Process)" if job.array else "$(Cluster)"
+    log = job.log.replace("{n}", number)
+    told = {
+        "universe": "vanilla" if job.array else "local",
+        "batch_name": job.name,
+        "executable": "/bin/bash",
+        "transfer_executable": "false",
+        # It adds to its log: condor's own output begins anew whenever a job does.
+        "arguments": f"\"-c 'exec /bin/bash {script} $(Process) >>{log} 2>&1'\"",
+        "error": log.removesuffix(".log") + ".err",
+        "log": job.log.replace("{n}", "$(Cluster)").removesuffix(".log") + ".events",
+        "request_cpus": str(job.cores),
+        "request_memory": f"{_mib(job.memory)}M",
+        "on_exit_remove": f"(ExitCode =!= {AGAIN})",
+        "want_graceful_removal": "true",
+    }
+    if job.disk:
+        told["request_disk"] = f"{_mib(job.disk)}M"
+    if job.account:
+        told["accounting_group"] = job.account
+    lines = [f"{name} = {value}" for name, value in told.items()]
+    return "\n".join([*lines, *job.directives, f"queue {job.array or 1}", ""])
+
+
 AGAIN = 99
-"""Exit code that has Grid Engine queue a job again, and LSF, which is told so."""
+"""Exit code that has Grid Engine queue a job again, and LSF and HTCondor, which are told so."""
 
 NUMBER = ".number"
 """Where a job that queues another one in its place notes that one's number: beside its script."""
@@ -310,6 +370,21 @@ SYSTEMS = {
         unknown=r"do(es)? not exist",
         again=f"code={AGAIN}",
         index="$((SGE_TASK_ID - 1))",
+    ),
+    "htcondor": System(
+        kind="HTCondor",
+        header=_htcondor,
+        description=_submit_description,
+        send=("condor_submit", "-terse"),
+        number=r"(?m)^(\d+)\.",
+        cancel=("condor_rm",),
+        cancel_named=("condor_rm", "-constraint", 'JobBatchName == "{name}"'),
+        state=("condor_q", "-format", "%d ", "JobStatus"),  # Nothing, of those that are gone.
+        unknown=r"couldn't find",
+        ended=("3", "4"),  # Removed and completed; one that is held (5) waits.
+        again=f"code={AGAIN}",
+        index="$1",
+        awaits=False,
     ),
 }
 

@@ -25,9 +25,12 @@ SECRET = "secret"
 """Type of the error of an address with credentials, which must not be shown either."""
 
 
+MOST_BYTES = 2**50
+
+
 def _bytes(text: str) -> str:
-    if memory_bytes(text) <= 0:
-        raise ValueError("not positive")
+    if not 0 < memory_bytes(text) <= MOST_BYTES:
+        raise ValueError("not positive, or more than any machine has")
     return text
 
 
@@ -47,6 +50,8 @@ def memory_bytes(text: str) -> int:
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+Some = Annotated[int, Field(ge=1, le=100_000)]
+"""Of workers, threads or processors: what is more is a slip."""
 Bytes = Annotated[str, AfterValidator(_bytes)]
 
 
@@ -125,7 +130,7 @@ def unique(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 def _key(error: ErrorDetails) -> tuple[Any, ...]:
     loc = error["loc"]
     parts = [*loc[:1], *loc[2:]] if _tagged(error) else loc
-    return tuple(part for part in parts[:2] if isinstance(part, str))
+    return tuple(part for part in parts if isinstance(part, str))[:2]
 
 
 def _tagged(error: ErrorDetails) -> bool:

@@ -30,11 +30,13 @@ LEAST = {
 
 ALL = [  # of every kind
     ("memroy = 1", ["memroy: unknown key", "mean `memory`?"]),
-    ("threads = true", ["threads: found true (boolean)", "integer, 1 or more"]),
+    ("threads = true", ["threads: found true (boolean)", "integer, 1 to 100000"]),
     ('threads = "2"', ["threads: found '2' (string)"]),
     ("threads = 0", ["threads: found 0 (integer)"]),
     ('memory = "2 gibbons"', ["memory: found '2 gibbons'", '"2 GiB"']),
     ("memory = 1024", ["memory: found 1024 (integer)"]),
+    ('memory = "1e30 GiB"', ["memory: found '1e30 GiB'"]),
+    ("threads = 100000000000000000000000", ["threads: found 100000000", "1 to 100000"]),
 ]
 PROCESSES = [
     ("minimum = 1", ["workers", "bounds"]),
@@ -45,6 +47,8 @@ PROCESSES = [
     ('tls = "maybe"', ["tls: found 'maybe'", '"temporary"', '"off"']),
     ('[tls]\nca = "ca.pem"', ["2 problems", "[tls] cert is missing", "[tls] key is missing"]),
     ("spill = 1", ["spill: found 1 (integer)", "true or false"]),
+    ('scratch = "/tmp/a\\nb"', ["scratch: found '/tmp/a\\nb'", "more than a line"]),
+    ('environment = { N = "a\\u0000b" }', ["environment: N holds a zero byte"]),
 ]
 BATCH = [
     ('walltime = "1 hour"', ["walltime: found '1 hour'", "HH:MM:SS"]),
@@ -54,6 +58,13 @@ BATCH = [
     ("cores = 1\nthreads = 4", ["cores = 1 for 1 process(es) of 4 thread(s)", "cores = 4"]),
     ('interface = "ib0"\nhost = "10.0.0.1"', ["interface and host", "Give one"]),
     ('directives = "--exclusive"', ["directives: found '--exclusive' (string)", "a list"]),
+    ('account = "a;b"', ["account: found 'a;b'", "no ';' can be"]),
+    ('account = "a\\nb"', ["account: found 'a\\nb'", "no '\\n' can be"]),
+    ('host = "my host"', ["host: found 'my host'", "no ' ' can be"]),
+    ('python = "/a\\nb"', ["python: found", "more than a line"]),
+    ('directives = ["a = b\\nc = d"]', ["directives: found", "more than a line"]),
+    ('directives = ["#SBATCH --exclusive"]', ["directives: found '#SBATCH", "a comment"]),
+    ('prologue = ["a\\u0000b"]', ["prologue: found", "no script holds '\\x00'"]),
     ("[driver]\ncore = 1", ["[driver] core: unknown key", "mean `cores`?"]),
     ('[driver]\nwalltime = "soon"', ["[driver] walltime: found 'soon'", "HH:MM:SS"]),
 ]
@@ -66,21 +77,38 @@ OWN = {
         ('protocol = "nvlink"', ["protocol: found 'nvlink'", '"ucx"']),
         ('protocol = "ucx"\ntls = "temporary"', ["tls", '"tcp"']),
     ],
+    "slurm": [('queue = "lo\\"ng"', ["queue: found 'lo\"ng'", "no '\"' can be"])],
     "sge": [("threads = 4", ["parallel_environment is missing", "qconf -spl"])],
     "htcondor": [
         ('queue = "long"', ["queue: HTCondor has none"]),
         ('directives = ["+Long"]', ["directives: found '+Long'", "name = value"]),
         ('disk = "much"', ["disk: found 'much'", '"1 GiB"']),
+        ('prologue = ["a\\nb"]', ["prologue: found 'a\\nb'", "single lines"]),
+        ('environment = { N = "a\\nb" }', ["environment: found 'a\\nb'", "single lines"]),
+        ('[driver]\nqueue = "long"', ["queue: HTCondor has none"]),
     ],
     "kubernetes": [
         ('tls = "temporary"', ["tls", "network policy"]),
         ('image = ""', ["image: found ''", "container image"]),
         ("node_selector = { a = 1 }", ["node_selector", "table of strings"]),
+        ('node_selector = { a = "b c" }', ["node_selector: 'a' = 'b c' is no label"]),
+        ('namespace = "My NS"', ["namespace: found 'My NS'", "small letters"]),
+        ('image = "a b"', ["image: found 'a b'"]),
+        ('volumes = [{ claim = "a" }]', ["[volumes] path is missing"]),
+        ('volumes = [{ claim = "A", path = "/a" }]', ["[volumes] claim: found 'A'"]),
+        ('volumes = [{ claim = "a", path = "a" }]', ["[volumes] path: found 'a'", '"/data"']),
+        (
+            'volumes = [{ claim = "a", path = "/a" }, { claim = "b", path = "/a/" }]',
+            ["volumes: /a is the path of two of them"],
+        ),
     ],
     "gateway": [
         ('auth = "password"', ["auth: found 'password'", '"jupyterhub"']),
         ("minimum = 1\nmaximum = 2", ["workers", "bounds"]),
         ("options = { a = [1] }", ["options", "a table"]),
+        ('address = "gateway:8000"', ["address: found 'gateway:8000'", '"https://']),
+        ('address = "https://me:pass@x.org"', ["address: holds a password"]),
+        ('arrival = "00:00:10"', ["arrival: found '00:00:10'", "a minute at least"]),
     ],
     "mpi": [
         ("workers = 4", ["workers: unknown key", "interface"]),
@@ -89,6 +117,10 @@ OWN = {
     "address": [
         ('address = "host:8786"', ["address: found 'host:8786'", '"tcp://host:8786"']),
         ("wait = -1", ["wait: found -1", "seconds"]),
+        ('address = "tcp://my host:1"', ["address: found 'tcp://my host:1'"]),
+        ('address = "tcp://host"', ["address: found 'tcp://host'"]),
+        ('address = "tcp://host:99999"', ["address: found 'tcp://host:99999'"]),
+        ('[tls]\nca = "a"\ncert = "b"\nkey = "c"', ["[tls] is for an address that begins"]),
         ("workers = 4", ["workers: unknown key"]),
     ],
     "threads": [("workers = 0.5", ["workers: found 0.5 (number)"])],

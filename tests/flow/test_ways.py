@@ -107,11 +107,46 @@ def test_ranks_that_were_not_told_apart_are_told_how_to_start(job):
         pass
 
 
-def test_a_scratch_folder_that_is_not_there_is_named_with_what_to_do(job, tmp_path):
+@pytest.mark.parametrize("kind", ["local", "cuda"])
+def test_a_scratch_folder_that_is_not_there_is_named_with_what_to_do(kind, job, tmp_path):
     lost = tmp_path / "lost"
     with (
         pytest.raises(ClusterError, match=r"scratch = .*lost.* is not there.*mkdir -p"),
-        connect(job(f'kind = "local"\nworkers = 1\nscratch = "{lost}"')),
+        connect(job(f'kind = "{kind}"\nworkers = 1\nscratch = "{lost}"')),
+    ):
+        pass
+
+
+def test_more_workers_than_memory_holds_are_refused(job):
+    with (
+        pytest.raises(ClusterError, match=r"90000 workers would take \d+ GiB.* leave workers out"),
+        connect(job('kind = "local"\nworkers = 90000')),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["local", "cuda", "address"])
+def test_certificates_that_are_none_are_told(kind, job):
+    certificates = "\n".join(["[tls]", *(f'{n} = "place.toml"' for n in ("ca", "cert", "key"))])
+    more = 'address = "tls://127.0.0.1:9"' if kind == "address" else "workers = 1"
+    found = job(f'kind = "{kind}"\n{more}\n{certificates}')
+    with pytest.raises(ClusterError, match=r"\[tls\]: .*no certificate.* files in PEM"):
+        ready.security(found.profile.tls)
+
+
+def test_an_address_that_wants_certificates_is_told_where_they_go(job):
+    with (
+        pytest.raises(ClusterError, match=r"need certificates, a table \[tls\]"),
+        connect(job('kind = "address"\naddress = "tls://127.0.0.1:9"')),
+    ):
+        pass
+
+
+def test_an_address_of_another_machine_is_no_place_for_the_scheduler(job):
+    text = 'kind = "slurm"\nworkers = 1\nhost = "192.0.2.77"\ntls = "off"'
+    with (
+        pytest.raises(ClusterError, match=r"host = '192\.0\.2\.77' in the profile is no address"),
+        connect(job(text)),
     ):
         pass
 

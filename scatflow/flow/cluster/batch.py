@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import ipaddress
 import math
 import os
 import re
 import shlex
+import socket
 import tempfile
 import time
 import warnings
@@ -122,6 +124,7 @@ def _jobqueue() -> Any:
 def _cluster(job: Job) -> Any:
     place: Any = job.profile
     module = _jobqueue()
+    _check_host(place.host)
     words = _words(job, place, secured=place.tls != "off")
     secured = security(place.tls)
     try:
@@ -132,6 +135,20 @@ def _cluster(job: Job) -> Any:
         raise ClusterError(
             f"The scheduler for the batch jobs cannot be started: {problem}. Look at host, "
             "interface and shared in the profile."
+        ) from problem
+
+
+def _check_host(host: str | None) -> None:
+    """Refuse an address for the scheduler that is another machine's: Dask would not say so."""
+    try:
+        for *_, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM) if host else ():
+            with socket.socket(socket.AF_INET6 if len(address) == 4 else socket.AF_INET) as probe:
+                probe.bind(address)
+    except OSError as problem:
+        raise ClusterError(
+            f"host = {host!r} in the profile is no address of this machine ({problem.strerror}): "
+            "the scheduler cannot be there, and nothing was started. ip addr lists its addresses; "
+            "where the driver's machine is not known before, give interface instead."
         ) from problem
 
 
@@ -149,7 +166,7 @@ def _words(job: Job, place: Any, *, secured: bool) -> dict[str, Any]:
         "memory": f"{_mib(job)} MiB",
         "interface": place.interface,
         "death_timeout": ENTRY_WAIT,
-        "local_directory": place.scratch or str(folder / "scratch"),
+        "local_directory": _word(place.scratch or str(folder / "scratch")),
         "log_directory": str(folder / "logs"),
         "worker_extra_args": _worker_arguments(place),
         "job_script_prologue": [*place.prologue, *_exports(place)],
@@ -160,6 +177,13 @@ def _words(job: Job, place: Any, *, secured: bool) -> dict[str, Any]:
         "shared_temp_directory": str(folder) if secured else None,
     }
     return words | _peculiar(job, place)
+
+
+def _word(path: str) -> str:
+    """Return a path as a word of shell, in which the node's variables count, as in $TMPDIR."""
+    if "$" not in path:
+        return shlex.quote(path)
+    return '"' + re.sub(r'([\\"`])', r"\\\1", path) + '"'
 
 
 def _mib(job: Job) -> int:
@@ -198,7 +222,16 @@ def _peculiar(job: Job, place: Batch) -> dict[str, Any]:
         own = {k.strip(): v.strip() for k, _, v in (d.partition("=") for d in place.directives)}
         return {
             "disk": place.disk,
-            "job_extra_directives": {"RequestCpus": str(cores), **group, **own},
+            "job_extra_directives": {
+                "RequestCpus": str(cores),
+                "batch_name": tag(job),
+                **group,
+                **own,
+            },
+            # What begins so is a macro of condor_submit's, and here it is the shell's.
+            "job_script_prologue": [
+                line.replace("$(", "$(DOLLAR)(") for line in (*place.prologue, *_exports(place))
+            ],
         }
     raise TypeError(f"{place.kind} is no batch system")
 
@@ -251,7 +284,7 @@ def check_folder(job: Job) -> None:
     Raises
     ------
     ClusterError
-        It has blanks or other signs that they read in their own way.
+        It has blanks or other signs that they read in their own way, or is a file.
     """
     folder = str(shared_folder(job))
     if found := sorted(set(UNFIT.findall(folder))):
@@ -260,6 +293,11 @@ def check_folder(job: Job) -> None:
             f"Logs of batch jobs would be in {folder!r}, and options of batch systems cannot hold "
             f"{signs}: nothing was sent. Name another folder that all nodes see, as shared in the "
             "profile."
+        )
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise ClusterError(
+            f"Logs of batch jobs would be in {folder}, which is no folder: nothing was sent. Name "
+            "one that all nodes see, as shared in the profile."
         )
 
 
@@ -277,6 +315,8 @@ def make_folder(job: Job) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "logs").mkdir(exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as problem:
         raise ClusterError(
             f"The folder {folder} cannot be made: {problem.strerror}. Name one that all nodes see "
@@ -331,6 +371,7 @@ def _said(problem: Exception) -> str:
     for mark in ("stderr:", "stdout:"):
         _, _, rest = text.partition(mark)
         lines = [line.strip() for line in rest.splitlines() if line.strip()]
+        lines = [line for line in lines if line not in ("stdout:", "stderr:")]
         if lines and not lines[0].startswith("command:"):
             return lines[0]
     return " ".join(text.split())
@@ -376,9 +417,7 @@ class _Arrivals:
 
     def _ended(self) -> list[Any]:
         """Return the jobs that have ended and have no worker, of some that are looked at."""
-        system = SYSTEMS.get(self._place.kind)
-        if system is None:
-            return []
+        system = SYSTEMS[self._place.kind]
         there = {str(one.name) for one in self._jobs.scheduler.workers.values()}
         absent = [
             (name, unit.job_id)

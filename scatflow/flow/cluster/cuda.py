@@ -17,6 +17,7 @@ from scatflow.flow.cluster.ready import (
     HEADROOM,
     LOOPBACK,
     Cluster,
+    check_scratch,
     dashboard_port,
     resources,
     security,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 def connect(job: Job) -> Iterator[Cluster]:
     """Start a worker on each GPU of the profile."""
     place: Any = job.profile
+    check_scratch(place)
     kind = _library()
     gpus = devices(place)
     with (

@@ -14,6 +14,7 @@ from distributed import Client
 from scatflow.errors import ClusterError
 from scatflow.flow.cluster.batch import tag
 from scatflow.flow.cluster.ready import HEADROOM, Awaited, Cluster, resource_words, variables
+from scatflow.flow.profiles import POD_SECRET
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
@@ -92,7 +93,10 @@ def manifest(job: Job, name: str | None = None) -> dict[str, Any]:
         "metadata": metadata,
         "spec": {
             "idleTimeout": IDLE_SECONDS,
-            "worker": {"replicas": place.least, "spec": _pod(place, _worker(job, place))},
+            "worker": {
+                "replicas": place.least,
+                "spec": with_volumes(place, _pod(place, _worker(job, place))),
+            },
             "scheduler": {
                 "spec": _pod(place, scheduler),
                 "service": {
@@ -117,7 +121,11 @@ def _worker(job: Job, place: Any) -> dict[str, Any]:
     asked = {"cpu": str(job.threads), "memory": f"{limit}Mi"}
     # What reads and writes may use processors that nobody else does; memory has an end.
     most = {"memory": asked["memory"], **({GPU: "1"} if place.device == "cuda" else {})}
-    return {**found, "resources": {"requests": asked, "limits": most}}
+    return {
+        **found,
+        "envFrom": [{"secretRef": {"name": POD_SECRET, "optional": True}}],
+        "resources": {"requests": asked, "limits": most},
+    }
 
 
 def _container(name: str, place: Any, line: list[str], ports: dict[str, int]) -> dict[str, Any]:
@@ -140,6 +148,24 @@ def _pod(place: Any, container: dict[str, Any]) -> dict[str, Any]:
     if place.node_selector:
         pod["nodeSelector"] = dict(place.node_selector)
     return pod
+
+
+def with_volumes(place: Any, pod: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod that sees the profile's volumes beside its own."""
+    if not place.volumes:
+        return pod
+    (container,) = pod["containers"]
+    names = [f"data-{i}" for i in range(len(place.volumes))]
+    claims = [
+        {"name": name, "persistentVolumeClaim": {"claimName": volume.claim}}
+        for name, volume in zip(names, place.volumes, strict=True)
+    ]
+    mounts = [
+        {"name": name, "mountPath": volume.path, **({"readOnly": True} if volume.read_only else {})}
+        for name, volume in zip(names, place.volumes, strict=True)
+    ]
+    seeing = {**container, "volumeMounts": [*container.get("volumeMounts", []), *mounts]}
+    return {**pod, "containers": [seeing], "volumes": [*pod.get("volumes", []), *claims]}
 
 
 def _name(job: str) -> str:

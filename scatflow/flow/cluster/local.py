@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.system import MEMORY_LIMIT
 
 from scatflow.errors import ClusterError
 from scatflow.flow.cluster.ready import (
@@ -31,6 +32,9 @@ from scatflow.flow.profiles import Threads
 
 if TYPE_CHECKING:
     from scatflow.flow.job import Job
+
+PROCESS_BYTES = 100 * 2**20
+"""What a worker takes that does nothing yet, at least."""
 
 NANNYS = ("PYTHONHASHSEED", "__DASK_PARENT_PID")
 """What nannies set in the environment beyond what they are asked to."""
@@ -109,10 +113,21 @@ def _start(job: Job, own: bool) -> LocalCluster:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _check_number(workers: int) -> None:
+    """Refuse workers that would fill the memory before they compute anything."""
+    if workers * PROCESS_BYTES > MEMORY_LIMIT:
+        raise ClusterError(
+            f"{workers} workers would take {workers * PROCESS_BYTES / 2**30:.0f} GiB of this "
+            f"machine's {MEMORY_LIMIT / 2**30:.0f} GiB before they compute anything, so none was "
+            "started. Give fewer of them, or leave workers out: there are as many as fit then."
+        )
+
+
 def _local(job: Job, own: bool) -> LocalCluster:
     place: Any = job.profile
     if not own:
         check_scratch(place)
+        _check_number(job.workers)
     secured = None if own else security(place.tls)
     n_processes = job.workers if own or place.least is None else place.least
     return LocalCluster(

@@ -75,3 +75,8 @@ def _client(place: Any) -> Client:
             f"No scheduler answers at {place.address}: {problem}. "
             'Start one (dask scheduler), or set cluster = "local" in [run].'
         ) from problem
+    except TypeError as problem:  # What Dask makes of a protocol for which it has not all it needs.
+        raise ClusterError(
+            f"{place.address} cannot be reached: {problem}. tls:// and wss:// need certificates, a "
+            'table [tls] in a profile of kind "address"; ucx:// needs the package distributed-ucxx.'
+        ) from problem

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -204,7 +205,7 @@ def security_options(tls: Tls) -> dict[str, Any]:
     Raises
     ------
     ClusterError
-        A file is missing.
+        A file is missing, or holds something else.
     """
     files = {name: Path(getattr(tls, name)).absolute() for name in ("ca", "cert", "key")}
     for name, path in files.items():
@@ -213,6 +214,14 @@ def security_options(tls: Tls) -> dict[str, Any]:
                 f"[tls] {name} = {getattr(tls, name)!r}: there is no file {path}, so nothing was "
                 "started. Give its path, relative to the current directory."
             )
+    try:
+        trusted = ssl.create_default_context(cafile=files["ca"])
+        trusted.load_cert_chain(files["cert"], files["key"])
+    except OSError as problem:  # An SSLError is one.
+        raise ClusterError(
+            f"[tls]: ca, cert and key are no certificate with its key and their authority's "
+            f"({problem}), so nothing was started. They are files in PEM; give those of this side."
+        ) from problem
     options: dict[str, Any] = {"require_encryption": True, "tls_ca_file": str(files["ca"])}
     for role in ("client", "scheduler", "worker"):
         options[f"tls_{role}_cert"] = str(files["cert"])

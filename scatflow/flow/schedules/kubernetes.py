@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from scatflow.errors import ScatflowError, ScheduleError
 from scatflow.flow.job import Job
+from scatflow.flow.profiles import POD_SECRET
 from scatflow.flow.schedules.cron import plain_line
 from scatflow.flow.schedules.environment import portable
 from scatflow.flow.schedules.task import LOCAL, Task
@@ -21,9 +23,6 @@ from scatflow.flow.work import absolute, local_path
 JOB_FOLDER = "/etc/scatflow"
 KUBECTL_SECONDS = 120
 PROFILE = "cluster.toml"
-SECRET = "scatflow-credentials"
-"""A Secret of this name, if there is one, becomes variables of the run."""
-
 CLAIM = (
     ", or the name of a volume claim that holds the current folder and the store in it "
     "(--claim NAME)"
@@ -63,7 +62,8 @@ def manifests(task: Task) -> list[dict[str, Any]]:
             "A pod needs an image with scatflow in it, and none is given. Give one with --image, "
             "such as --image registry.example.org/scatflow:0.1."
         )
-    check_stores(task.job, task.folder if task.claim else None, ScheduleError, CLAIM)
+    mounted = [task.folder] if task.claim else []
+    check_stores(task.job, str(task.folder), mounted, ScheduleError, CLAIM)
     files = {"job.toml": task.job.text, **_profile(task)}
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _named(task), "data": files},
@@ -146,7 +146,7 @@ def _container(task: Task) -> dict[str, Any]:
         "command": words,
         **place,
         **({"env": variables} if variables else {}),
-        "envFrom": [{"secretRef": {"name": SECRET, "optional": True}}],
+        "envFrom": [{"secretRef": {"name": POD_SECRET, "optional": True}}],
         "resources": {
             "requests": {"cpu": str(processors), "memory": f"{-(-memory // 2**20)}Mi"},
         },
@@ -165,13 +165,32 @@ def _schedule(task: Task) -> str:
     return line
 
 
+def is_mounted(path: str, mounted: Sequence[Path]) -> bool:
+    """Tell whether a path lies in one of the folders that pods have of volumes."""
+    return any(Path(os.path.normpath(path)).is_relative_to(folder) for folder in mounted)
+
+
 def check_stores(
-    job: Job, mounted: Path | None, error: type[ScatflowError], otherwise: str
+    job: Job, folder: str, mounted: Sequence[Path], error: type[ScatflowError], otherwise: str
 ) -> None:
-    """Refuse stores that a pod would look for in its own file system, which ends with it."""
+    """Refuse stores that a pod would look for in its own file system, which ends with it.
+
+    Parameters
+    ----------
+    job : Job
+        Whose stores.
+    folder : str
+        What relative paths start from.
+    mounted : sequence of Path
+        What pods have of volumes.
+    error : type
+        What is raised.
+    otherwise : str
+        What a store may be, other than a URL.
+    """
     for key, store in (("[source]", job.source.store), ("[output]", job.output.store)):
-        path = local_path(absolute(store, str(mounted or Path.cwd())))
-        if path is None or (mounted and Path(os.path.normpath(path)).is_relative_to(mounted)):
+        path = local_path(absolute(store, folder))
+        if path is None or is_mounted(path, mounted):
             continue
         raise error(
             f"{key} store = {store!r} is a path, which a pod does not have. Give URLs "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scatflow.flow.profiles import POD_SECRET
 from scatflow.flow.schedules import crontab, kubernetes, slurm, systemd
 from scatflow.flow.schedules.environment import withheld
 from scatflow.flow.schedules.task import Task
@@ -49,6 +50,6 @@ SYSTEMS = {
         kubernetes.install,
         kubernetes.remove,
         ("image", "claim"),
-        f"the Secret {kubernetes.SECRET}, if it exists, or the pod's role",
+        f"the Secret {POD_SECRET}, if it exists, or the pod's role",
     ),
 }

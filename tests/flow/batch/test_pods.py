@@ -35,6 +35,8 @@ service_account = "driver"
 
 NAME = "scatflow-test-"
 
+CLUSTER = Path(__file__).parents[3] / "cluster"
+
 
 @pytest.fixture
 def plan(place, monkeypatch):
@@ -76,7 +78,7 @@ def parts(text):
 
 
 def test_the_driver_has_the_job_and_its_profile_and_starts_again_where_it_ended(plan):
-    driver, cluster = scripts(plan).values()
+    driver, cluster, _ = scripts(plan).values()
     file, job, container = parts(driver)
     assert file["data"] == {"job.toml": plan.job.text, "cluster.toml": PROFILE}
     name = job["metadata"]["name"]
@@ -166,11 +168,75 @@ def test_what_kubectl_refuses_is_told(plan, kubectl):
     assert status(plan.job)["batch"] is None
 
 
+def test_the_driver_may_do_what_the_shipped_manifest_says(plan):
+    account, role, binding = yaml.safe_load_all([*scripts(plan).values()][-1])
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": "driver", "namespace": "archive"}
+    ]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert {found["metadata"]["namespace"] for found in (account, role, binding)} == {"archive"}
+    shipped = list(yaml.safe_load_all((CLUSTER / "kubernetes-driver.yaml").read_text()))
+    plain = 'kind = "kubernetes"\nimage = "scatflow"\nworkers = 1\n'
+    named = plain + '[driver]\nservice_account = "scatflow-driver"'
+    assert shipped == pods.rights(parse_profile(named, Path("p.toml")))
+    role, binding = pods.rights(parse_profile(plain, Path("p.toml")))
+    assert binding["subjects"][0]["name"] == "default"
+
+
+def test_workers_and_driver_see_the_same_credentials_and_volumes(plan, place):
+    text = PROFILE.replace(
+        "[driver]",
+        f'volumes = [{{ claim = "archive", path = "{place.path}" }}, '
+        '{ claim = "more", path = "/more/", read_only = true }]\n[driver]',
+    )
+    (place.path / "pods.toml").write_text(text)
+    plan = prepare(plan.job.override(cluster=str(place.path / "pods.toml")), str(place.path))
+    driver, cluster, _ = scripts(plan).values()
+    (array,) = scripts(plan, 2).values()
+    spec = yaml.safe_load(cluster)["spec"]
+    worker = spec["worker"]["spec"]
+    for pod in (
+        parts(driver)[1]["spec"]["template"]["spec"],
+        parts(array)[1]["spec"]["template"]["spec"],
+        worker,
+    ):
+        (container,) = pod["containers"]
+        assert container["envFrom"] == [
+            {"secretRef": {"name": "scatflow-credentials", "optional": True}}
+        ]
+        mounts = {m["name"]: (m["mountPath"], m.get("readOnly")) for m in container["volumeMounts"]}
+        seen = {
+            v["persistentVolumeClaim"]["claimName"]: mounts[v["name"]]
+            for v in pod["volumes"]
+            if "persistentVolumeClaim" in v
+        }
+        assert seen == {"archive": (str(place.path), None), "more": ("/more", True)}
+    assert container.get("workingDir") is None
+    assert parts(driver)[2]["workingDir"] == str(place.path)
+    assert "volumes" not in spec["scheduler"]["spec"]
+    alone = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "w"}, "spec": worker}
+    kubernetes_validate.validate(alone, "1.33", strict=True)
+
+
+def test_a_store_may_be_a_path_that_pods_see_of_a_volume(plan, place, monkeypatch):
+    monkeypatch.undo()
+    volume = f'volumes = [{{ claim = "archive", path = "{place.path}" }}]\n[driver]'
+    (place.path / "pods.toml").write_text(PROFILE.replace("[driver]", volume))
+    job = plan.job.override(cluster=str(place.path / "pods.toml"))
+    assert scripts(prepare(job, str(place.path)))
+    (place.path / "pods.toml").write_text(PROFILE)
+    job = plan.job.override(cluster=str(place.path / "pods.toml"))
+    with pytest.raises(ClusterError, match=r"is a path, .*volumes in the profile"):
+        scripts(prepare(job, str(place.path)))
+
+
 @pytest.mark.parametrize("array", [None, 2])
 def test_manifests_keep_to_the_schema_of_kubernetes(plan, array):
-    text = next(iter(scripts(plan, array).values()))
-    for found in yaml.safe_load_all(text):
-        kubernetes_validate.validate(found, "1.33", strict=True)
+    texts = list(scripts(plan, array).values())
+    for text in (*texts[:1], *texts[2:]):  # The second one is the operator's.
+        for found in yaml.safe_load_all(text):
+            kubernetes_validate.validate(found, "1.33", strict=True)
+    found = list(yaml.safe_load_all(texts[0]))[-1]
     found["spec"]["completionsMode"] = "Indexed"  # It would see this.
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(found, "1.33", strict=True)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from scatflow.cli import app
 from scatflow.errors import ClusterError, OutputBusyError
 from scatflow.flow.cluster import batch
+from scatflow.flow.lock import locked
 from scatflow.flow.plan import prepare
 from scatflow.flow.profiles import parse_profile
 from scatflow.flow.status import status
@@ -72,7 +73,7 @@ def job(place):
     place.archive(np.zeros((2, 2**14), "float32"))
 
     def make(kind, more=None, **changes):
-        text = DIRECTIVES[kind][1] if more is None else more
+        text = more if more is not None else DIRECTIVES[kind][1] if kind in DIRECTIVES else ""
         (place.path / "site.toml").write_text(PROFILE.format(kind=kind, more=text))
         return place.job(cluster="site.toml", **changes)
 
@@ -102,7 +103,7 @@ def head(text, mark):
 # --- scripts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", SYSTEMS)
+@pytest.mark.parametrize("kind", DIRECTIVES)
 def test_jobs_ask_for_what_the_profile_states_in_the_words_of_the_system(kind, job, place):
     mark, _, worker, driver = DIRECTIVES[kind]
     plan = prepare(job(kind))
@@ -120,7 +121,7 @@ def test_jobs_ask_for_what_the_profile_states_in_the_words_of_the_system(kind, j
     assert sorted(place.path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("kind", SYSTEMS)
+@pytest.mark.parametrize("kind", DIRECTIVES)
 def test_every_job_has_the_environment_of_the_profile(kind, job):
     plan = prepare(job(kind))
     driver, worker = scripts(plan).values()
@@ -141,7 +142,7 @@ def test_every_job_has_the_environment_of_the_profile(kind, job):
     assert parse_profile(own, Path("own.toml")).workers == 2
 
 
-@pytest.mark.parametrize("kind", SYSTEMS)
+@pytest.mark.parametrize("kind", DIRECTIVES)
 def test_workers_of_a_profile_with_gpus_have_them_as_a_resource(kind, job):
     stated = DIRECTIVES[kind][1]
     assert "--resources GPU=1" in batch.script(job(kind, 'device = "cuda"\n' + stated))
@@ -165,18 +166,16 @@ def test_jobs_of_htcondor_ask_for_processors_and_a_group(job):
     assert "module load python; export OMP_NUM_THREADS=1; " in shell
 
 
-@pytest.mark.parametrize("kind", ["htcondor", "threads"])
-def test_a_run_is_sent_to_batch_systems_alone_and_is_told_how_it_goes_on(kind, job, place):
-    plan = prepare(job(kind, "")) if kind == "htcondor" else place.plan(cluster=kind)
-    if kind == "threads":
-        place.archive(np.zeros((2, 2**14), "float32"))
+def test_a_run_is_sent_to_batch_systems_alone_and_is_told_how_it_goes_on(place):
+    place.archive(np.zeros((2, 2**14), "float32"))
     for ask in (scripts, submit):
-        with pytest.raises(ClusterError, match=rf'kind "{kind}".*slurm, pbs, lsf, sge.*stays'):
-            ask(plan)
+        with pytest.raises(ClusterError, match=r'kind "threads".*slurm, pbs, lsf, sge.*stays'):
+            ask(place.plan(cluster="threads"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "index"), [("slurm", "0"), ("pbs", "0"), ("lsf", "1"), ("sge", "1")]
+    ("kind", "index"),
+    [("slurm", "0"), ("pbs", "0"), ("lsf", "1"), ("sge", "1"), ("htcondor", "0")],
 )
 def test_each_job_of_an_array_has_its_share_and_there_are_no_more_than_blocks(kind, index, job):
     plan = prepare(job(kind))
@@ -185,7 +184,7 @@ def test_each_job_of_an_array_has_its_share_and_there_are_no_more_than_blocks(ki
     share = re.search(r'--share (".*?")', text).group(1)
     names = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "LSB_JOBINDEX", "SGE_TASK_ID")
     told = subprocess.run(
-        ["bash", "-c", f"echo {share}"],
+        ["bash", "-c", f"echo {share}", "bash", index],
         env={**os.environ, **dict.fromkeys(names, index)},
         capture_output=True,
         text=True,
@@ -194,9 +193,11 @@ def test_each_job_of_an_array_has_its_share_and_there_are_no_more_than_blocks(ki
 
 
 def run_by_bash(script, path, stand_in):
-    """Run a script whose scatflow command is another one, and which has had its time at once."""
+    """Run a script whose scatflow command is another one; one that sleeps has had its time."""
     text = re.sub(r"timeout .*? &$", f"{stand_in} &", script, flags=re.M)
-    text = re.sub(r"-ge \d+", "-ge 1", text).replace("module load python", "true")
+    if "sleep 0" not in stand_in:  # Else a second may begin meanwhile.
+        text = re.sub(r"-ge \d+", "-ge 1", text)
+    text = text.replace("module load python", "true")
     (path / "script.sh").write_text(text)
     return subprocess.run(
         ["bash", str(path / "script.sh")],
@@ -214,6 +215,12 @@ def test_a_job_is_queued_again_only_when_its_time_was_up(slept, code, again, job
     done = run_by_bash(text, place.path, f"(sleep {slept}; exit {code})")
     assert ("again: requeue 7" in done.stdout) == again, done
     assert done.returncode == code
+
+
+@pytest.mark.parametrize(("slept", "code", "given"), [(0, 1, 1), (1, 124, 99)])
+def test_a_job_of_htcondor_asks_to_run_again_by_its_exit_code(slept, code, given, job, place):
+    text = scripts(prepare(job("htcondor", DRIVER)))["driver"]
+    assert run_by_bash(text, place.path, f"(sleep {slept}; exit {code})").returncode == given
 
 
 def test_a_job_of_an_array_does_not_send_the_whole_array_again(job, place, stand_in):
@@ -252,6 +259,13 @@ def test_a_folder_that_directives_cannot_name_is_refused_before_anything_is_sent
     assert submit(prepare(job("slurm", shared, output=f"{folder}/out.zarr"))).number == "41"
 
 
+def test_a_file_is_no_folder_for_logs(job, place):
+    plan = prepare(job("slurm", f'shared = "{place.path}/site.toml"'))
+    for ask in (scripts, submit):
+        with pytest.raises(ClusterError, match=r"site.toml, which is no folder"):
+            ask(plan)
+
+
 # --- sending -------------------------------------------------------------------------------------
 
 ANSWERS = {
@@ -259,6 +273,7 @@ ANSWERS = {
     "pbs": ("qsub", "41.server", "41.server", "41.server day me 00:00:00 R long"),
     "lsf": ("bsub", "Job <41> is submitted to queue <long>.", "41", "RUN"),
     "sge": ("qsub", "41", "41", "job_number: 41"),
+    "htcondor": ("condor_submit", "41.0 - 41.0", "41", "2"),
 }
 
 ENDED = {
@@ -269,6 +284,7 @@ ENDED = {
     ],
     "lsf": ["echo DONE", "echo EXIT; echo DONE", "echo 'Job <41> is not found' >&2; exit 255"],
     "sge": ["echo 'Following jobs do not exist:' >&2; echo 41 >&2; exit 1"],
+    "htcondor": ["", "echo '4 3'"],
 }
 
 SILENT = "echo 'Unable to contact the controller (connect failure)' >&2; exit 1"
@@ -317,6 +333,33 @@ def test_a_job_that_has_ended_is_known_to_have(kind, answer, system, stand_in):
     assert submit(plan) is not None
 
 
+def test_of_two_that_send_a_run_at_the_same_instant_one_is_refused(system):
+    plan, calls = system("slurm")
+    submit(plan)
+    calls["sbatch"].unlink()
+    with (
+        locked(sent(plan.job).script.removesuffix("sh") + "json"),
+        pytest.raises(OutputBusyError, match="sending this run at this moment"),
+    ):
+        submit(plan)
+    assert not calls["sbatch"].exists()
+
+
+@pytest.mark.parametrize(
+    ("scratch", "word"),
+    [("/scratch", "/scratch"), ("/my data", "'/my data'"), ("$TMPDIR/a b", '"$TMPDIR/a b"')],
+)
+def test_the_scratch_folder_is_one_word_and_may_be_the_nodes_own(scratch, word, job):
+    text = batch.script(job("slurm", f'scratch = "{scratch}"'))
+    assert f"--local-directory {word}" in text
+
+
+def test_jobs_of_an_array_compute_on_what_the_profile_says(job):
+    plan = prepare(job("slurm", 'device = "cuda"\n' + DIRECTIVES["slurm"][1]))
+    (own,) = [text for what, text in scripts(plan, 2).items() if "profile" in what]
+    assert parse_profile(own, Path("own.toml")).device == "cuda"
+
+
 @pytest.mark.parametrize("kind", SYSTEMS)
 def test_a_system_that_does_not_answer_has_not_ended_a_job(kind, system, stand_in):
     plan, calls = system(kind)
@@ -357,6 +400,28 @@ def test_the_job_that_pbs_has_in_place_of_the_first_one_is_watched_and_cancelled
     assert "57.server" in calls["cancel"].read_text()
 
 
+def test_an_array_of_htcondor_is_one_cluster_whose_last_job_concludes(system):
+    plan, calls = system("htcondor")
+    record = submit(plan, 2)
+    assert (record.numbers, Path(record.log).name.endswith("-41-*.log")) == (["41"], True)
+    (told,) = calls["condor_submit"].read_text().splitlines()
+    assert told == f"-terse {record.script.removesuffix('.sh')}.sub"
+    n = plan.n_blocks
+    assert list(scripts(plan, n)) == [
+        f"shares ({n} jobs)",
+        f"shares ({n} jobs): what is sent",
+        f"profile of all jobs, {Path(record.script).stem}.toml",
+    ]
+
+
+def test_a_job_of_htcondor_that_is_held_still_waits(system, stand_in):
+    plan, _ = system("htcondor")
+    submit(plan)
+    stand_in("condor_q", "echo 5")
+    with pytest.raises(OutputBusyError, match="41"):
+        submit(plan)
+
+
 @pytest.mark.parametrize("kind", SYSTEMS)
 def test_a_system_whose_commands_are_missing_is_named(kind, job, monkeypatch):
     plan = prepare(job(kind))
@@ -365,6 +430,27 @@ def test_a_system_whose_commands_are_missing_is_named(kind, job, monkeypatch):
         submit(plan)
     with pytest.raises(ClusterError, match="was not sent"):
         cancel(plan.job)
+
+
+@pytest.mark.parametrize("array", [None, 2])
+def test_certificates_that_are_not_there_are_told_before_anything_is_sent(
+    array, job, place, stand_in
+):
+    sends = stand_in("sbatch", "echo 41")
+    more = '[tls]\nca = "no.pem"\ncert = "no.pem"\nkey = "no.key"'
+    plan = prepare(job("slurm", more))
+    for ask in (scripts, submit):
+        with pytest.raises(ClusterError, match=r"\[tls\] ca = 'no.pem': there is no file"):
+            ask(plan, array)
+    assert not sends.exists()
+
+
+def test_an_array_is_not_laid_out_where_nothing_can_be_sent(job, monkeypatch):
+    plan = prepare(job("slurm"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ClusterError, match="The command sbatch is not there"):
+        submit(plan, 2)
+    assert not Path(plan.output).exists()
 
 
 def test_workers_are_not_for_an_array(job, place):
@@ -386,6 +472,21 @@ def test_a_dashboards_port_that_is_taken_this_moment_warns_nobody(job, monkeypat
         with pytest.raises(ClusterError, match="command sbatch"), batch.connect(job("slurm")):
             pass
         gc.collect()
+
+
+def test_what_a_command_says_is_told_and_not_the_marks_around_it():
+    said = "Command exited with non-zero exit code.\nstdout:\n{}\nstderr:\n{}\n"
+    assert batch._said(RuntimeError(said.format("", "no queue"))) == "no queue"
+    assert batch._said(RuntimeError(said.format("held", ""))) == "held"
+    assert "non-zero exit code" in batch._said(RuntimeError(said.format("", "")))
+
+
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_a_system_that_refuses_a_job_is_told_with_what_to_look_at(kind, system, stand_in):
+    plan, _ = system(kind)
+    stand_in(ANSWERS[kind][0], "echo 'no such account' >&2; exit 1")
+    with pytest.raises(ClusterError, match=r"no such account\n.* account, .* directives"):
+        submit(plan)
 
 
 def test_a_run_goes_on_while_its_batch_system_does_not_answer(job, stand_in):
