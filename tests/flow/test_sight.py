@@ -31,7 +31,9 @@ from scatflow.flow.sight import board as board_module
 from scatflow.flow.sight import hooks, metrics, tally
 from scatflow.flow.sight.board import Board, message
 from scatflow.flow.sight.hooks import Hooks
+from scatflow.flow.sight.log import Log
 from scatflow.flow.sight.page import _failures, _summary
+from scatflow.flow.sight.report import Report
 from scatflow.flow.sight.report import page as report_page
 from scatflow.flow.sight.tally import History, Point, Rates, Tally, rates
 from scatflow.flow.sight.watch import End, Listener, Run, Watch
@@ -179,6 +181,23 @@ def test_a_listener_that_cannot_go_on_is_told_of_and_let_go():
     watch.block(Receipt(2))
     assert heard == [1, 2]
     assert said == ["note: Full stopped, the run goes on: OSError: no space"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_costs_the_log_and_the_report_which_are_named_and_no_run():
+    said = []
+    planned = dict.fromkeys(
+        ("blocks", "workers", "bytes_read", "bytes_written", "peak_bytes_per_worker"), 7
+    )
+    report = Report("/dev/full", {**planned, "estimated_seconds": 70.0})
+    watch = Watch(SOMEONE, [Log("/dev/full"), report], said.append)
+    with watch.until_the_end():
+        watch.started(Tally(1), "")
+    full = "OSError: [Errno 28] No space left on device"
+    assert said == [
+        f"note: Log /dev/full stopped, the run goes on: {full}",
+        f"note: Report /dev/full is not whole: {full}",
+    ]
 
 
 @pytest.mark.parametrize("seconds", [10.0, 0.0])
