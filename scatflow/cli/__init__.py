@@ -140,8 +140,7 @@ def run(
     """Run a job, or what is missing of it."""
     from scatflow.flow.plan import prepare
 
-    for file in (report, log):
-        _check_writable(file)
+    _check_files(job, report, log)
     if dry_run:
         plan(job, cluster, workers)
         return
@@ -190,15 +189,22 @@ def _say(line: str) -> None:
             typer.echo(f"note: nothing can be printed, the run goes on: {problem}", err=True)
 
 
-def _check_writable(file: str | None) -> None:
-    """Refuse a file that a run could not write at its end."""
-    if file is None:
-        return
-    path = Path(file).absolute()
-    if not path.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {path.parent}")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise typer.BadParameter(f"{path} cannot be written: name a file, not a folder")
+def _check_files(job: str, report: str | None, log: str | None) -> None:
+    """Refuse files that a run could not write at its end, or by which it would lose another."""
+    taken = {Path(job).resolve(): "the job file"}
+    for option, file in (("--report", report), ("--log", log)):
+        if file is None:
+            continue
+        path = Path(file).absolute()
+        if not path.parent.is_dir():
+            raise typer.BadParameter(f"{option}: there is no folder {path.parent}")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise typer.BadParameter(
+                f"{option}: {path} cannot be written: name a file, not a folder"
+            )
+        if other := taken.get(path.resolve()):
+            raise typer.BadParameter(f"{option}: {path} is {other}: name another file")
+        taken[path.resolve()] = f"what {option} writes"
 
 
 @contextmanager

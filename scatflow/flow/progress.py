@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from scatflow.flow.block import Receipt
 from scatflow.flow.sight.tally import Tally, clock
@@ -27,8 +27,17 @@ ROWS = 8
 FAILURES_TOLD = 5
 """Failed blocks that are named at once; the others are counted, and all are named at the end."""
 
-NAME = 24
+NUMBERS = (("blocks", 6), ("failed", 6), ("samples/s", 10))
+"""What the live view says of each worker, and the characters that are kept for it."""
+
+NAME = 8
 """Characters of a worker's name that are shown in any case."""
+
+BAR, BAR_LONGEST = 10, 40
+"""Characters of the bar: a shorter one is left out, so that the numbers beside it have room."""
+
+REASON_SHOWN = 20
+"""Characters of a worker's last failure: where there is room for fewer, there is no such column."""
 
 REASON = 160
 """Characters of a reason, while a run goes on."""
@@ -55,14 +64,6 @@ class Terminal(Listener):
         self._console = console or Screen(file=sys.stdout, soft_wrap=True, highlight=False)
         self._tally = Tally(0)
         self._live: Live | None = None
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("blocks{task.fields[words]}"),
-            console=self._console,
-        )
-        self._task: Any = None
         self._next = 0.0
 
     def begin(self, tally: Tally) -> Terminal:
@@ -70,7 +71,6 @@ class Terminal(Listener):
         self._tally = tally
         self._next = time.monotonic() + LINE_SECONDS
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._task = self._bar.add_task("running", total=tally.total)
             self._console.soft_wrap = False  # What is drawn anew must know how many lines it has.
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
@@ -120,40 +120,57 @@ class Terminal(Listener):
 
     def _line(self) -> str:
         tally = self._tally
-        return f"{tally.done}/{tally.total} blocks{self._words()}"
-
-    def _words(self) -> str:
-        tally = self._tally
         failed = f", {tally.failed} failed" if tally.failed else ""
         left = "unknown time" if tally.left is None else clock(tally.left)
-        return f"{failed}, {tally.rate:,.0f} samples/s, {left} left"
+        return (
+            f"{tally.done}/{tally.total} blocks{failed}, {tally.rate:,.0f} samples/s, {left} left"
+        )
 
     def _view(self) -> RenderableType:
-        tally = self._tally
-        self._bar.update(self._task, completed=tally.done, words=self._words())
-        if not tally.workers:
-            return self._bar
-        rows = min(ROWS, max(self._console.height - 6, 1))
-        return Group(self._bar, workers_table(tally, rows))
+        tally, width = self._tally, self._console.width
+        parts: list[RenderableType] = [progress_line(self._line(), tally, width)]
+        if tally.workers:
+            rows = min(ROWS, max(self._console.height - 6, 1))
+            parts.append(workers_table(tally, rows, width))
+        return Group(*parts)
 
 
-def workers_table(tally: Tally, rows: int) -> Table:
-    """Return a table of the workers that stand out: those with failures, then the slowest."""
+def progress_line(words: str, tally: Tally, width: int) -> RenderableType:
+    """Return how far a run is in words, which wrap, and as a bar before them if it has room."""
+    room = width - len("running ") - len(words) - 1
+    if room < BAR:
+        return Text(words)
+    row = Table.grid(padding=(0, 1, 0, 0))
+    bar = ProgressBar(max(tally.total, 1), tally.done, width=min(room, BAR_LONGEST))
+    row.add_row("running", bar, Text(words, no_wrap=True))
+    return row
+
+
+def workers_table(tally: Tally, rows: int, width: int) -> Table:
+    """Return a table of the workers that stand out: those with failures, then the slowest.
+
+    Numbers keep their room: names are cut where there is too little, and reasons before them.
+    """
     shown = tally.noteworthy(rows)
-    table = Table(box=None, pad_edge=False)
-    widest = max(len(name) for name, _ in shown)
-    table.add_column("worker", overflow="ellipsis", no_wrap=True, min_width=min(widest, NAME))
-    for name, width in (("blocks", 7), ("failed", 6), ("samples/s", 11)):
-        table.add_column(name, justify="right", no_wrap=True, min_width=width)
-    table.add_column("last failure", overflow="ellipsis", no_wrap=True)
-    for name, worker in shown:
-        table.add_row(
-            name,
-            f"{worker.blocks:,}",
-            f"{worker.failed:,}" if worker.failed else "",
-            f"{worker.rate:,.0f}",
-            _short(worker.failure).replace("[", "\\["),
-        )
+    cells = [
+        (f"{w.blocks:,}", f"{w.failed:,}" if w.failed else "", f"{w.rate:,.0f}") for _, w in shown
+    ]
+    widths = [
+        max(least, *map(len, column))
+        for (_, least), column in zip(NUMBERS, zip(*cells, strict=True), strict=True)
+    ]
+    room = width - sum(widths) - len(widths)
+    names = min(max(len(name) for name, _ in shown), max(room, NAME))
+    reasons = room - names - 1
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("worker", overflow="ellipsis", no_wrap=True, width=names)
+    for (title, _), column in zip(NUMBERS, widths, strict=True):
+        table.add_column(title, justify="right", no_wrap=True, width=column)
+    if reasons >= REASON_SHOWN:
+        table.add_column("last failure", overflow="ellipsis", no_wrap=True, max_width=reasons)
+    for (name, worker), numbers in zip(shown, cells, strict=True):
+        words = [name, *numbers, _short(worker.failure)]
+        table.add_row(*map(Text, words[: len(table.columns)]))
     if hidden := len(tally.workers) - len(shown):
         table.caption = f"and {hidden:,} faster ones without a failure"
         if shown[-1][1].failed:

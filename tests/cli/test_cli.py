@@ -1,6 +1,7 @@
 """The command's exit codes and words."""
 
 import contextlib
+import fnmatch
 import json
 import os
 import signal
@@ -207,6 +208,29 @@ def test_usage_errors_end_in_2(folder):
         assert done.stderr
         assert "Traceback" not in done.stderr
     assert not (folder / "out.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--report", "job.toml"], "--report: * is the job file"),
+        (["--log", "same/job.toml"], "--log: * is the job file"),
+        (["--report", "new.html", "--log", "same/new.html"], "--log: * is what --report writes"),
+    ],
+)
+def test_files_of_a_run_are_neither_its_job_nor_the_same(
+    folder, monkeypatch, capsys, words, problem
+):
+    (folder / "same").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["scatflow", "run", "job.toml", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert fnmatch.fnmatch(told, f"*{problem}*")
+    assert (folder / "job.toml").read_text() == JOB
+    assert not (folder / "new.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ from scatflow.flow.sight import board as board_module
 from scatflow.flow.sight import hooks, metrics, tally
 from scatflow.flow.sight.board import Board, message
 from scatflow.flow.sight.hooks import Hooks
+from scatflow.flow.sight.log import Log
 from scatflow.flow.sight.page import _failures, _summary
+from scatflow.flow.sight.report import Report
 from scatflow.flow.sight.report import page as report_page
 from scatflow.flow.sight.tally import History, Point, Rates, Tally, rates
 from scatflow.flow.sight.watch import End, Listener, Run, Watch
@@ -88,7 +90,7 @@ def test_a_thousand_workers_are_told_of_by_those_that_stand_out():
         worker.first, worker.last = 0.0, 1.0
     assert [name for name, _ in found.noteworthy(3)] == ["w5", "w999", "w998"]
     text = io.StringIO()
-    Console(file=text, width=100).print(workers_table(found, 3))
+    Console(file=text, width=100).print(workers_table(found, 3, 100))
     assert "[bold] is no markup" in text.getvalue()
     assert "and 997 faster ones" in text.getvalue()
     assert len(json.dumps(message(SOMEONE, found, 0.0))) < 10_000
@@ -113,6 +115,31 @@ def test_a_terminal_shows_rate_time_left_failures_and_workers():
     last = text.getvalue()[text.getvalue().rindex("running") :]
     for words in ("2/4", "1 failed", "samples/s", " left", "10.0.0.7:4000", "10.0.0.8:4000"):
         assert words in last
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_width_of_a_terminal_and_no_length_of_a_reason_costs_a_number(width):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, no_color=True, width=width, height=12)
+    found = Tally(123_456, at_start=12_000, slots=2, began=time.monotonic() - 10)
+    view = Terminal(console).begin(found)
+    found.add(Receipt(0, samples=2 * 10**9, seconds=10.0, worker="10.0.0.7:40007"))
+    for block in range(1, 4):
+        reason = f"no [bold]{'long reason ' * 20}"
+        found.add(Receipt(block, samples=10**6, failure=reason, worker="10.0.0.8:40008"))
+    view.stopped()
+    lines = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", text.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    shown = " ".join(lines)
+    for words in ("12004/123456 blocks", "3 failed", "samples/s", " left"):
+        assert words in " ".join(shown.split())
+    (*_, heads) = (line for line in lines if line.startswith("worker"))
+    assert heads.split()[:4] == ["worker", "blocks", "failed", "samples/s"]
+    bad, good = (next(line for line in lines if f"10.0.0.{n}" in line).split() for n in (8, 7))
+    assert bad[1:3] == ["3", "3"]
+    assert good[1] == "1"
+    assert int(good[2].replace(",", "")) > 10**8
+    assert ("last failure" in heads) == (width >= 80)
 
 
 def test_elsewhere_lines_come_at_growing_intervals_and_failures_at_once(monkeypatch):
@@ -154,6 +181,23 @@ def test_a_listener_that_cannot_go_on_is_told_of_and_let_go():
     watch.block(Receipt(2))
     assert heard == [1, 2]
     assert said == ["note: Full stopped, the run goes on: OSError: no space"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_costs_the_log_and_the_report_which_are_named_and_no_run():
+    said = []
+    planned = dict.fromkeys(
+        ("blocks", "workers", "bytes_read", "bytes_written", "peak_bytes_per_worker"), 7
+    )
+    report = Report("/dev/full", {**planned, "estimated_seconds": 70.0})
+    watch = Watch(SOMEONE, [Log("/dev/full"), report], said.append)
+    with watch.until_the_end():
+        watch.started(Tally(1), "")
+    full = "OSError: [Errno 28] No space left on device"
+    assert said == [
+        f"note: Log /dev/full stopped, the run goes on: {full}",
+        f"note: Report /dev/full is not whole: {full}",
+    ]
 
 
 @pytest.mark.parametrize("seconds", [10.0, 0.0])

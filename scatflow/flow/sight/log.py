@@ -29,7 +29,13 @@ class Log(Listener):
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._path = path
         self._run: Run | None = None
+
+    @property
+    def called(self) -> str:
+        """Name the file."""
+        return f"Log {self._path}"
 
     def started(self, run: Run, tally: Tally) -> None:
         """Say who computes what, and how much of it there is."""

@@ -55,6 +55,11 @@ class Report(Listener):
         self._tally: Tally | None = None
         self._dask = ""
 
+    @property
+    def called(self) -> str:
+        """Name the file."""
+        return f"Report {self._path}"
+
     @contextlib.contextmanager
     def of_dask(self, say: Callable[[str], None]) -> Iterator[None]:
         """Have Dask record what it does meanwhile, for its part of the report."""

@@ -50,6 +50,11 @@ class End:
 class Listener:
     """Hears what happens in a run; each method may be left as it is."""
 
+    @property
+    def called(self) -> str:
+        """What people are told of it where it cannot do its work."""
+        return type(self).__name__
+
     def started(self, run: Run, tally: Tally) -> None:
         """Workers are ready; `tally` is kept up to date from now on."""
 
@@ -131,18 +136,17 @@ class Watch:
             raise
         finally:
             end = replace(self._end, counts=self.counts)
-            self._tell(lambda listener: listener.ended(self.run, end))
+            self._tell(lambda listener: listener.ended(self.run, end), "is not whole")
 
-    def _tell(self, call: Callable[[Listener], None]) -> None:
+    def _tell(
+        self, call: Callable[[Listener], None], lost: str = "stopped, the run goes on"
+    ) -> None:
         for listener in list(self._listeners):
             try:
                 call(listener)
             except Exception as problem:  # Whatever it is, it is not the run's.
                 self._listeners.remove(listener)
-                self.say(
-                    f"note: {type(listener).__name__} stopped, the run goes on: "
-                    f"{type(problem).__name__}: {problem}"
-                )
+                self.say(f"note: {listener.called} {lost}: {type(problem).__name__}: {problem}")
 
 
 def new_id() -> str:

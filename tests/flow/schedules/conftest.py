@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import platformdirs
 import pytest
+import zarr
 
 from scatflow.flow.job import load
 from scatflow.flow.schedules.task import make_task
@@ -41,6 +43,23 @@ def home(tmp_path, monkeypatch):
     (home / "job.toml").write_text(JOB)
     assert platformdirs.user_config_path("scatflow").is_relative_to(home)
     return home
+
+
+@pytest.fixture
+def grow(home):
+    """Return a function that makes the archive so many samples long; those that were there stay."""
+
+    def to(samples):
+        group = zarr.open_group(str(home / "archive.zarr"), mode="a", zarr_format=3)
+        values = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
+        if "waveform" not in group:
+            group.create_array(
+                "waveform", shape=(0,), chunks=(4096,), dtype="float32", dimension_names=["time"]
+            )
+        group["waveform"].resize((samples,))
+        group["waveform"][...] = values
+
+    return to
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import time
 
-import numpy as np
 import pytest
 import yaml
 import zarr
@@ -22,18 +21,6 @@ from scatflow.flow.schedules import crontab
 CLOCK = ["faketime", "-f", "@2026-11-30 02:59:57"]
 
 
-def grow(folder, samples):
-    """Make the archive so many samples long; those that were there stay."""
-    group = zarr.open_group(str(folder / "archive.zarr"), mode="a", zarr_format=3)
-    values = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
-    if "waveform" not in group:
-        group.create_array(
-            "waveform", shape=(0,), chunks=(4096,), dtype="float32", dimension_names=["time"]
-        )
-    group["waveform"].resize((samples,))
-    group["waveform"][...] = values
-
-
 @contextlib.contextmanager
 def daemon(alone):
     process = subprocess.Popen(
@@ -46,12 +33,12 @@ def daemon(alone):
         process.wait()
 
 
-def test_debians_cron_runs_a_job_over_data_that_have_grown(alone, need, home, task, stand_in):
+def test_debians_cron_runs_a_job_over_data_that_have_grown(alone, need, home, task, stand_in, grow):
     need("faketime", "faketime")
     stand_in("crontab", f'exec {shlex.join(alone)} /usr/bin/crontab "$@"')
-    grow(home, 20_000)
+    grow(20_000)
     assert run(prepare(load("job.toml")), say=str) == 0
-    grow(home, 30_000)
+    grow(30_000)
     crontab.install(task(log="day.log"))
     log, until = home / "day.log", time.monotonic() + 90
     with daemon(alone):
@@ -62,8 +49,8 @@ def test_debians_cron_runs_a_job_over_data_that_have_grown(alone, need, home, ta
     assert zarr.open_group(str(home / "out.zarr"), mode="r")["scattering"].shape[-1] == 1875
 
 
-def test_a_run_that_finds_another_at_work_does_nothing_and_alarms_nobody(home):
-    grow(home, 20_000)
+def test_a_run_that_finds_another_at_work_does_nothing_and_alarms_nobody(home, grow):
+    grow(20_000)
     with open(home / "out.zarr.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         scheduled = ["run", "job.toml", "--unless-running"]
