@@ -425,13 +425,19 @@ class DatasetAccessor:
         grid = np.meshgrid(*index, indexing="ij")
         at = {dim: numbers.reshape(-1) for dim, numbers in zip(rows, grid, strict=True)}
         for dim in rows:
-            label = plain[dim].to_numpy() if dim in plain.coords else np.arange(values.sizes[dim])
+            label = _listed(plain[dim]) if dim in plain.coords else np.arange(values.sizes[dim])
             made = made.assign_coords({dim: ("sample", label[at[dim]])})
         for name, coord in plain.coords.items():
             if name not in at and len(coord.dims) == 1:  # Of rows: those of columns were dropped.
-                label = coord.to_numpy()[at[coord.dims[0]]]
+                label = _listed(coord)[at[coord.dims[0]]]
                 made = made.assign_coords({name: ("sample", label, coord.attrs)})
         return made
+
+
+def _listed(coord: xr.DataArray) -> Any:
+    """Return labels; text of variable length, as Zarr gives it, as scikit-learn takes it."""
+    values = coord.to_numpy()
+    return np.array(values.tolist(), str) if values.dtype.kind == "T" else values
 
 
 def _have_means(dataset: xr.Dataset, dim: Any) -> bool:
