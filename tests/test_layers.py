@@ -22,6 +22,7 @@ ROOMS = {
     "": {"engines", "errors", "labelled"},  # scatflow/__init__.py, the public names
     **{door: {"engines", "errors", ""} for door in ("numpy", "torch", "sklearn", "kymatio")},
     "molecules": {"errors"},
+    "__main__": {"cli"},
 }
 """Which rooms of scatflow each room may import, besides itself."""
 

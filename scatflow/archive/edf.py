@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis, time_axis
-from scatflow.archive.ingest import SLAB, Ingested, PathName, Progress, extra, input_files
+from scatflow.archive.files import input_files
+from scatflow.archive.ingest import SLAB, Ingested, PathName, Progress, extra
 from scatflow.archive.stack import Box, Head, write_stack
 from scatflow.archive.stores import listed
 from scatflow.errors import IngestError
@@ -94,7 +95,7 @@ def ingest_edf(
         edfio is not installed.
     """
     edfio = extra("edfio", "EDF and BDF")
-    paths = input_files(inputs)
+    paths = input_files(inputs, (".edf", ".bdf"), "recordings")
     files = {path: _recording(edfio, path, channels) for path in paths}
     starts = [file.start for file in files.values()]
     heads = [_head(file, attrs or {}, absolute=len(paths) == 1) for file in files.values()]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scatflow.archive.files import fitting, input_files
 from scatflow.archive.ingest import Ingested, PathName, Progress, extra, input_paths
 from scatflow.archive.stack import Box, Head, write_stack
 from scatflow.archive.tiff import Tiff, apart, check, shaped
@@ -50,14 +51,16 @@ def ingest_images(
     kind: str,
     variable: str = "image",
     attrs: Mapping[str, Any] | None = None,
+    skip: bool = False,
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> Ingested:
     """Write images to one archive.
 
     The dimensions are ``file`` (where there are several, or a folder was given; its labels are the
-    files' names), ``page`` (of TIFF stacks), ``channel`` (of colour images), ``y`` and ``x``. One
-    page is in memory at a time.
+    files' names, and images from several folders have these in the coordinate ``folder``),
+    ``page`` (of TIFF stacks), ``channel`` (of colour images), ``y`` and ``x``. One page is in
+    memory at a time.
 
     OME-TIFF gives its own dimensions (``time``, ``channel``, ``z``), steps and names of channels;
     GeoTIFF the coordinates of the pixels' centres, ``crs``, ``geo_transform`` and what stands for
@@ -67,8 +70,8 @@ def ingest_images(
     Parameters
     ----------
     inputs : paths
-        Files of equal size and type, or folders, whose images are taken in the order of their
-        names.
+        Files of equal size and type, or folders: all such images below them, in the order of
+        their names.
     output : path
         The archive to make.
     kind : {"tiff", "png", "jpeg"}
@@ -77,6 +80,8 @@ def ingest_images(
         Name of the array in the archive.
     attrs : mapping, optional
         Attributes of the variable.
+    skip : bool
+        Leave out files that cannot be read or are unlike most of the others, and say so.
     overwrite : bool
         Replace an archive of that name.
     on_progress : callable, optional
@@ -89,9 +94,14 @@ def ingest_images(
     MissingExtraError
         The package that reads the format is not installed.
     """
-    paths, folder = _files(inputs, kind)
     reader = Tiff() if kind == "tiff" else _Pillow(kind)
-    found = [reader.head(path) for path in paths]
+    paths, found, left_out = fitting(
+        input_files(inputs, SUFFIXES[kind], f"{kind.upper()} images"),
+        reader.head,
+        Head.kind,
+        skip=skip,
+    )
+    folder = any(path.is_dir() for path in input_paths(inputs))
     told = [
         replace(head, attrs={**head.attrs, **(attrs or {})}, pages=True) for head in apart(found)
     ]
@@ -106,26 +116,8 @@ def ingest_images(
         overwrite=overwrite,
         on_progress=on_progress,
         stacked=folder or len(paths) > 1,
+        notes=left_out,
     )
-
-
-def _files(inputs: Sequence[PathName] | PathName, kind: str) -> tuple[list[Path], bool]:
-    """Return the images, and whether one of the inputs is a folder."""
-    paths: list[Path] = []
-    folder = False
-    for path in input_paths(inputs):
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        folder = True
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES[kind])
-        if not inside:
-            raise IngestError(
-                f"{path} holds no {kind.upper()} images ({', '.join(SUFFIXES[kind])}): check the "
-                "folder and the format."
-            )
-        paths += inside
-    return paths, folder
 
 
 class _Pillow:

@@ -140,21 +140,6 @@ def _write_coord(
 # --- the inputs ------------------------------------------------------------------------------
 
 
-def input_files(inputs: Sequence[PathName] | PathName) -> list[Path]:
-    """Return the input files, each of which must exist and be a file.
-
-    Raises
-    ------
-    IngestError
-        If there are none, or one is missing or a folder.
-    """
-    paths = input_paths(inputs)
-    for path in paths:
-        if path.is_dir():
-            raise IngestError(f"{path} is a folder: name the files in it.")
-    return paths
-
-
 def input_paths(inputs: Sequence[PathName] | PathName) -> list[Path]:
     """Return the inputs as paths that exist, none of them twice.
 
@@ -171,12 +156,6 @@ def input_paths(inputs: Sequence[PathName] | PathName) -> list[Path]:
         if not path.exists():
             raise IngestError(f"There is no file {path}: check the name.")
     return list(dict.fromkeys(paths))
-
-
-def labels(paths: Sequence[Path]) -> list[str]:
-    """Return a label for each file: its name without suffix, or its path where names repeat."""
-    stems = [path.stem for path in paths]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
 def extra(module: str, what: str, name: str = "ingest") -> Any:
@@ -257,7 +236,7 @@ READERS: dict[str, Callable[..., Ingested]] = {
     "bdf": _reader("edf", "ingest_edf"),
     "dicom": _reader("dicom", "ingest_dicom"),
     "edf": _reader("edf", "ingest_edf"),
-    "flac": _reader("wav", "ingest_wav"),
+    "flac": _reader("wav", "ingest_flac"),
     "hdf5": _reader("netcdf", "ingest_netcdf"),
     "jpeg": _reader("images", "ingest_jpeg"),
     "mseed": _reader("mseed", "ingest_mseed"),
@@ -266,7 +245,7 @@ READERS: dict[str, Callable[..., Ingested]] = {
     "npy": _reader("npy", "ingest_npy"),
     "npz": _reader("npz", "ingest_npz"),
     "ome-zarr": _reader("ome_zarr", "ingest_ome_zarr"),
-    "ogg": _reader("wav", "ingest_wav"),
+    "ogg": _reader("wav", "ingest_ogg"),
     "png": _reader("images", "ingest_png"),
     "sac": _reader("sac", "ingest_sac"),
     "tiff": _reader("images", "ingest_tiff"),

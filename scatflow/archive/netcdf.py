@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis
 from scatflow.archive.decoding import KEYS
-from scatflow.archive.ingest import Ingested, PathName, Progress, extra, input_files
+from scatflow.archive.files import input_files
+from scatflow.archive.ingest import Ingested, PathName, Progress, extra
 from scatflow.archive.partial import local_output
 from scatflow.archive.reference import FILES, missing_chunks, stamp
 from scatflow.archive.regular import IrregularError, recognise
@@ -69,7 +70,9 @@ def ingest_netcdf(
     MissingExtraError
         h5netcdf is not installed.
     """
-    paths = input_files(inputs)
+    paths = input_files(
+        inputs, (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5"), "NetCDF or HDF5 files"
+    )
     heads, name = [], variable
     for path in paths:
         with _dataset(path) as dataset:

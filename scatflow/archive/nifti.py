@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis
-from scatflow.archive.ingest import Ingested, PathName, Progress, extra, input_files
+from scatflow.archive.files import fitting, input_files
+from scatflow.archive.ingest import Ingested, PathName, Progress, extra
 from scatflow.archive.stack import Box, Head, write_stack
 from scatflow.errors import IngestError
 
@@ -28,6 +29,7 @@ def ingest_nifti(
     *,
     variable: str = "volume",
     attrs: Mapping[str, Any] | None = None,
+    skip: bool = False,
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> Ingested:
@@ -48,6 +50,8 @@ def ingest_nifti(
         Name of the array in the archive.
     attrs : mapping, optional
         Further attributes of the variable.
+    skip : bool
+        Leave out files that cannot be read or are unlike most of the others, and say so.
     overwrite : bool
         Replace an archive of that name.
     on_progress : callable, optional
@@ -61,8 +65,10 @@ def ingest_nifti(
         nibabel is not installed.
     """
     nibabel = extra("nibabel", "NIfTI")
-    paths = input_files(inputs)
-    heads = [_head(nibabel, path, attrs or {}) for path in paths]
+    files = input_files(inputs, (".nii", ".nii.gz"), "NIfTI volumes")
+    paths, heads, left_out = fitting(
+        files, lambda path: _head(nibabel, path, attrs or {}), Head.kind, skip=skip
+    )
 
     @contextmanager
     def open_file(path: Path) -> Iterator[Callable[[Box], NDArray[Any]]]:
@@ -91,6 +97,7 @@ def ingest_nifti(
         along="file",
         variable=variable,
         source="NIfTI",
+        notes=left_out,
         overwrite=overwrite,
         on_progress=on_progress,
     )

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis
-from scatflow.archive.ingest import Ingested, PathName, Progress, input_files
+from scatflow.archive.files import input_files
+from scatflow.archive.ingest import Ingested, PathName, Progress
 from scatflow.archive.stack import Box, Head, write_stack
 from scatflow.errors import IngestError
 
@@ -66,7 +67,7 @@ def ingest_npy(
         If a file is no .npy file of real numbers, shapes or types differ, names do not fit, or
         the output exists.
     """
-    paths = input_files(inputs)
+    paths = input_files(inputs, (".npy",), ".npy files")
     arrays = [_open(path) for path in paths]
     shapes = [(array.shape, array.dtype) for array in arrays]
     del arrays

@@ -16,7 +16,8 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis
-from scatflow.archive.ingest import Ingested, PathName, Progress, input_files
+from scatflow.archive.files import input_files
+from scatflow.archive.ingest import Ingested, PathName, Progress
 from scatflow.archive.npy import ITEM, Step, check_numbers, plain_heads
 from scatflow.archive.partial import local_output
 from scatflow.archive.stack import Box, write_stack
@@ -69,7 +70,7 @@ def ingest_npz(
         If a file is damaged or no .npz archive, has no such array or not one of real numbers,
         shapes or types differ, or the output exists.
     """
-    paths = input_files(inputs)
+    paths = input_files(inputs, (".npz",), ".npz files")
     name, shapes = variable, []
     for path in paths:
         with _archive(path) as archive:

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.archive.axis import Axis
+from scatflow.archive.files import folders, labels
 from scatflow.archive.ingest import (
     Ingested,
     Layout,
     PathName,
     Progress,
     chunk_shape,
-    labels,
     slabs,
 )
 from scatflow.archive.partial import new_archive
@@ -56,6 +56,11 @@ class Head:
         """Return what files of one archive have in common."""
         return self.dims, self.shape, self.dtype, dict(self.axes)
 
+    def kind(self) -> dict[str, str]:
+        """Return what files of one archive have in common, in words."""
+        sizes = ", ".join(f"{dim}: {n}" for dim, n in zip(self.dims, self.shape, strict=True))
+        return {"sizes": f"({sizes})", "type": str(self.dtype)}
+
 
 Open: TypeAlias = Callable[[Path], AbstractContextManager[Callable[[Box], NDArray[Any]]]]
 """Opens a file, and reads boxes of it."""
@@ -73,6 +78,7 @@ def write_stack(
     overwrite: bool,
     on_progress: Progress | None,
     stacked: bool | None = None,
+    notes: Sequence[str] = (),
     **options: Any,
 ) -> Ingested:
     """Write files to one archive; several are stacked along a new first dimension.
@@ -94,6 +100,8 @@ def write_stack(
         What the files are, for the archive's attributes.
     stacked : bool, optional
         Whether there is that dimension; by default where there are several files.
+    notes : sequence of str
+        What a person should know of the files.
     **options
         What else the numbers depend on, for an ingest that goes on where another one stood.
 
@@ -117,6 +125,7 @@ def write_stack(
             f"{along!r} is the dimension along which files are stacked: rename yours."
         )
     named = {along: head.coords.get(along, ((along,), labels(paths), {}))}
+    below = folders(paths, along) if many else {}
     layout = Layout(
         variable,
         (along, *head.dims) if many else head.dims,
@@ -125,7 +134,7 @@ def write_stack(
         head.dtype,
         _fill(head),
         axes=head.axes,
-        coords={**head.coords, **(named if many and along not in head.axes else {})},
+        coords={**below, **head.coords, **(named if many and along not in head.axes else {})},
         attrs=head.attrs,
         group_attrs={"source": f"{source}: {len(paths)} files" if many else source},
     )
@@ -147,8 +156,8 @@ def write_stack(
                     if on_progress is not None:
                         on_progress(done, total)
             begin = 0
-    notes = tuple(partial.notes)
-    return Ingested(str(output), variable, layout.dims, layout.shape, str(head.dtype), notes)
+    told = (*partial.notes, *notes)
+    return Ingested(str(output), variable, layout.dims, layout.shape, str(head.dtype), told)
 
 
 def _fill(head: Head) -> Any:

@@ -79,6 +79,7 @@ class Tiff:
                     f"{path} holds pages of several sizes or types ({pages[0]}, "
                     f"{next(p for p in pages if p != pages[0])}): save those of one kind apart."
                 )
+            _check_whole(path, file)
             dtype = np.dtype(first.dtype).newbyteorder("=")
             samples = int(first.samplesperpixel)
             height, width = int(first.imagelength), int(first.imagewidth)
@@ -139,6 +140,20 @@ class Tiff:
         if samples > 1 and values.shape[-1] == samples and values.shape[0] != samples:
             values = np.moveaxis(values, -1, 0)
         return values
+
+
+def _check_whole(path: Path, file: Any) -> None:
+    """Refuse a file that ends before its pixels do, before any is read."""
+    ends = [
+        offset + count
+        for page in file.pages
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+    ]
+    if max(ends, default=0) > file.filehandle.size:
+        raise IngestError(
+            f"{path} is cut short: its pixels reach to byte {max(ends)}, and it has "
+            f"{file.filehandle.size}. Fetch it again, or leave it out."
+        )
 
 
 def _is_ome(file: Any) -> bool:

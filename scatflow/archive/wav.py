@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 
 from scatflow.archive.axis import Axis
+from scatflow.archive.files import fitting, folders, input_files, labels
 from scatflow.archive.ingest import (
     CHUNK,
     Ingested,
@@ -20,11 +21,12 @@ from scatflow.archive.ingest import (
     PathName,
     Progress,
     extra,
-    input_files,
-    labels,
 )
 from scatflow.archive.partial import new_archive
 from scatflow.errors import IngestError
+
+SUFFIXES = {"wav": (".wav", ".wave"), "flac": (".flac",), "ogg": (".ogg", ".oga", ".opus")}
+"""Which files of a folder are taken."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def ingest_wav(
     *,
     variable: str = "sound",
     attrs: Mapping[str, Any] | None = None,
+    kind: str = "wav",
+    skip: bool = False,
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> Ingested:
@@ -48,18 +52,23 @@ def ingest_wav(
 
     The dimensions are ``recording``, ``channel`` (where there are several) and ``time``. Samples
     are floats, integer formats in [-1, 1]; recordings shorter than the longest end in NaN, and the
-    coordinate ``frames`` tells their lengths.
+    coordinate ``frames`` tells their lengths. Recordings from several folders have these in the
+    coordinate ``folder``.
 
     Parameters
     ----------
     inputs : paths
-        Files of one sampling rate and number of channels.
+        Files of one sampling rate and number of channels, or folders: all such files below them.
     output : path
         The archive to make.
     variable : str
         Name of the array in the archive.
     attrs : mapping, optional
         Attributes of the variable.
+    kind : {"wav", "flac", "ogg"}
+        Which files of a folder are taken.
+    skip : bool
+        Leave out files that cannot be read or are unlike most of the others, and say so.
     overwrite : bool
         Replace an archive of that name.
     on_progress : callable, optional
@@ -73,9 +82,12 @@ def ingest_wav(
         If soundfile is not installed.
     """
     soundfile = extra("soundfile", "sound files")
-    paths = input_files(inputs)
-    sounds = [_header(soundfile, path) for path in paths]
-    _check_alike(paths, sounds)
+    paths, sounds, left_out = fitting(
+        input_files(inputs, SUFFIXES[kind], "sound files"),
+        lambda path: _header(soundfile, path),
+        lambda sound: {"rate": f"{sound.rate} Hz", "channels": f"{sound.channels} channel(s)"},
+        skip=skip,
+    )
     rate, channels = sounds[0].rate, sounds[0].channels
     longest = max(sound.frames for sound in sounds)
     many = channels > 1
@@ -90,6 +102,7 @@ def ingest_wav(
         axes={"time": Axis(0.0, Fraction(1, rate), "s")},
         coords={
             "recording": (("recording",), labels(paths), {}),
+            **folders(paths, "recording"),
             "frames": (
                 ("recording",),
                 np.array([sound.frames for sound in sounds], np.int64),
@@ -111,15 +124,29 @@ def ingest_wav(
                 if on_progress is not None:
                     on_progress(done + at, total)
             done, begin = done + sounds[i].frames, 0
-    notes = tuple(partial.notes)
+    notes = (*partial.notes, *left_out)
     return Ingested(str(output), variable, layout.dims, layout.shape, str(dtype), notes)
+
+
+def ingest_flac(
+    inputs: Sequence[PathName] | PathName, output: PathName, **options: Any
+) -> Ingested:
+    """Write FLAC files to one archive; see :func:`ingest_wav`."""
+    return ingest_wav(inputs, output, kind="flac", **options)
+
+
+def ingest_ogg(inputs: Sequence[PathName] | PathName, output: PathName, **options: Any) -> Ingested:
+    """Write Ogg files to one archive; see :func:`ingest_wav`."""
+    return ingest_wav(inputs, output, kind="ogg", **options)
 
 
 def _header(soundfile: Any, path: Path) -> _Sound:
     try:
         info = soundfile.info(str(path), verbose=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise IngestError(f"{path} is no sound file that can be read: {error}.") from error
+        raise IngestError(
+            f"{path} is no sound file that can be read: {str(error).rstrip('.')}."
+        ) from error
     if info.frames < 1:
         raise IngestError(f"{path} holds no samples: leave it out.")
     # libsndfile reads what is there of a file that was cut short, and says so in its log only.
@@ -130,21 +157,6 @@ def _header(soundfile: Any, path: Path) -> _Sound:
             "are there. Get it anew, or repair its header if the rest is lost."
         )
     return _Sound(int(info.samplerate), int(info.channels), int(info.frames), str(info.subtype))
-
-
-def _check_alike(paths: Sequence[Path], sounds: Sequence[_Sound]) -> None:
-    first = sounds[0]
-    for path, sound in zip(paths, sounds, strict=True):
-        if sound.rate != first.rate:
-            raise IngestError(
-                f"{path} has {sound.rate} Hz, but {paths[0]} {first.rate} Hz: recordings of one "
-                "archive share one time axis. Resample it, or ingest it by itself."
-            )
-        if sound.channels != first.channels:
-            raise IngestError(
-                f"{path} has {sound.channels} channels, but {paths[0]} {first.channels}: ingest "
-                "them apart."
-            )
 
 
 def _copy(

@@ -427,6 +427,7 @@ INGEST_OPTIONS = {
     "bdf": ("variable", "channels"),
     "npy": ("variable", "dims", "step", "units"),
     "npz": ("variable", "dims", "step", "units"),
+    **dict.fromkeys(("wav", "flac", "ogg", "tiff", "png", "jpeg", "nifti"), ("variable", "skip")),
 }
 """Options that make sense for a format, besides --overwrite; all others have --variable."""
 
@@ -458,6 +459,13 @@ def ingest(
     channels: Annotated[
         str | None, typer.Option(help="edf, bdf: labels of the signals to take, with commas.")
     ] = None,
+    skip: Annotated[
+        bool,
+        typer.Option(
+            "--skip",
+            help="Sounds, images, nifti: leave out files that cannot be read or are unlike most.",
+        ),
+    ] = False,
 ) -> None:
     """Bring files of another format into a labelled Zarr store."""
     from scatflow.archive import readers
@@ -476,6 +484,7 @@ def ingest(
         "tolerance": tolerance,
         "reference": True if reference else None,
         "channels": channels.split(",") if channels else None,
+        "skip": True if skip else None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     for name in set(options) - set(INGEST_OPTIONS.get(form, ("variable",))):

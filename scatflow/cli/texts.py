@@ -45,6 +45,7 @@ EXTRAS = {
     ),
     "reference": ("kerchunk",),
     "plot": ("matplotlib",),
+    "browse": ("holoviews",),
     "sklearn": ("sklearn",),
 }
 """Modules that each extra of the package brings; ``mkl`` brings a library without a module."""

@@ -186,6 +186,17 @@ def _coordinates(
     return made
 
 
+def three_digits(value: float) -> str:
+    """Write a number to three digits, as a person would: 2460 and not 2.46e+03.
+
+    Examples
+    --------
+    >>> three_digits(2461.3), three_digits(30.84), three_digits(0.0242)
+    ('2460', '30.8', '0.0242')
+    """
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def _readable(
     names: NDArray[Any], columns: Mapping[str, NDArray[Any]], factor: float, units: str
 ) -> NDArray[Any]:
@@ -198,7 +209,7 @@ def _readable(
         for i in range(1, int(order) + 1):
             if f"xi{i}" not in columns or np.isnan(columns[f"xi{i}"][row]):
                 continue  # a row for many wavelets, or an axis of rows
-            word = f"{columns[f'xi{i}'][row] * factor:.3g} {units}"
+            word = f"{three_digits(columns[f'xi{i}'][row] * factor)} {units}"
             if f"theta{i}" in columns:
                 word += f" at {np.degrees(columns[f'theta{i}'][row]):.3g}\N{DEGREE SIGN}"
             words.append(word)

@@ -315,8 +315,8 @@ class DatasetAccessor:
         if floor is not None and not floor > 0:
             raise ParameterError(f"floor must be positive, not {floor!r}.")
         others = [d for d in values.dims if d != PATH]
-        low: Any = 1e-6 * values.max(others) if floor is None else floor
-        tiny = float(np.finfo(values.dtype).tiny)
+        low: Any = 1e-6 * values.max(others) if floor is None else values.dtype.type(floor)
+        tiny = np.finfo(values.dtype).tiny
         made = np.log(np.maximum(values, np.maximum(low, tiny)).where(values.notnull()))
         told = "1e-6 of each path's largest coefficient" if floor is None else floor
         result = self._with(made, "natural logarithm")
@@ -402,8 +402,9 @@ class DatasetAccessor:
         Returns
         -------
         DataArray
-            ``(sample, feature)``; `feature` holds readable names, and a coordinate along `sample`
-            for each of the dimensions says which entry a sample is.
+            ``(sample, feature)``; `feature` holds readable names. Coordinates along `sample` say
+            which entry of each of the dimensions a sample is, and what else was known of it: the
+            folder of its file, say.
         """
         values = self._coefficients()[COEFFICIENTS]
         rows: list[Any] = list(samples) or [d for d in values.dims if d not in NO_SAMPLES]
@@ -417,14 +418,26 @@ class DatasetAccessor:
         )
         ordered = plain.transpose(*rows, *columns)
         n_rows = int(np.prod([values.sizes[d] for d in rows]))
-        made = xr.DataArray(ordered.data.reshape(n_rows, len(names)), dims=("sample", "feature"))
-        made = made.assign_coords(feature=names)
+        made = xr.DataArray(
+            ordered.data.reshape(n_rows, len(names)), {"feature": names}, ("sample", "feature")
+        ).rename("features")
+        index = [np.arange(values.sizes[d]) for d in rows]
+        grid = np.meshgrid(*index, indexing="ij")
+        at = {dim: numbers.reshape(-1) for dim, numbers in zip(rows, grid, strict=True)}
         for dim in rows:
-            index = [np.arange(values.sizes[d]) for d in rows]
-            at = np.meshgrid(*index, indexing="ij")[rows.index(dim)].reshape(-1)
-            label = plain[dim].to_numpy() if dim in plain.coords else np.arange(values.sizes[dim])
-            made = made.assign_coords({dim: ("sample", label[at])})
+            label = _listed(plain[dim]) if dim in plain.coords else np.arange(values.sizes[dim])
+            made = made.assign_coords({dim: ("sample", label[at[dim]])})
+        for name, coord in plain.coords.items():
+            if name not in at and len(coord.dims) == 1:  # Of rows: those of columns were dropped.
+                label = _listed(coord)[at[coord.dims[0]]]
+                made = made.assign_coords({name: ("sample", label, coord.attrs)})
         return made
+
+
+def _listed(coord: xr.DataArray) -> Any:
+    """Return labels; text of variable length, as Zarr gives it, as scikit-learn takes it."""
+    values = coord.to_numpy()
+    return np.array(values.tolist(), str) if values.dtype.kind == "T" else values
 
 
 def _have_means(dataset: xr.Dataset, dim: Any) -> bool:

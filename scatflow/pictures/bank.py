@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scatflow.dataset.coordinates import three_digits
 from scatflow.engines import Engine, Scattering1D, TimeFrequencyScattering, filters
 from scatflow.pictures.canvas import new_figure, save
 from scatflow.pictures.results import Array
@@ -97,7 +98,7 @@ def _draw_waves(axes: Axes, phi: Any, bank: Any, rate: float | None) -> None:
         axes.plot(time, level + wave.real / peak, color=shade, linewidth=0.8)
     low = np.fft.fftshift(np.fft.ifft(phi["levels"][0]).real)
     axes.plot(time, 3 + low / low.max() - 0.5, color="0.5")
-    labels = [f"{psi['xi'] * (rate or 1.0):.3g}" for psi in chosen]
+    labels = [three_digits(psi["xi"] * (rate or 1.0)) for psi in chosen]
     axes.set_yticks([0, 1, 2, 3], labels=[*labels, "low-pass"])
     axes.set_ylabel(f"wavelet of [{'Hz' if rate else 'cycles/sample'}]")
     axes.set_xlabel(f"time [{'s' if rate else 'samples'}]")

@@ -105,7 +105,8 @@ def _draw_sectors(
     usable = np.isfinite(values) & (values > 0)
     top = values[usable].max() if usable.any() else 1.0
     floor = np.quantile(values[usable], 0.01) if usable.any() else 0.1
-    norm = LogNorm(min(floor, 0.99 * top), top)
+    low = min(floor, 0.99 * top)
+    norm = LogNorm(low, top)
     colours = np.tile(matplotlib.colors.to_rgba(GAP_COLOUR), (values.size, 1))
     colours[usable] = matplotlib.colormaps["viridis"](norm(values[usable]))
     for half in (0, np.pi):
@@ -116,4 +117,7 @@ def _draw_sectors(
     axes.set_xticks(np.arange(8) * np.pi / 4)
     axes.tick_params(labelsize=8)
     shades = matplotlib.cm.ScalarMappable(norm, "viridis")
-    figure.colorbar(shades, ax=axes, pad=0.1, fraction=0.045, label="mean coefficient")
+    bar = figure.colorbar(shades, ax=axes, pad=0.1, fraction=0.045, label="mean coefficient")
+    if low >= 1e-3 and top < min(1e4, 10 * low):  # Plain numbers where these are short and few.
+        bar.ax.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+        bar.ax.yaxis.set_minor_formatter(lambda value, _position: f"{value:g}")

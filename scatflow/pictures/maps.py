@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scatflow.dataset.coordinates import three_digits
 from scatflow.errors import SourceError
 from scatflow.pictures.canvas import (
     draw_mesh,
@@ -221,7 +222,7 @@ def _maps(
     maps = []
     for layer, j in zip(mosaic.layers, layers.scales, strict=False):
         frequency = float(np.mean(xi1[first][j1[first] == j]))
-        title = f"order 1, j = {j}: {frequency:.3g} {results.frequency_units()}"
+        title = f"order 1, j = {j}: {three_digits(frequency)} {results.frequency_units()}"
         maps.append((title, "log10 of mean over angles", *_logarithm(layer)))
     second, order1, cosine, sine = mosaic.layers[layers.scales.size :]
     total = np.where(order1 > 0, order1, np.nan)

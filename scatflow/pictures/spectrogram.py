@@ -225,7 +225,9 @@ def _draw(
     figure.suptitle("  ·  ".join(title), fontsize=11, x=0.01, ha="left")
     units = results.frequency_units()
     sample = str(results.data.attrs.get("units", "unit of the samples"))
-    density = f"power density\n[dB of ({sample})²/{'Hz' if units == 'Hz' else f'({units})'}]"
+    # Plain numbers have the unit "1" in the CF conventions.
+    square = "1" if sample == "1" else f"({sample})²"
+    density = f"power density\n[dB of {square}/{'Hz' if units == 'Hz' else f'({units})'}]"
     powers, firsts = [p.power for p in panels], [p.first for p in panels]
     everything = slice(0, grid.positions.size)
     for row, (y, kind, cmap, label) in enumerate(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scatflow.dataset.coordinates import three_digits
 from scatflow.errors import SourceError
 from scatflow.pictures.canvas import (
     band_edges,
@@ -169,7 +170,8 @@ def _describe(
             ratio = 10 ** abs(float(balance[band, column]))
             when = format_position(grid, int(column) * factor).strip()
             words.append(
-                f"{word} most at {when}, {bands.xi1[band]:.3g} {units} ({ratio:.2g} times)"
+                f"{word} most at {when}, {three_digits(bands.xi1[band])} {units} "
+                f"({ratio:.2g} times)"
             )
         lines.append(f"{panel.name or 'record'}: patterns {'; '.join(words)}")
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scatflow.dataset.coordinates import three_digits
 from scatflow.pictures.results import Array, Grid, Results
 from scatflow.pictures.windows import (
     Bands,
@@ -124,7 +125,9 @@ def describe_events(events: list[Event], grid: Grid, units: str) -> list[str]:
     lines = []
     for rank, event in enumerate(events, start=1):
         when = format_position(grid, event.window)
-        frequency = f"{event.frequency:#.3g}".rstrip(".")
+        frequency = f"{event.frequency:#.3g}".rstrip(".")  # Of one width: 8.10 above 30.8.
+        if "e" in frequency:
+            frequency = three_digits(event.frequency)
         lines.append(f"  {rank:2d}  {when}  score {event.score:5.1f}  {frequency:>6} {units}")
     return lines
 

@@ -91,7 +91,7 @@ def test_giant_images_are_no_bombs(tmp_path, monkeypatch):
 def test_images_that_do_not_go_together_are_refused(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "b.png")
-    with pytest.raises(IngestError, match=r"b.png holds .*'x': 9.*alike"):
+    with pytest.raises(IngestError, match=r"b.png has .*x: 9.*alike"):
         ingest("png", [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "o.zarr")
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 9), np.uint8), append=True)
@@ -225,3 +225,11 @@ def test_sound_has_the_samples_that_libsndfile_decodes(tmp_path, kind):
     assert source.axes["time"].rate_hz == rate == 16000
     np.testing.assert_array_equal(values[0], expected)
     assert np.abs(values[0] - tone).max() < (0.1 if kind == "ogg" else 1e-4)
+
+
+def test_volumes_of_a_folder_are_called_by_their_names_without_suffixes(tmp_path):
+    for name in ("a", "b"):
+        image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4))
+        nibabel.save(image, tmp_path / f"{name}.nii.gz")
+    ingest("nifti", tmp_path, tmp_path / "o.zarr")
+    assert everything(tmp_path / "o.zarr")[0].coords["file"].values.tolist() == ["a", "b"]

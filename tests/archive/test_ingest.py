@@ -110,13 +110,14 @@ def test_an_output_on_top_of_an_input_is_refused(npy, tmp_path, out):
     assert npy.exists()
 
 
-def test_missing_inputs_and_folders_are_refused(npy, tmp_path):
+def test_missing_inputs_and_folders_without_files_are_refused(npy, tmp_path):
     with pytest.raises(IngestError, match=r"no file .*none\.npy"):
         ingest("npy", tmp_path / "none.npy", tmp_path / "o.zarr")
     with pytest.raises(IngestError, match="no input"):
         ingest("npy", [], tmp_path / "o.zarr")
-    with pytest.raises(IngestError, match="is a folder"):
-        ingest("npy", tmp_path, tmp_path / "o.zarr")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(IngestError, match=r"empty holds no \.npy files"):
+        ingest("npy", tmp_path / "empty", tmp_path / "o.zarr")
 
 
 def test_outputs_are_local(npy, tmp_path):

@@ -5,6 +5,7 @@ import xarray as xr
 
 from scatflow.archive import open_source
 from scatflow.archive.ingest import ingest
+from scatflow.errors import IngestError
 
 RNG = np.random.default_rng(0)
 KEYS = (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 2, 2048, 0, 1, 4326), True)
@@ -81,3 +82,24 @@ def test_zeros_beside_another_missing_value_are_no_gap(tmp_path):
     zeros.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     ingest("netcdf", tmp_path / "a.nc", tmp_path / "o.zarr")
     np.testing.assert_array_equal(opened(tmp_path / "o.zarr")[1], np.zeros((4, 5)))
+
+
+def test_a_file_that_ends_before_its_pixels_is_refused_before_anything_is_written(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((64, 64), np.uint8))
+    tifffile.imwrite(tmp_path / "b.tif", np.ones((64, 64), np.uint8))
+    (tmp_path / "b.tif").write_bytes((tmp_path / "b.tif").read_bytes()[:2000])
+    with pytest.raises(IngestError, match=r"b\.tif is cut short"):
+        ingest("tiff", tmp_path, tmp_path / "o.zarr")
+    done = ingest("tiff", tmp_path, tmp_path / "o.zarr", skip=True)
+    assert done.shape == (1, 64, 64)
+    assert "b.tif is cut short" in done.notes[0]
+
+
+def test_images_of_several_folders_say_which(tmp_path):
+    for name in ("bark", "weave"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "1.tif", np.ones((8, 8), np.uint8))
+    ingest("tiff", tmp_path, tmp_path / "o.zarr")
+    source = open_source(str(tmp_path / "o.zarr"))
+    assert source.coords["folder"].values.tolist() == ["bark", "weave"]
+    assert source.coords["file"].values.tolist() == ["bark/1", "weave/1"]

@@ -4,7 +4,7 @@ import soundfile
 
 from scatflow.archive import open_source
 from scatflow.archive import wav as module
-from scatflow.archive.wav import ingest_wav
+from scatflow.archive.wav import ingest_flac, ingest_wav
 from scatflow.errors import IngestError, MissingExtraError
 
 
@@ -75,8 +75,66 @@ def test_mixed_rates_are_refused_naming_both(wav, tmp_path):
 
 def test_mixed_channels_are_refused(wav, tmp_path):
     paths = [wav("a.wav", np.zeros(9)), wav("b.wav", np.zeros((9, 2)))]
-    with pytest.raises(IngestError, match="2 channels"):
+    with pytest.raises(IngestError, match=r"2 channel\(s\), but"):
         ingest_wav(paths, tmp_path / "o.zarr")
+
+
+def test_a_folder_is_taken_with_the_folders_in_it_which_become_a_coordinate(wav, tmp_path):
+    for name in ("cats", "dogs/small"):
+        (tmp_path / "sounds" / name).mkdir(parents=True)
+        wav(f"sounds/{name}/1.wav", np.zeros(9))
+    (tmp_path / "sounds" / "dogs" / "._1.wav").write_bytes(b"of macOS")
+    (tmp_path / "sounds" / "notes.txt").write_text("not a sound")
+    ingest_wav(tmp_path / "sounds", tmp_path / "o.zarr")
+    coords = open_source(str(tmp_path / "o.zarr")).coords
+    assert coords["folder"].values.tolist() == ["cats", "dogs/small"]
+    assert coords["recording"].values.tolist() == ["cats/1", "dogs/small/1"]
+
+
+def test_files_of_one_folder_have_no_coordinate_of_folders(wav, tmp_path):
+    ingest_wav([wav("a.wav", np.zeros(9)), wav("b.wav", np.zeros(9))], tmp_path / "o.zarr")
+    assert "folder" not in open_source(str(tmp_path / "o.zarr")).coords
+
+
+def test_a_folder_without_sounds_is_refused(tmp_path):
+    with pytest.raises(IngestError, match=r"holds no sound files \(\.flac\)"):
+        ingest_flac(tmp_path, tmp_path / "o.zarr")
+
+
+@pytest.fixture
+def odd(wav, tmp_path):
+    """Two recordings that fit, behind one that is stereo, before one that is none."""
+    wav("a.wav", np.zeros((9, 2)))
+    (tmp_path / "d.wav").write_bytes(b"garbage")
+    return [
+        tmp_path / "a.wav",
+        wav("b.wav", np.ones(9)),
+        wav("c.wav", np.ones(9)),
+        tmp_path / "d.wav",
+    ]
+
+
+def test_all_files_that_do_not_fit_are_named_at_once(odd, tmp_path):
+    with pytest.raises(IngestError) as refused:
+        ingest_wav(odd, tmp_path / "o.zarr")
+    message = str(refused.value)
+    assert "2 of 4 files do not fit" in message
+    assert f"{odd[0]} has 2 channel(s), but {odd[1]} 1" in message
+    assert f"{odd[3]} is no sound file" in message
+    assert "--skip" in message
+
+
+def test_files_that_do_not_fit_are_left_out_on_request_and_named(odd, tmp_path):
+    done = ingest_wav(odd, tmp_path / "o.zarr", skip=True)
+    source = open_source(str(tmp_path / "o.zarr"))
+    assert source.coords["recording"].values.tolist() == ["b", "c"]
+    assert (everything(source) > 0.9).all()
+    assert [note.split()[2] for note in done.notes] == [str(odd[0]), str(odd[3])]
+
+
+def test_nothing_is_left_out_of_nothing(odd, tmp_path):
+    with pytest.raises(IngestError, match="no sound file"):
+        ingest_wav(odd[3], tmp_path / "o.zarr", skip=True)
 
 
 def test_a_recording_without_samples_is_refused(wav, tmp_path):

@@ -236,6 +236,24 @@ def test_features_are_a_named_matrix(signals):
     assert list(each.file.values[[0, -1]]) == [0, 1]
 
 
+def test_samples_keep_what_is_known_of_them():
+    text = np.array(["a", "b", "a"], np.dtypes.StringDType())  # What Zarr gives.
+    folders = xr.DataArray(text, dims="file")
+    da = xr.DataArray(
+        np.random.default_rng(0).standard_normal((3, 512), dtype=np.float32),
+        {"file": [1, 2, 3], "folder": folders},
+        ("file", "time"),
+    ).chunk(file=1)
+    ds = da.scat.scattering1d(J=5)
+    matrix = ds.scat.log(floor=1e-6).scat.features()
+    assert matrix.name == "features"
+    assert matrix.dtype == np.float32
+    assert matrix.folder.values.tolist() == np.repeat(["a", "b", "a"], ds.sizes["time"]).tolist()
+    folder = ds.scat.features("file").folder
+    assert folder.values.tolist() == ["a", "b", "a"]
+    assert folder.dtype.kind == "U"  # scikit-learn takes no other text as classes.
+
+
 def test_rows_of_frequency_and_powers_are_features_of_a_sample():
     x = xr.DataArray(RNG.standard_normal(1024), dims="time")
     made = x.scat.timefrequency(J=5, J_fr=2, Q=4, format="joint")
