@@ -375,7 +375,8 @@ def show(
         str, typer.Argument(metavar="STORE", help="A store that a run wrote, or a job file.")
     ],
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE.png", help="The picture.")
+        str | None,
+        typer.Option("-o", "--output", metavar="FILE", help="The picture: .png, .pdf or .svg."),
     ] = None,
     what: Annotated[
         str,

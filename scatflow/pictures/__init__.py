@@ -18,7 +18,7 @@ import numpy as np
 from scatflow.engines import Engine, engine_from_dict
 from scatflow.errors import ParameterError, SourceError
 from scatflow.pictures.browser import browse
-from scatflow.pictures.canvas import require_matplotlib
+from scatflow.pictures.canvas import picture_format, require_matplotlib
 from scatflow.pictures.results import Results, open_results
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def show(
     what: str = "results",
     samples: Callable[[], Samples] | None = None,
 ) -> list[str]:
-    """Draw a result store into a PNG file and describe it in a few lines.
+    """Draw a result store into a PNG, PDF or SVG file and describe it in a few lines.
 
     Parameters
     ----------
@@ -69,13 +69,15 @@ def show(
     SourceError
         The group was not written by scatflow, or holds nothing that can be drawn.
     ParameterError
-        `what` is none of these, or the transform has no such picture.
+        `what` is none of these, the transform has no such picture, or the file's ending is none of
+        a picture's.
     """
     if what not in WHAT:
         raise ParameterError(f"what={what!r} cannot be drawn; accepted: {', '.join(WHAT)}.")
     require_matplotlib()
-    results = open_results(store)
     target = default_output(store, what) if output is None else output
+    picture_format(target)
+    results = open_results(store)
     if what == "spectrogram":
         lines = _show_spectrogram(results, samples, target)
         return [f"{target}: {lines[0]}", *lines[1:]]
@@ -121,7 +123,8 @@ def show_engine(engine: Engine, what: str, output: str, rate: float | None = Non
     MissingExtraError
         matplotlib is not installed.
     ParameterError
-        `what` needs a result, or the transform cannot be cut into blocks.
+        `what` needs a result, the transform cannot be cut into blocks, or the file's ending is none
+        of a picture's.
     """
     if what not in ("filters", "support"):
         raise ParameterError(
@@ -129,6 +132,7 @@ def show_engine(engine: Engine, what: str, output: str, rate: float | None = Non
             "that its [output] names, or draw filters or support."
         )
     require_matplotlib()
+    picture_format(output)
     if what == "filters":
         from scatflow.pictures.bank import draw_filters as draw
     else:

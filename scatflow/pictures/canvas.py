@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scatflow.errors import MissingExtraError, OutputError
+from scatflow.errors import MissingExtraError, OutputError, ParameterError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,12 +40,26 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+FORMATS = ("png", "pdf", "svg")
+
+
+def picture_format(output: str) -> str:
+    """Return the format that a file's name asks for; PNG where it has no ending."""
+    ending = Path(output).suffix.lower().removeprefix(".") or "png"
+    if ending not in FORMATS:
+        raise ParameterError(
+            f"{output}: a picture cannot be written as {ending!r}; nothing was drawn. Name a file "
+            f"that ends in .{', .'.join(FORMATS)}."
+        )
+    return ending
+
+
 def save(figure: Figure, output: str) -> None:
-    """Write the figure as PNG, making the folder if need be."""
+    """Write the figure, making the folder if need be."""
     path = Path(output)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", dpi=DPI)
+        figure.savefig(path, format=picture_format(output), dpi=DPI)
     except OSError as problem:
         raise OutputError(
             f"The picture cannot be written to {output}: {problem}. "

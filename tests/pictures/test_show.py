@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from scatflow.errors import MissingExtraError, SourceError, SourceNotFoundError
+from scatflow.errors import MissingExtraError, ParameterError, SourceError, SourceNotFoundError
 from scatflow.pictures import show
 
 
@@ -36,6 +36,20 @@ def test_the_picture_goes_where_it_is_asked_to_go(make_signals, tmp_path):
     lines = show(make_signals(), str(output))
     assert output.exists()
     assert lines[0].startswith(str(output))
+
+
+@pytest.mark.parametrize(("ending", "begins"), [("pdf", b"%PDF"), ("SVG", b"<?xml")])
+def test_a_file_has_the_format_that_its_name_says(make_signals, tmp_path, ending, begins):
+    output = tmp_path / f"picture.{ending}"
+    show(make_signals(), str(output), what="availability")
+    assert output.read_bytes().startswith(begins)
+
+
+def test_a_picture_of_an_unknown_format_is_refused_before_it_is_drawn(make_signals, tmp_path):
+    output = tmp_path / "picture.xyz"
+    with pytest.raises(ParameterError, match=r"written as 'xyz'.*\.png, \.pdf, \.svg"):
+        show(make_signals(), str(output))
+    assert not output.exists()
 
 
 def test_a_missing_store_is_named(tmp_path):
