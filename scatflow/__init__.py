@@ -13,7 +13,7 @@ from scatflow.engines import (
     Scattering2D,
     TimeFrequencyScattering,
 )
-from scatflow.labelled import register, scatter
+from scatflow.labelled import open_archive, register, scatter
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,7 @@ __all__ = [
     "Scattering2D",
     "TimeFrequencyScattering",
     "__version__",
+    "open_archive",
     "scatter",
 ]
 

@@ -55,3 +55,18 @@ def test_the_citation_names_this_release_and_the_papers():
     dois = [paper["doi"] for paper in cited["references"] if "doi" in paper]
     assert len(dois) == 5
     assert all(doi in mathematics for doi in dois)
+
+
+def test_every_doi_is_well_formed_and_spelled_one_way():
+    root = DOCS.parent
+    texts = [*root.glob("*.md"), *root.glob("*.cff"), *PAGES]
+    texts += [p for folder in ("scatflow", "examples") for p in (root / folder).rglob("*.py")]
+    spelled = {}
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        for doi in re.findall(r"(?:doi:\s*|doi\.org/)([^\s\"'<>\]`\\]+)", text):
+            doi = doi.rstrip(".,;:)")
+            assert re.fullmatch(r"10\.\d{4,9}/[\w.()/-]+", doi), f"{path.name}: {doi}"
+            spelled.setdefault(doi.lower(), set()).add(doi)
+    assert len(spelled) >= 5
+    assert [names for names in spelled.values() if len(names) > 1] == []

@@ -152,6 +152,19 @@ class Axis:
         """Return the axis of the part of the record that begins at sample `start`."""
         return replace(self, first=self.first + start)
 
+    def every(self, start: int, stride: int) -> Axis:
+        """Return the axis of every `stride`-th sample, from sample `start` on.
+
+        Where it begins is rounded (to a nanosecond, for time) unless a record that began there
+        would have the same samples; the step is exact in any case.
+        """
+        first, step = self.first + start, self.exact_step * stride
+        if first % stride == 0:
+            return replace(self, exact_step=step, first=first // stride)
+        begin = self.at([start])[0]
+        origin = begin.astype(np.int64).item() if self.is_time else begin.item()
+        return replace(self, origin=origin, exact_step=step, first=0)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a store's attribute ``axes`` says of this axis: JSON-able and exact.
 

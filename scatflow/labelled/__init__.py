@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -95,6 +96,71 @@ def scatter(
     from scatflow.labelled.scattering import scatter as transform
 
     return transform(array, engine, dim, **options)
+
+
+def open_archive(
+    store: str | os.PathLike[str],
+    variable: str | None = None,
+    *,
+    group: str | None = None,
+    dims: Sequence[str] | None = None,
+    mask: str | None = None,
+    absent: Literal["gap", "fill"] | None = None,
+    chunks: Any = "auto",
+) -> xr.DataArray:
+    """Open a variable of an archive as a lazy labelled array, as a job sees it.
+
+    Archives that ``scatflow ingest`` wrote state a regular coordinate as a start and a step; here
+    it has values, as datetime64 where its time is absolute. They are computed where they are asked
+    for and never held: an array of years opens at once. Samples are decoded (scale and offset
+    applied, NaN where they are missing, also in chunks that the archive does not have).
+
+    Parameters
+    ----------
+    store : path or URL
+        A Zarr group or array (v2 or v3), of any origin, or a file of references.
+    variable : str, optional
+        The array of the group; it may be left out where all others are coordinates.
+    group : str, optional
+        Path of the group inside the store.
+    dims : sequence of str, optional
+        Names of the dimensions, needed only where the store does not name them.
+    mask : str, optional
+        An array beside the variable: samples are missing where it is true.
+    absent : {"gap", "fill"}, optional
+        What chunks stand for that are not in the store: missing samples (as by default), or the
+        fill value of the array.
+    chunks : int, tuple, dict or "auto"
+        Those of the Dask array: by default whole chunks of the store, about as large as Dask's
+        setting ``array.chunk-size``.
+
+    Returns
+    -------
+    xarray.DataArray
+        Backed by Dask, of float32 or float64. Regular coordinates are selected from as others are
+        (times by their beginnings, both ends of a range included), and stay regular in every slice.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If the store, the group or the variable does not exist.
+    SourceError
+        If the data are no real numbers, or dimensions have no names.
+
+    Examples
+    --------
+    >>> import scatflow, zarr
+    >>> x = zarr.create_array("memory://doc/year.zarr", shape=(3_153_600_000,), dtype="f4",
+    ...                       chunks=(2**18,), dimension_names=("time",), attributes={"axes":
+    ...                       {"time": {"start": "2010-01-01", "step": [10**7, 1]}}})
+    >>> da = scatflow.open_archive("memory://doc/year.zarr")
+    >>> da.sel(time="2010-09-01").time.values[[0, -1]].astype("datetime64[ms]")
+    array(['2010-09-01T00:00:00.000', '2010-09-01T23:59:59.990'],
+          dtype='datetime64[ms]')
+    """
+    from scatflow.labelled.archive import open_archive as opened
+
+    return opened(store, variable, group=group, dims=dims, mask=mask, absent=absent, chunks=chunks)
 
 
 def register() -> None:

@@ -12,6 +12,7 @@ from scatflow.archive import Axis, Coord
 from scatflow.archive.regular import IrregularError, recognise
 from scatflow.engines.engine import working_dtype
 from scatflow.errors import InputShapeError, InputTypeError, ParameterError
+from scatflow.labelled.axis import AxisIndex
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,6 +62,10 @@ class ArraySource:
             if dim not in array.coords:
                 continue
             index = array.coords[dim]
+            regular = array.xindexes.get(dim)
+            if isinstance(regular, AxisIndex):
+                self.axes[dim] = regular.described(index.attrs)
+                continue
             values = index.to_numpy()  # Of an index, which is in memory.
             values = values.astype("datetime64[ns]") if values.dtype.kind == "M" else values
             axis = _axis(values, dict(index.attrs))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,3 +74,21 @@ def test_decoding_a_slab_holds_the_slab_as_stored_and_as_read_only(dtype):
     finally:
         tracemalloc.stop()
     assert peak < 4 * MIB * np.dtype(dtype).itemsize + 4 * MIB
+
+
+def test_a_long_array_of_an_npz_file_is_never_held(tmp_path):
+    np.savez(tmp_path / "short.npz", x=np.zeros(1000))
+    np.savez(tmp_path / "long.npz", x=np.zeros(16 * MIB))
+    found = grown("npz", tmp_path / "o.zarr", tmp_path / "short.npz", tmp_path / "long.npz")
+    assert found < 100 * MIB
+
+
+def test_a_long_sac_file_is_never_held(tmp_path):
+    short = Path(__file__).parent / "sac" / "a1.sac"
+    head = bytearray(short.read_bytes()[:632])
+    order = "<" if 6 in np.frombuffer(head, "<i4", 40, 280)[6:7] else ">"
+    np.frombuffer(head, f"{order}i4", 40, 280)[9] = 32 * MIB
+    with (tmp_path / "long.sac").open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + 128 * MIB)
+    assert grown("sac", tmp_path / "o.zarr", short, tmp_path / "long.sac") < 60 * MIB
