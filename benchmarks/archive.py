@@ -53,6 +53,20 @@ memory = "{memory}"
 """
 
 
+def job_text(
+    folder: object,
+    *,
+    cluster: str = "local",
+    workers: int = 2,
+    threads: int = 1,
+    memory: str = "1 GiB",
+    order: int = 2,
+    quality: int = 8,
+) -> str:
+    """Return a job on the archive of a folder, which other benchmarks run, too."""
+    return JOB.format(**locals())
+
+
 def make_archive(path: Path, gib: float) -> int:
     """Write chunks of noise, link the others to them, and return the bytes of all."""
     samples = max(int(gib * 2**30 / 4 / CHANNELS / CHUNK), 1) * CHUNK
@@ -116,9 +130,8 @@ def measure(gib: float, options: argparse.Namespace) -> bool:
         size = make_archive(folder / "archive.zarr", gib)
         job = folder / "job.toml"
         job.write_text(
-            JOB.format(
-                folder=folder,
-                cluster="local",
+            job_text(
+                folder,
                 workers=options.workers,
                 threads=options.threads,
                 memory=options.memory,

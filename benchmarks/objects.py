@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import s3fs
 import zarr
-from archive import CHANNELS, JOB
+from archive import CHANNELS, job_text
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -99,8 +99,7 @@ def fill(records: np.ndarray, chunk: int) -> None:
 def measure(counting: Counting, records: np.ndarray, chunk: int, folder: Path) -> dict:
     """Run a job over records in chunks of that many samples, and return what was counted."""
     fill(records, chunk)
-    words = {"cluster": "threads", "workers": 2, "threads": 1, "memory": "2 GiB", "order": 2}
-    text = JOB.format(folder="s3://bucket", **words)
+    text = job_text("s3://bucket", cluster="threads", memory="2 GiB")
     plan = prepare(parse(text, folder / "job.toml"), fresh=True)
     counting.clear()
     said: list[str] = []

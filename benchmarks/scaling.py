@@ -14,21 +14,12 @@ and a page.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 import os
-import platform
-import shutil
 import statistics
-import tempfile
 from pathlib import Path
 
 from archive import make_archive
-from threads import run
-
-from scatflow.backends import fft
-from scatflow.cli.texts import cpu
+from threads import publish, run
 
 RUNS = {
     "1 worker": (1, 1),
@@ -103,32 +94,5 @@ def page(told: dict) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--gib", type=float, default=0.125, help="of the short archive")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--folder", help="where to put archives and results (default: temporary)")
-    parser.add_argument("--output", type=Path, help="folder for JSON and page")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="scatflow-", dir=options.folder))
-    try:
-        told = measure(options.gib, options.repeat, folder)
-    finally:
-        shutil.rmtree(folder)
-    told["machine"] = (
-        f"{cpu()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
-        f"FFT by {fft.library()}"
-    )
-    told["command"] = (
-        f"python benchmarks/scaling.py --gib {options.gib:g} --repeat {options.repeat}"
-    )
-    told["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    print("\n".join(lines(told)))
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "scaling.json").write_text(json.dumps(told, indent=2) + "\n")
-        (options.output / "scaling.md").write_text(page(told))
-
-
 if __name__ == "__main__":
-    main()
+    publish("scaling", __doc__, 0.125, measure, lines, page)

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import psutil
-from archive import JOB, make_archive, scatflow
+from archive import job_text, make_archive, scatflow
 
 WORKER = "multiprocessing.spawn"
 """What the command line of a worker's process holds."""
@@ -97,8 +97,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="scatflow-", dir=options.folder))
     rng, counts, lives = random.Random(options.seed), {"workers": 0, "clients": 0}, 0
     job = folder / "job.toml"
-    settings = {"folder": folder, "cluster": "local", "workers": 2, "threads": 1, "order": 2}
-    job.write_text(JOB.format(memory="1 GiB", **settings))
+    job.write_text(job_text(folder))
     try:
         make_archive(folder / "archive.zarr", options.gib)
         begun = time.monotonic()

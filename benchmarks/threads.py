@@ -27,10 +27,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from archive import JOB, make_archive, scatflow
+from archive import job_text, make_archive, scatflow
 
 from scatflow.backends import fft
 from scatflow.cli.texts import cpu
@@ -51,7 +52,7 @@ SAID = re.compile(r"([\d,]+) samples/s, ([\d,]+) per thread.*engine took (\d+)%"
 def run(folder: Path, settings: dict) -> dict:
     """Run the job once and return what it said of itself."""
     job = folder / "job.toml"
-    job.write_text(JOB.format(folder=folder, memory="2 GiB", order=2, **settings))
+    job.write_text(job_text(folder, memory="2 GiB", **settings))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.monotonic()
     ran = subprocess.run(
@@ -123,7 +124,7 @@ def page(told: dict) -> str:
         [
             "# Whole runs: workers against threads",
             "",
-            f"Taken on {told['date']} by `make bench-runs`: {told['machine']}.",
+            f"Taken on {told['date']} by `{told['command']}`: {told['machine']}.",
             "",
             f"An archive of {told['samples'] / 1e6:.0f} million samples (8 channels, float32, not "
             "compressed) from store to store at J=10, Q=8, seamless; medians of "
@@ -139,11 +140,19 @@ def page(told: dict) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--gib", type=float, default=0.25)
+def publish(
+    name: str,
+    about: str | None,
+    gib: float,
+    measure: Callable[[float, int, Path], dict],
+    lines: Callable[[dict], list[str]],
+    page: Callable[[dict], str],
+) -> None:
+    """Measure what the command line asks for, print a table, and write JSON and a page."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("--gib", type=float, default=gib, help="of the (short) archive")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--folder", help="where to put archive and result (default: temporary)")
+    parser.add_argument("--folder", help="where to put archives and results (default: temporary)")
     parser.add_argument("--output", type=Path, help="folder for JSON and page")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="scatflow-", dir=options.folder))
@@ -155,13 +164,15 @@ def main() -> None:
         f"{cpu()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"NumPy {np.__version__}, FFT by {fft.library()}"
     )
+    script = Path(sys.argv[0]).name
+    told["command"] = f"python benchmarks/{script} --gib {options.gib:g} --repeat {options.repeat}"
     told["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     print("\n".join(lines(told)))
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "runs.json").write_text(json.dumps(told, indent=2) + "\n")
-        (options.output / "runs.md").write_text(page(told))
+        (options.output / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n")
+        (options.output / f"{name}.md").write_text(page(told))
 
 
 if __name__ == "__main__":
-    main()
+    publish("runs", __doc__, 0.25, measure, lines, page)

@@ -84,6 +84,7 @@ class Partial:
             self.notes.append(
                 f"An interrupted ingest could not be gone on with, as {changed}: all is new."
             )
+        self.forget()
         _clear(self.folder)
         array = create(self.folder, layout)
         (self.folder / NOTES).mkdir()
@@ -97,6 +98,10 @@ class Partial:
             torn.unlink()
         with zarr.config.set({f"array.{key}": value for key, value in writing(layout).items()}):
             return zarr.open_array(str(self.folder), path=layout.variable, mode="r+")
+
+    def forget(self) -> None:
+        """Have nothing to go on with: a note must not outlive what it says is there."""
+        (self.folder / NOTES / "done.json").unlink(missing_ok=True)
 
     def due(self) -> bool:
         """Tell whether it is time for :meth:`mark`."""
@@ -132,6 +137,7 @@ def new_archive(output: PathName, inputs: Iterable[Path], *, overwrite: bool) ->
         _lock(lock, folder)
         try:
             yield partial
+            partial.forget()
             shutil.rmtree(folder / NOTES, ignore_errors=True)
             _put_in_place(folder, final, overwrite)
         except BaseException as problem:
@@ -276,7 +282,11 @@ def _put_in_place(partial: Path, final: Path, overwrite: bool) -> None:
         if replaced.exists():
             shutil.rmtree(replaced)
         final.rename(replaced)
-        partial.rename(final)
+        try:
+            partial.rename(final)
+        except OSError:
+            replaced.rename(final)
+            raise
         shutil.rmtree(replaced)
     else:
         partial.rename(final)

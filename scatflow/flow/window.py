@@ -106,15 +106,13 @@ class Window:
         OutputError
             The output is another run's.
         """
-        ended = []
-        for future in self._futures():
-            if future.status in ("lost", "pending"):
-                # Its worker died with the receipt, which is computed again.
-                future.add_done_callback(self._ended.put)
-            else:
-                ended.append(future)
-        fetched = self._together([future for future in ended if future.status == "finished"])
-        for future in ended:
+        ended = [(future, future.status) for future in self._futures()]
+        fetched = self._together([future for future, status in ended if status == "finished"])
+        for future, _ in ended:
+            # Read again: by now, a worker may have died with a receipt that was not fetched.
+            if future not in fetched and future.status in ("lost", "pending"):
+                future.add_done_callback(self._ended.put)  # It is computed again.
+                continue
             blocks = self._flying.pop(future)
             receipts = list(self._receipts(future, blocks, fetched.get(future)))
             future.release()  # Held, they would be computed again when their worker dies.
@@ -144,7 +142,7 @@ class Window:
     ) -> Iterator[Receipt]:
         """Yield what is final of a task that has ended; the rest is to be computed again."""
         problem: BaseException | None
-        if future.status == "finished":
+        if fetched is not None or future.status == "finished":
             receipts, problem = self._fetched(future) if fetched is None else (fetched, None)
             left = blocks[len(receipts) :]
             if problem is not None:

@@ -8,7 +8,6 @@ are set up when xarray itself is imported, before or after scatflow.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -172,28 +171,29 @@ def register() -> None:
 
 
 class _OnceImported(MetaPathFinder):
-    """Notices the import of xarray, once, and leaves it to those who know how."""
+    """Notices the import of xarray, and leaves it to those who know how."""
 
     def find_spec(
         self,
         name: str,
-        path: Sequence[str] | None,  # noqa: ARG002 - what the import system passes
-        target: ModuleType | None = None,  # noqa: ARG002
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         if name != "xarray":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = (f for f in sys.meta_path if f is not self and hasattr(f, "find_spec"))
+        found = (other.find_spec(name, path, target) for other in others)
+        spec = next((one for one in found if one is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Then(spec.loader)
+            spec.loader = _Then(spec.loader, self)
         return spec
 
 
 class _Then(Loader):
     """Loads xarray as its own loader does, and then the accessors."""
 
-    def __init__(self, own: Loader) -> None:
-        self._own = own
+    def __init__(self, own: Loader, finder: MetaPathFinder) -> None:
+        self._own, self._finder = own, finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._own.create_module(spec)
@@ -202,4 +202,7 @@ class _Then(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = module.__loader__ = self._own
         self._own.exec_module(module)
+        # Not before: who only asks whether xarray is installed looks for it, too.
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         importlib.import_module("scatflow.labelled.accessor")

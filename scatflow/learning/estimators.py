@@ -176,6 +176,7 @@ n_components_, n_samples_seen_
         if total is None or names is None or total.n == 0:
             raise SourceError(nothing(rows))
         self.n_features_in_ = total.mean.size
+        self.__dict__.pop("feature_names_in_", None)  # Of a table that was learned from before.
         return self._set(total, names)
 
     def merge(self, other: PCA) -> PCA:

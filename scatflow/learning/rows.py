@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask.array.core import normalize_chunks
 from numpy.typing import NDArray
 
 from scatflow.dataset import COEFFICIENTS, FRACTION, counts_in
@@ -84,6 +85,13 @@ def open_result(result: Result) -> xr.Dataset:
 def _is_store(result: Result) -> bool:
     """Tell whether something is the address of a store, not of a job file."""
     return isinstance(result, str | os.PathLike) and Path(result).suffix != ".toml"
+
+
+def _everywhere(result: Result) -> Result:
+    """Return a result such that it means the same in processes at work in another folder."""
+    if isinstance(result, xr.Dataset) or "://" in os.fspath(result) or "::" in os.fspath(result):
+        return result
+    return os.path.abspath(result)
 
 
 def _open_store(store: str) -> xr.Dataset:
@@ -179,7 +187,7 @@ class Rows:
     ) -> None:
         if not 0 <= min_valid <= 1:
             raise ParameterError(f"min_valid is a share, from 0 to 1, not {min_valid!r}.")
-        self._given = result
+        self._given = _everywhere(result)
         self._dataset: xr.Dataset | None = open_result(result)
         self.min_valid = min_valid
         values = self._dataset[COEFFICIENTS]
@@ -212,7 +220,11 @@ class Rows:
         if values.chunks is None:
             own = values.encoding.get("preferred_chunks", {})
             chunks = {d: own.get(d, "auto") if d in self.dims else -1 for d in values.dims}
-            dataset = dataset.chunk(chunks)
+            # By numbers: "auto" is refused for coordinates of text.
+            sizes = normalize_chunks(  # type: ignore[no-untyped-call]
+                tuple(chunks.values()), values.shape, dtype=values.dtype
+            )
+            dataset = dataset.chunk(dict(zip(values.dims, sizes, strict=True)))
         apart = [n for n, c in dataset.coords.items() if not set(c.dims) & set(self.dims)]
         return dataset.assign_coords({name: dataset[name].load() for name in apart})
 
@@ -225,7 +237,18 @@ class Rows:
                 f"Labels are an xarray.DataArray along dimensions of samples, {self.dims}, "
                 f"not {found}."
             )
+        if not labels.size:
+            raise ParameterError(
+                f"There are no labels (their sizes are {dict(labels.sizes)}), so that all windows "
+                "would be left out. Give some windows a label, or leave labels out."
+            )
         for dim in map(str, labels.dims):
+            if not labels.get_index(dim).is_unique:
+                raise ParameterError(
+                    f"Along {dim!r}, the labels have the same coordinate more than once, so that "
+                    "it is not known which one a window has. Keep one of each: "
+                    f"labels.drop_duplicates({dim!r})."
+                )
             if (dim in labels.coords) != (dim in values.coords):
                 has, lacks = ("labels", "coefficients")[:: 1 if dim in labels.coords else -1]
                 raise ParameterError(

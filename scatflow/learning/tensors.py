@@ -50,6 +50,11 @@ class CoefficientStream(IterableDataset[Item]):
     transform : callable, optional
         What becomes of a matrix of windows, ``StandardScaler.transform`` for instance.
 
+    Raises
+    ------
+    SourceError
+        No window has a label.
+
     Examples
     --------
     >>> import numpy as np, scatflow, torch, xarray as xr
@@ -79,7 +84,10 @@ class CoefficientStream(IterableDataset[Item]):
         for name, value in (("size", size), ("pool", pool)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ParameterError(f"{name} is a number of at least 1, not {value!r}.")
-        self._rows = Rows(result, samples, labels, min_valid)
+        self._rows = rows = Rows(result, samples, labels, min_valid)
+        # A worker knows only of its own blocks, and a loader may well give nothing at all.
+        if labels is not None and not any(rows.kept(k).any() for k in range(rows.n_blocks)):
+            raise SourceError(nothing(rows))
         self._size, self._shuffle, self._seed, self._pool = size, shuffle, seed, pool
         self._transform = transform
         self._epoch = _shared_number()
@@ -281,4 +289,6 @@ def _tensors(batch: Batch, change: Change | None) -> Item:
     """Return a batch as tensors that own their memory, one row each window."""
     X = batch.X if change is None else change(batch.X)
     x = torch.from_numpy(np.array(X, order="C"))
-    return x if batch.y is None else (x, torch.from_numpy(np.array(batch.y)))
+    if batch.y is None:
+        return x
+    return x, torch.from_numpy(np.array(batch.y, batch.y.dtype.newbyteorder("=")))

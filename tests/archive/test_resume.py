@@ -154,6 +154,28 @@ def test_other_options_start_over(tmp_path, files, small):
     assert zarr.open_group(tmp_path / "o.zarr")["data"].attrs["axes"]["dim_0"]["step"] == [3, 1]
 
 
+def test_what_a_killed_clearing_has_deleted_is_not_taken_for_done(
+    tmp_path, files, small, monkeypatch
+):
+    paths = files("npy")
+    with pytest.raises(KeyboardInterrupt):
+        ingest("npy", paths, tmp_path / "o.zarr", on_progress=stop)
+
+    def killed(path, **_):
+        if path.name == "data":  # What else there is has not been reached.
+            for chunk in [p for p in (path / "c").rglob("*") if p.is_file()]:
+                chunk.unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partial.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ingest("npy", paths, tmp_path / "o.zarr", step=3)
+    ingest("npy", paths, tmp_path / "o.zarr")
+    ingest("npy", paths, tmp_path / "whole.zarr")
+    assert contents(tmp_path / "o.zarr") == contents(tmp_path / "whole.zarr")
+
+
 def test_files_that_cannot_be_ingested_leave_nothing_to_go_on_with(tmp_path, files, small):
     paths = files("flac")
     paths[1].write_bytes(paths[1].read_bytes()[:-3000])

@@ -163,6 +163,36 @@ def test_a_receipt_that_dies_with_its_worker_is_waited_for(status):
     assert [receipt.block for receipt in window.ended()] == [0]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_worker_that_dies_while_receipts_are_taken_does_not_end_the_run(there):
+    submitted, dying = [], [] if there else ["lost"]
+
+    class Client(Deaf):
+        def submit(self, _call, _key, blocks, **_):
+            submitted.append(Reported(blocks))
+            return submitted[-1]
+
+        def gather(self, futures):
+            if dying:
+                submitted[1].status = dying.pop()
+                raise OSError("a receipt is gone")
+            return [future.result() for future in futures]
+
+    cluster = SimpleNamespace(client=Client(), held=1, slots=1)
+    window = window_module.Window(cluster, KEY, np.arange(3))
+    assert window.fill()
+    for future in submitted:
+        future.end()
+    receipts = window.ended()
+    assert next(receipts).block == 0
+    submitted[1].status = "lost"
+    assert [receipt.block for receipt in receipts] == ([1, 2] if there else [2])
+    assert window.fill() is not there
+    if not there:
+        submitted[1].end()
+        assert [receipt.block for receipt in window.ended()] == [1]
+
+
 def test_receipts_are_fetched_together_and_not_all_before_workers_get_new_tasks():
     submitted, trips = [], []
 

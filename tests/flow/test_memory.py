@@ -2,16 +2,19 @@
 
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 
 from scatflow.cli.texts import plan_lines
+from scatflow.flow.job import load
 from scatflow.flow.plan import memory, peak_bytes, summary
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import memory as suite
+import threads
 
 
 @pytest.mark.parametrize("name", ["tight", "whole64"])
@@ -42,3 +45,12 @@ def test_a_longer_archive_takes_no_more_memory(place, noise):
         sizes.append(memory(work, 1, 2))
         assert peak_bytes(work, 1, 2) == sum(sizes[-1].values())
     assert sizes[0] == sizes[1]
+
+
+def test_the_job_that_benchmarks_of_whole_runs_share_is_one(tmp_path, monkeypatch):
+    said = "ready after 1.0 s\n9 samples/s, 9 per thread; the engine took 90% of the time"
+    ended = CompletedProcess([], 0, said, "")
+    monkeypatch.setattr(threads.subprocess, "run", lambda *_, **__: ended)
+    threads.run(tmp_path, {"cluster": "local", "workers": 2, "threads": 1})
+    job = load(tmp_path / "job.toml")
+    assert (job.name, job.workers, job.engine.Q) == ("archive-benchmark", 2, (8, 1))

@@ -363,8 +363,12 @@ def test_mistakes_are_told_before_anything_is_computed(change, error, words):
 
 @pytest.mark.parametrize(
     "imports",
-    ["import scatflow\nimport xarray as xr", "import xarray as xr\nimport scatflow"],
-    ids=["before xarray", "after xarray"],
+    [
+        "import scatflow\nimport xarray as xr",
+        "import xarray as xr\nimport scatflow",
+        "import scatflow, importlib.util\nimportlib.util.find_spec('xarray')\nimport xarray as xr",
+    ],
+    ids=["before xarray", "after xarray", "before others look whether xarray is installed"],
 )
 def test_the_accessor_is_there_whichever_is_imported_first(imports):
     program = (

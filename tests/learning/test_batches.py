@@ -1,8 +1,10 @@
 """Batches of an archive: every valid window once, in the order that is told, in bounded memory."""
 
+import pickle
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +138,22 @@ def test_labels_are_found_by_their_coordinates(archive):
     assert told == expected
 
 
+def test_windows_in_memory_keep_their_labels_of_text(archive):
+    names = np.array(["BK", "CI", "BK"], object)
+    named = archive.coefficients.assign_coords(network=("station", names)).load()
+    found = whole(batches(named, size=50))
+    of = dict(zip(named.station.values, names, strict=True))
+    assert found.coords["network"].tolist() == [of[s] for s in found.coords["station"]]
+
+
+def test_rows_of_a_store_are_read_by_processes_of_another_folder(archive, tmp_path, monkeypatch):
+    place = Path(archive.store)
+    monkeypatch.chdir(place.parent)
+    sent = pickle.dumps(Rows(place.name))
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(pickle.loads(sent).read(0).X, Rows(archive.store).read(0).X)
+
+
 def test_labels_that_do_not_fit_are_told(archive):
     late = archive.coefficients.time + np.timedelta64(1, "ns")
     shifted = xr.DataArray(np.zeros(late.size), {"time": late.values}, "time")
@@ -143,6 +161,11 @@ def test_labels_that_do_not_fit_are_told(archive):
         list(batches(archive.store, labels=shifted))
     with pytest.raises(ParameterError, match="dimensions of samples"):
         batches(archive.store, labels=xr.DataArray([1], dims="day"))
+    twice = xr.DataArray([1, 2], {"station": ["UV05", "UV05"]}, "station")
+    with pytest.raises(ParameterError, match=r"more than once.*drop_duplicates"):
+        batches(archive.store, labels=twice)
+    with pytest.raises(ParameterError, match="There are no labels"):
+        batches(archive.store, labels=twice[:0])
     with pytest.raises(ParameterError, match="the labels have none"):
         batches(archive.store, labels=xr.DataArray([1, 2, 3], dims="station"))
 

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -147,6 +148,13 @@ def test_a_store_is_standardised(archive):
     again = clone(scaler).fit(X)
     assert again.get_feature_names_out().tolist() == [f"x{i}" for i in range(6)]
     assert not hasattr(clone(scaler), "mean_")
+
+
+def test_names_of_a_table_that_was_learned_from_before_are_forgotten(archive):
+    matrix = archive.rows.values
+    table = pd.DataFrame(matrix, columns=[f"c{k}" for k in range(matrix.shape[1])])
+    pca = PCA(2).fit(table).fit_store(archive.store)
+    assert not hasattr(pca, "feature_names_in_")  # Or each transform would warn of their lack.
 
 
 def test_a_store_without_a_valid_window_teaches_nothing(archive):

@@ -45,6 +45,17 @@ def test_each_window_comes_once_to_any_number_of_workers(archive, workers):
     np.testing.assert_array_equal(read(windows, batch_size=90, num_workers=workers), expected)
 
 
+def test_labels_that_no_window_has_are_told_before_an_epoch_without_any(archive):
+    others = LABELS.assign_coords(station=["UV01", "UV02"])
+    with pytest.raises(SourceError, match="equal coordinates"):
+        CoefficientStream(archive.store, labels=others)
+
+
+def test_labels_of_another_byte_order_are_numbers_like_others(archive):
+    stream = CoefficientStream(archive.store, size=100, labels=LABELS.astype(">f8"))
+    assert set(read(stream, batch_size=None)[1].tolist()) == {1.0, 3.0}
+
+
 def test_single_windows_are_put_together_by_the_loader(archive):
     first = next(iter(DataLoader(CoefficientStream(archive.store), batch_size=32)))
     np.testing.assert_array_equal(first, archive.rows.values[:32])
