@@ -6,7 +6,8 @@ VENV := .venv
 TEST_VENV := .venv-test
 BENCH_VENV := .venv-bench
 DOCS_VENV := .venv-docs
-# Tests that start processes of their own, kill some of them and wait for others: one at a time.
+# Tests that start processes of their own, kill some of them and wait for others: after the rest,
+# which would leave them no time.
 BUSY := tests/flow tests/cli tests/safety
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
@@ -52,7 +53,7 @@ test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environmen
 	$(TEST_VENV)/bin/ruff format --check .
 	$(TEST_VENV)/bin/mypy --strict scatflow
 	$(TEST_VENV)/bin/pytest --numprocesses 2 --dist loadfile $(BUSY:%=--ignore=%)
-	$(TEST_VENV)/bin/pytest $(BUSY)
+	$(TEST_VENV)/bin/pytest --numprocesses 2 --dist loadfile $(BUSY)
 
 docs: $(DOCS_VENV)/.installed ## The pages, in docs/_build/html; every warning is an error
 	$(DOCS_VENV)/bin/sphinx-build -W --keep-going -b html docs docs/_build/html
