@@ -89,7 +89,9 @@ def _is_store(result: Result) -> bool:
 
 def _everywhere(result: Result) -> Result:
     """Return a result such that it means the same in processes at work in another folder."""
-    if isinstance(result, xr.Dataset) or "://" in os.fspath(result) or "::" in os.fspath(result):
+    if not isinstance(result, str | os.PathLike):
+        return result  # a dataset, or nothing that can be learned from, which is told elsewhere
+    if "://" in os.fspath(result) or "::" in os.fspath(result):
         return result
     return os.path.abspath(result)
 
