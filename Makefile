@@ -53,7 +53,7 @@ test: $(TEST_VENV)/.installed ## Lint, format, types and tests, in an environmen
 	$(TEST_VENV)/bin/ruff format --check .
 	$(TEST_VENV)/bin/mypy --strict scatflow
 	$(TEST_VENV)/bin/pytest --numprocesses 2 --dist loadfile $(BUSY:%=--ignore=%)
-	$(TEST_VENV)/bin/pytest --numprocesses 2 --dist loadfile $(BUSY)
+	$(TEST_VENV)/bin/pytest $(BUSY)
 
 docs: $(DOCS_VENV)/.installed ## The pages, in docs/_build/html; every warning is an error
 	$(DOCS_VENV)/bin/sphinx-build -W --keep-going -b html docs docs/_build/html

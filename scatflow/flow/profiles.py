@@ -152,8 +152,6 @@ def _environment(given: dict[str, str]) -> dict[str, str]:
             raise PydanticCustomError(UNSHOWN, "{name} is no name of a variable", {"name": name})
         if SECRET_NAME.search(name):
             raise PydanticCustomError(UNSHOWN, "{name} seems to be a secret", {"name": name})
-        if "\0" in given[name]:
-            raise PydanticCustomError(UNSHOWN, "{name} holds a zero byte", {"name": name})
     return given
 
 

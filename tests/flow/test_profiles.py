@@ -48,7 +48,7 @@ PROCESSES = [
     ('[tls]\nca = "ca.pem"', ["2 problems", "[tls] cert is missing", "[tls] key is missing"]),
     ("spill = 1", ["spill: found 1 (integer)", "true or false"]),
     ('scratch = "/tmp/a\\nb"', ["scratch: found '/tmp/a\\nb'", "more than a line"]),
-    ('environment = { N = "a\\u0000b" }', ["environment: N holds a zero byte"]),
+    ('environment = { N = "a\\u0000b" }', ["environment.N holds the character U+0000"]),
 ]
 BATCH = [
     ('walltime = "1 hour"', ["walltime: found '1 hour'", "HH:MM:SS"]),
@@ -64,7 +64,7 @@ BATCH = [
     ('python = "/a\\nb"', ["python: found", "more than a line"]),
     ('directives = ["a = b\\nc = d"]', ["directives: found", "more than a line"]),
     ('directives = ["#SBATCH --exclusive"]', ["directives: found '#SBATCH", "a comment"]),
-    ('prologue = ["a\\u0000b"]', ["prologue: found", "no script holds '\\x00'"]),
+    ('prologue = ["a\\u0001b"]', ["prologue: found", "no script holds '\\x01'"]),
     ("[driver]\ncore = 1", ["[driver] core: unknown key", "mean `cores`?"]),
     ('[driver]\nwalltime = "soon"', ["[driver] walltime: found 'soon'", "HH:MM:SS"]),
 ]
