@@ -157,9 +157,13 @@ def open_archive(
     array(['2010-09-01T00:00:00.000', '2010-09-01T23:59:59.990'],
           dtype='datetime64[ms]')
     """
-    from scatflow.labelled.archive import open_archive as opened
+    from scatflow.archive import open_source
+    from scatflow.labelled.archive import as_array
 
-    return opened(store, variable, group=group, dims=dims, mask=mask, absent=absent, chunks=chunks)
+    source = open_source(
+        os.fspath(store), variable, group=group, dims=dims, mask=mask, absent=absent
+    )
+    return as_array(source, chunks)
 
 
 def register() -> None:

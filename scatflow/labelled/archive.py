@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -12,24 +11,12 @@ import xarray as xr
 from dask.array.core import normalize_chunks
 from numpy.typing import NDArray
 
-from scatflow.archive import Source, open_source
+from scatflow.archive import Source
 from scatflow.labelled.axis import AxisIndex
 
 
-def open_archive(
-    store: str | os.PathLike[str],
-    variable: str | None = None,
-    *,
-    group: str | None = None,
-    dims: Sequence[str] | None = None,
-    mask: str | None = None,
-    absent: Literal["gap", "fill"] | None = None,
-    chunks: Any = "auto",
-) -> xr.DataArray:
-    """Open a variable of an archive as a lazy array; see :func:`scatflow.open_archive`."""
-    source = open_source(
-        os.fspath(store), variable, group=group, dims=dims, mask=mask, absent=absent
-    )
+def as_array(source: Source, chunks: Any) -> xr.DataArray:
+    """Return a source as a lazy array with its coordinates, in chunks of Dask's."""
     if isinstance(chunks, Mapping):
         chunks = tuple(chunks.get(dim, "auto") for dim in source.dims)
     cuts = normalize_chunks(  # type: ignore[no-untyped-call]
