@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +59,10 @@ class DamagedLedgerError(ValueError):
     """An array of a ledger of ours cannot be read; the message names the object."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Ledger:
     """State and checksums of every block, in memory and in the group ``ledger`` of the output.
 
@@ -91,6 +95,8 @@ class Ledger:
         self.damaged: list[str] = []
         self._dirty: set[int] = set()
         self._flushed, self._cost = time.monotonic(), 0.0
+        self.hold: Callable[[], None] = _nothing
+        """Raises where the run no longer holds the lock of the output."""
         place = group[GROWN] if self.growing else group
         self._arrays = {name: _array(place, name) for name in self.names}
         self.checksum: NDArray[np.uint32] = self._load("checksum")
@@ -326,13 +332,16 @@ class Ledger:
         self._cost = self._flushed - begun
 
     def check_ours(self) -> None:
-        """Make sure that no other run has replaced the output meanwhile.
+        """Make sure that no other run has replaced the output, or writes it, meanwhile.
 
         Raises
         ------
         OutputError
-            It has been.
+            It has been replaced.
+        OutputBusyError
+            Another run has taken over the lock.
         """
+        self.hold()
         check_unreplaced(self._group.store_path, "", self.fingerprint)
 
     def _write(self, run: Mapping[str, Any] | None) -> None:

@@ -11,7 +11,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,23 @@ SILENT_SECONDS = 35.0
 
 LOOK_SECONDS = 1.0
 
+Hold = Callable[[], None]
+"""Raises OutputBusyError where the lock that it stands for is no longer held."""
+
+
+def _forever() -> None:
+    """Hold a lock that only the end of the process gives up."""
+
 
 @contextlib.contextmanager
-def locked(output: str) -> Iterator[None]:
+def locked(output: str) -> Iterator[Hold]:
     """Hold the lock of an output.
+
+    Yields
+    ------
+    Hold
+        Tells whether it is still held: that of a remote output is taken over from a run that has
+        been silent, as on a machine that slept.
 
     Raises
     ------
@@ -44,12 +58,12 @@ def locked(output: str) -> Iterator[None]:
     OutputError
         The lock cannot be made.
     """
-    with _locked_file(output) if local_path(output) is not None else _locked_object(output):
-        yield
+    with _locked_file(output) if local_path(output) is not None else _locked_object(output) as hold:
+        yield hold
 
 
 @contextlib.contextmanager
-def _locked_file(output: str) -> Iterator[None]:
+def _locked_file(output: str) -> Iterator[Hold]:
     """Hold the lock of a local output: an flock on ``<output>.lock`` beside the store.
 
     The kernel drops it with the process, however that ends, so a dead run is no obstacle.
@@ -66,7 +80,7 @@ def _locked_file(output: str) -> Iterator[None]:
             "Give a place that can be written in [output] store."
         ) from problem
     try:
-        yield
+        yield _forever
     finally:
         # Unlinked while it is held: who opened it meanwhile finds another inode and tries again.
         path.unlink(missing_ok=True)
@@ -74,8 +88,13 @@ def _locked_file(output: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def shared(output: str, share: int) -> Iterator[None]:
+def shared(output: str, share: int) -> Iterator[Hold]:
     """Hold the lock of an output together with runs that compute other shares of it.
+
+    Yields
+    ------
+    Hold
+        As :func:`locked` does.
 
     Raises
     ------
@@ -85,14 +104,14 @@ def shared(output: str, share: int) -> Iterator[None]:
         The output cannot be written.
     """
     if local_path(output) is None:
-        with _shared_object(output, share):
-            yield
+        with _shared_object(output, share) as hold:
+            yield hold
         return
     path = _beside(output)
     descriptor = _acquire(path, fcntl.LOCK_SH)
     try:
-        with _locked_file(f"{output.rstrip('/')}.share-{share}"):
-            yield
+        with _locked_file(f"{output.rstrip('/')}.share-{share}") as hold:
+            yield hold
     finally:
         with contextlib.suppress(BlockingIOError):  # The last of them removes it.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,25 +207,25 @@ def me() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _locked_object(output: str) -> Iterator[None]:
+def _locked_object(output: str) -> Iterator[Hold]:
     """Hold the lock of a remote output, of which no share is being computed."""
-    with _held_object(output):
+    with _held_object(output) as hold:
         files, path = fsspec.core.url_to_fs(output)
         _give_way(files, _share_locks(files, path.rstrip("/")), output)
-        yield
+        yield hold
 
 
 @contextlib.contextmanager
-def _shared_object(output: str, share: int) -> Iterator[None]:
+def _shared_object(output: str, share: int) -> Iterator[Hold]:
     """Hold the lock of one share of a remote output, which no run has for itself.
 
     Whoever wants one of the two kinds of locks takes it first and looks for the other kind then:
     of two that begin at the same instant one is refused at least.
     """
-    with _held_object(f"{output.rstrip('/')}.share-{share}"):
+    with _held_object(f"{output.rstrip('/')}.share-{share}") as hold:
         files, path = fsspec.core.url_to_fs(output)
         _give_way(files, [f"{path.rstrip('/')}.lock"], output)
-        yield
+        yield hold
 
 
 def _share_locks(files: Any, path: str) -> list[str]:
@@ -247,7 +266,7 @@ def _give_way(files: Any, locks: Sequence[str], output: str) -> None:
 
 
 @contextlib.contextmanager
-def _held_object(output: str) -> Iterator[None]:
+def _held_object(output: str) -> Iterator[Hold]:
     """Hold an object beside a remote output that only one run can create.
 
     It is written anew all the while. A run that finds it waits until it has changed, and is
@@ -272,14 +291,14 @@ def _held_object(output: str) -> Iterator[None]:
             f"The output {output} cannot be written: {problem}. Check that the store can be "
             "reached and that its credentials allow writing."
         ) from problem
-    stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(files, lock, token, stop), daemon=True)
-    beat.start()
+    stop, beat = threading.Event(), _Beat(files, lock, token)
+    beats = threading.Thread(target=beat.go_on, args=(stop,), daemon=True)
+    beats.start()
     try:
-        yield
+        yield partial(beat.check, output)
     finally:
         stop.set()
-        beat.join()
+        beats.join()
         with contextlib.suppress(Exception):  # It may have been taken over, or be out of reach.
             if _parsed((_read_object(files, lock) or b"").decode()).get("token") == token:
                 files.rm_file(lock)
@@ -367,16 +386,39 @@ def _is_dead_here(holder: Mapping[str, Any]) -> bool:
     return False
 
 
-def _beat(files: Any, lock: str, token: str, stop: threading.Event) -> None:
-    """Write the lock anew now and then; a store that fails meanwhile is asked again."""
-    number = 0
-    while not stop.wait(BEAT_SECONDS):
-        number += 1
-        with contextlib.suppress(Exception):  # Of whatever kind a store's client has for outages.
-            found = _read_object(files, lock)
-            if found is not None and _parsed(found.decode(errors="replace")).get("token") != token:
-                return  # Taken over, after this process had been silent: it was taken for dead.
-            files.pipe_file(lock, _holding(token, number))
+class _Beat:
+    """Writes a lock anew now and then, until another run has taken it over."""
+
+    def __init__(self, files: Any, lock: str, token: str) -> None:
+        self._files, self._lock, self._token = files, lock, token
+        self._next: Mapping[str, Any] | None = None
+
+    def go_on(self, stop: threading.Event) -> None:
+        """Write until told to stop; a store that fails meanwhile is asked again."""
+        number = 0
+        while self._next is None and not stop.wait(BEAT_SECONDS):
+            number += 1
+            with contextlib.suppress(Exception):  # Of whatever kind a store's client has.
+                if not self._is_lost():
+                    self._files.pipe_file(self._lock, _holding(self._token, number))
+
+    def _is_lost(self) -> bool:
+        found = _read_object(self._files, self._lock)
+        holder = {} if found is None else _parsed(found.decode(errors="replace"))
+        if holder.get("token", self._token) != self._token:
+            self._next = holder
+        return self._next is not None
+
+    def check(self, output: str) -> None:
+        """Raise OutputBusyError if another run has taken the lock over."""
+        if self._next is None:
+            return
+        raise OutputBusyError(
+            f"This run said nothing to the store for more than {SILENT_SECONDS:.0f} s, as on a "
+            f"machine that slept, and was taken for dead: process {self._next.get('pid', '?')} on "
+            f"{self._next.get('host', '?')} goes on writing {output}. This one ends here; nothing "
+            "is lost."
+        )
 
 
 def _holding(token: str, beat: int) -> bytes:

@@ -25,7 +25,7 @@ from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow, settle
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Ledger, versions
-from scatflow.flow.lock import locked, me, refuse_if_held, shared
+from scatflow.flow.lock import Hold, locked, me, refuse_if_held, shared
 from scatflow.flow.output import check, look, lost, make, sweep
 from scatflow.flow.patience import stop_reading
 from scatflow.flow.plan import (
@@ -111,13 +111,13 @@ def run(
         check(plan.output, look(plan.output), plan.work, fresh)  # Before anything is written.
         try:
             if share is not None:
-                with shared(plan.output, share.index):
-                    code = _run_share(plan, share, watch, page)
+                with shared(plan.output, share.index) as hold:
+                    code = _run_share(plan, share, watch, page, hold)
                 _end_shares(plan)
                 return code
-            stack.enter_context(locked(plan.output))
+            hold = stack.enter_context(locked(plan.output))
             ledger = check(plan.output, look(plan.output), plan.work, fresh)
-            return _resume(plan, ledger, watch, page)
+            return _resume(plan, ledger, watch, page, hold)
         except KeyboardInterrupt:
             resumes = f"Interrupted. The same command resumes: scatflow run {plan.job.path}"
             say(resumes)
@@ -138,7 +138,9 @@ def _who(plan: RunPlan) -> Run:
     )
 
 
-def _run_share(plan: RunPlan, share: Share, watch: Watch, page: Report | None) -> int:
+def _run_share(
+    plan: RunPlan, share: Share, watch: Watch, page: Report | None, hold: Hold
+) -> int:
     """Compute the blocks of one share."""
     found = check(plan.output, look(plan.output), plan.work, False)
     if found is not None and not found.shares and not found.pending().size:
@@ -148,7 +150,7 @@ def _run_share(plan: RunPlan, share: Share, watch: Watch, page: Report | None) -
     if not ledger.pending().size:
         watch.say(f"Share {share.index} of {share.of} is complete: nothing to do.")
         return COMPLETE
-    return _conclude(_compute(plan, ledger, watch, page), watch)
+    return _conclude(_compute(plan, ledger, watch, page, hold), watch)
 
 
 def _end_shares(plan: RunPlan) -> None:
@@ -188,11 +190,13 @@ def lay_out(plan: RunPlan, shares: int, say: Callable[[str], None] = print) -> b
     return True
 
 
-def _resume(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None) -> int:
+def _resume(
+    plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None, hold: Hold
+) -> int:
     """Make the output or go on with it, until every block has ended."""
     if ledger is not None and not _look_over(plan, ledger, watch):
         return COMPLETE
-    return _conclude(_compute(plan, ledger, watch, page), watch)
+    return _conclude(_compute(plan, ledger, watch, page, hold), watch)
 
 
 def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
@@ -306,7 +310,9 @@ def _some(blocks: NDArray[np.int64], most: int) -> list[int]:
     return [int(block) for block in blocks[picked]]
 
 
-def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None) -> Ledger:
+def _compute(
+    plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None, hold: Hold
+) -> Ledger:
     """Compute the pending blocks on a cluster; the output is made once there is one."""
     say = watch.say
     try:
@@ -317,6 +323,7 @@ def _compute(plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | 
             cluster = there[job.backend].cluster
             check_workers(plan, cluster.workers, cluster.processors)
             ledger = ledger or make(plan.output, plan.work, plan.template)
+            ledger.hold = hold
             ledger.flush(_words(watch, cluster.dashboard, time.time()))
             stack.enter_context(_dashboard(cluster, watch))
             notes = crowded_machines(plan, cluster.workers, cluster.processors)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.fft
+from numpy.typing import NDArray
 
 from scatflow.wavelets.support import Array, Band, mirrored
 
@@ -91,8 +92,8 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
     correction, centre = math.exp(-(xi**2) / (2.0 * sigma**2)), abs(xi)
     first, last = _bins(N, centre, sigma)
     if last - first + 1 >= N:
-        if xi >= 0 and (found := _wide_morlet(N, xi, sigma)) is not None:
-            return Band((0,), found, (N,))
+        if xi >= 0 and (h := _samples_of_a_wide_morlet(N, xi, sigma)) is not None:
+            return Band((0,), scipy.fft.hfft(h, N), (N,))
         f = np.arange(N) / N
         periods = _periods(sigma)
         g, g0 = _gaussian(f, xi, sigma, periods), _gaussian(f, 0.0, sigma, periods)
@@ -101,17 +102,15 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
         return mirrored(morlet_1d(N, -xi, sigma))
     else:
         f = np.arange(first, last + 1) / N
-        values = _gaussian(f, xi, sigma, 1)
-        if correction > NO_CORRECTION:
-            values -= correction * _gaussian(f, 0.0, sigma, 1)
+        values = _narrow_morlet(f, xi, sigma, correction)
         if _has_ended(N, sigma, correction):
             return Band((first % N,), values / _norm_of_a_morlet(correction), (N,))
     band = Band((first % N,), values, (N,))
     return band.scaled(1.0 / l1_norm(band))
 
 
-def _wide_morlet(N: int, xi: float, sigma: float) -> Array | None:
-    """Evaluate a wavelet that fills the period by its few samples in time; None if it is long.
+def _samples_of_a_wide_morlet(N: int, xi: float, sigma: float) -> NDArray[np.complex128] | None:
+    """Return the half in time of a wavelet that fills the period; None if it has many samples.
 
     A Gaussian that repeats with the sampling rate has the samples of one in time (Poisson), and so
     few of them that the sum of their moduli is the norm.
@@ -123,12 +122,11 @@ def _wide_morlet(N: int, xi: float, sigma: float) -> Array | None:
     t = np.arange(last + 1)
     envelope = np.exp(-2.0 * (math.pi * sigma * t) ** 2)
     envelope[0] = 0.5  # the other half of time mirrors this one
-    h = envelope * np.exp(2j * math.pi * xi * t)
+    h: NDArray[np.complex128] = envelope * np.exp(2j * math.pi * xi * t)
     h -= h.real.sum() / envelope.sum() * envelope
     h /= 2.0 * np.abs(h).sum()
     h[0] *= 2.0
-    values: Array = scipy.fft.hfft(h, N)
-    return values
+    return h
 
 
 TOGETHER = 2**13
@@ -148,26 +146,29 @@ def morlets_1d(
         Where the values of each begin, and where the last ones end.
     values : ndarray
     """
-    heights = [math.exp(-(xi**2) / (2.0 * sigma**2)) for xi, sigma in wavelets]
-    firsts, ends, narrow = [], [0], []
-    for xi, sigma in wavelets:
-        first, last = _bins(N, abs(xi), sigma)
-        size = min(last - first + 1, N)
-        narrow.append(xi >= 0 and size < min(N, TOGETHER))
-        firsts.append(first)
-        ends.append(ends[-1] + size)
+    bins = [_bins(N, abs(xi), sigma) for xi, sigma in wavelets]
+    firsts = [first for first, _ in bins]
+    sizes = [min(last - first + 1, N) for first, last in bins]
+    ends = list(itertools.accumulate(sizes, initial=0))
     values: Array = np.empty(ends[-1])
-    begin = 0
-    for together, some in itertools.groupby(narrow):
-        begin, which = (end := begin + len(list(some))), slice(begin, end)
-        if together:
-            inside = values[ends[which.start] : ends[end]]
-            sizes = [b - a for a, b in itertools.pairwise(ends[which.start : end + 1])]
-            _together(N, wavelets[which], heights[which], firsts[which], sizes, inside)
-            continue
-        for i in range(which.start, end):
-            band = morlet_1d(N, *wavelets[i])
-            firsts[i], values[ends[i] : ends[i + 1]] = band.starts[0], band.values
+    views = [values[begin:end] for begin, end in itertools.pairwise(ends)]
+    narrow, wide = [], []
+    for i, ((xi, sigma), size) in enumerate(zip(wavelets, sizes, strict=True)):
+        if xi >= 0 and size < min(N, TOGETHER):
+            narrow.append(i)
+        elif xi >= 0 and size == N and (h := _samples_of_a_wide_morlet(N, xi, sigma)) is not None:
+            wide.append((i, h))
+        else:
+            band = morlet_1d(N, xi, sigma)
+            firsts[i], views[i][:] = band.starts[0], band.values
+    if narrow:
+        _narrow_together(N, [(*wavelets[i], firsts[i], views[i]) for i in narrow])
+    if wide:
+        half: NDArray[np.complex128] = np.zeros((len(wide), max(h.size for _, h in wide)), complex)
+        for row, (_, h) in zip(half, wide, strict=True):
+            row[: h.size] = h
+        for (i, _), filled in zip(wide, scipy.fft.hfft(half, N), strict=True):
+            firsts[i], views[i][:] = 0, filled
     return [first % N for first in firsts], ends, values
 
 
@@ -182,40 +183,52 @@ def _has_ended(N: int, sigma: float, correction: float) -> bool:
     return math.pi * sigma * N > REACH and correction < SMALL_CORRECTION
 
 
-def _together(
-    N: int,
-    wavelets: Sequence[tuple[float, float]],
-    corrections: Sequence[float],
-    firsts: Sequence[int],
-    sizes: Sequence[int],
-    values: Array,
-) -> None:
-    """Write the values of wavelets on bands that are narrower than the period, end to end."""
-    begins = list(itertools.accumulate(sizes, initial=0))
-    shift = list(map(operator.sub, firsts, begins))
-    f = (np.arange(values.size) + np.repeat(shift, sizes)) / N
-    spread = np.repeat([-2.0 * sigma**2 for _, sigma in wavelets], sizes)
-    np.subtract(f, np.repeat([xi for xi, _ in wavelets], sizes), out=values)
-    values *= values
-    values /= spread
-    np.exp(values, out=values)
-    c = np.array(corrections)
-    corrected = c > NO_CORRECTION
-    if corrected.any():
-        where = np.repeat(corrected, sizes)
-        around_0 = f[where]
-        around_0 *= around_0
-        around_0 /= spread[where]
-        np.exp(around_0, out=around_0)
-        around_0 *= np.repeat(c[corrected], np.array(sizes)[corrected])
-        values[where] -= around_0
-    for (_, sigma), (begin, end), height in zip(
-        wavelets, itertools.pairwise(begins), corrections, strict=True
-    ):
+def _narrow_morlet(f: Array, xi: float, sigma: float, correction: float) -> Array:
+    """Evaluate a wavelet whose band is narrower than the period, without its norm."""
+    values = _gaussian(f, xi, sigma, 1)
+    if correction > NO_CORRECTION:
+        around_0 = _gaussian(f, 0.0, sigma, 1)
+        around_0 *= correction
+        values -= around_0
+    return values
+
+
+def _narrow_together(N: int, wavelets: Sequence[tuple[float, float, int, Array]]) -> None:
+    """Write the values of wavelets on bands narrower than the period.
+
+    Each is its `xi` and `sigma`, the first bin and the room for its values. One that is another's
+    dilation by two has every second value of it, to the bit.
+    """
+    wavelets = sorted(wavelets, key=operator.itemgetter(1))
+    spans: dict[tuple[float, float], tuple[int, int]] = {}
+    for xi, sigma, first, room in wavelets:
+        low, high = spans.get((xi / 2.0, sigma / 2.0), (first, first))
+        spans[xi, sigma] = min(first, 2 * low), max(first + room.size, 2 * high)
+    lowest = min(low for low, _ in spans.values())
+    f = np.arange(lowest, max(high for _, high in spans.values())) / N
+    done: dict[tuple[float, float], Array] = {}
+    norms: dict[float, float] = {}
+    longer = []
+    for xi, sigma, first, room in reversed(wavelets):
+        height = math.exp(-(xi**2) / (2.0 * sigma**2))
+        low, high = spans[xi, sigma]
+        twice = (2.0 * xi, 2.0 * sigma)
+        if twice in spans:
+            begin = 2 * low - spans[twice][0]
+            values = done[twice][begin : begin + 2 * (high - low) : 2]
+        else:
+            values = _narrow_morlet(f[low - lowest : high - lowest], xi, sigma, height)
+        done[xi, sigma] = values
+        room[:] = values[first - low : first - low + room.size]
         if not _has_ended(N, sigma, height):
-            values[begin:end] *= 1.0 / l1_norm(Band((0,), values[begin:end], (N,)))
+            longer.append(room)
         elif height >= UNIT_NORM:
-            values[begin:end] /= _norm_of_a_morlet(height)
+            if height not in norms:
+                norms[height] = _norm_of_a_morlet(height)
+            room /= norms[height]
+    if longer:
+        for room, norm in zip(longer, _l1_norms(longer, N), strict=True):
+            room *= 1.0 / norm
 
 
 UNIT_NORM = 1e-9
@@ -253,12 +266,21 @@ def l1_norm(band: Band) -> float:
     to zero does not change the modulus. A filter longer than the signal overlaps itself and has
     kinks where it nearly vanishes: 2**15 points at least keep that error below 1e-9.
     """
-    (N,) = band.shape
-    points = min(N, max(int(scipy.fft.next_fast_len(2 * band.values.size)), 2**15))
-    # The filter is real in Fourier, so its second half in time mirrors the first. A sum over both
-    # rounds as it does over a whole transform.
-    half = np.abs(scipy.fft.rfft(band.values, points, norm="forward"))
-    return float(np.concatenate([half, half[points - half.size : 0 : -1]]).sum())
+    return _l1_norms([band.values], band.shape[0])[0]
+
+
+def _l1_norms(bands: Sequence[Array], N: int) -> list[float]:
+    """Return :func:`l1_norm` of bands that need the same number of points: up to 2**14 bins."""
+    longest = max(values.size for values in bands)
+    points = min(N, max(int(scipy.fft.next_fast_len(2 * longest)), 2**15))
+    padded: Array = np.zeros((len(bands), longest))
+    for row, values in zip(padded, bands, strict=True):
+        row[: values.size] = values
+    # The filters are real in Fourier, so their second halves in time mirror the first. A sum over
+    # both rounds as it does over a whole transform.
+    half = np.abs(scipy.fft.rfft(padded, points, norm="forward"))
+    whole = np.concatenate([half, half[:, points - half.shape[1] : 0 : -1]], axis=1)
+    return [float(norm) for norm in whole.sum(axis=1)]
 
 
 def lowpass_1d(N: int, sigma: float) -> Band:

@@ -17,6 +17,7 @@ from scatflow.flow.job import parse
 from scatflow.flow.plan import prepare
 from scatflow.flow.run import lay_out, run
 from scatflow.flow.shares import Share
+from scatflow.flow.sight.watch import Listener
 from scatflow.flow.status import status
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -216,6 +217,33 @@ def fast_locks(monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(lock, "SILENT_SECONDS", 1.5)
     monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
+
+
+class Asleep(Listener):
+    """A machine that sleeps after the first block, until another run has taken the lock over."""
+
+    def __init__(self, s3):
+        self.s3, self.there = s3, None
+
+    def block(self, _receipt):
+        if self.there is None:
+            body = {"host": "elsewhere", "pid": 7, "token": "x"}
+            self.s3.files.pipe_file("bucket/out.zarr.lock", json.dumps(body).encode())
+            time.sleep(3 * lock.BEAT_SECONDS)
+            self.there = self.s3.files.cat_file("bucket/out.zarr/ledger/zarr.json")
+
+
+def test_a_run_whose_lock_was_taken_over_ends_and_leaves_the_ledger_alone(s3, remote, fast_locks):
+    plan = prepare(parse(text(remote), remote.path / "job.toml"), str(remote.path))
+    asleep = Asleep(s3)
+    with pytest.raises(
+        OutputBusyError, match=r"process 7 on elsewhere goes on writing s3://bucket"
+    ):
+        run(plan, listeners=[asleep], say=lambda _: None)
+    assert s3.files.cat_file("bucket/out.zarr/ledger/zarr.json") == asleep.there
+    assert b"elsewhere" in s3.files.cat_file("bucket/out.zarr.lock")  # It is not this run's.
+    assert go(remote)[0] == 0  # The other one is dead, too.
+    assert there(s3) == remote.expected
 
 
 def test_shares_see_each_other_in_the_store_alone_and_the_last_one_concludes(s3, remote):
