@@ -138,9 +138,7 @@ def _who(plan: RunPlan) -> Run:
     )
 
 
-def _run_share(
-    plan: RunPlan, share: Share, watch: Watch, page: Report | None, hold: Hold
-) -> int:
+def _run_share(plan: RunPlan, share: Share, watch: Watch, page: Report | None, hold: Hold) -> int:
     """Compute the blocks of one share."""
     found = check(plan.output, look(plan.output), plan.work, False)
     if found is not None and not found.shares and not found.pending().size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import math
@@ -12,13 +13,14 @@ from typing import Any, cast
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.array.chunk import getitem
+from dask.array.core import concatenate3
 from dask.base import tokenize
-from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import DTypeLike, NDArray
 
 from scatflow.archive import Loaded
-from scatflow.blocks import repeated
+from scatflow.blocks import Span, repeated
 from scatflow.dataset import COEFFICIENTS, FRACTION, Coordinate
 from scatflow.engines import Engine
 from scatflow.engines.engine import integer, one_of, precision
@@ -215,15 +217,25 @@ def _block(
         Samples are infinite, or missing where that is refused, or coefficients overflow.
     """
     left = iter(slabs)
-    first = next(left)
+    first = _whole(next(left))
     left = itertools.chain([first], left)
     work = _work(recipe, delegate or foreign.delegate(first))
 
     def read(_work: Work, _part: Part) -> Loaded:
-        return Loaded(_samples(next(left), work), 0)
+        return Loaded(_samples(_whole(next(left)), work), 0)
 
     made = evaluate(work, index, read=read)
     return _checked(made.kept, made.failure, first)
+
+
+def _whole(slab: Any) -> Any:
+    """Return a slab; put together, where it is nested lists of pieces."""
+    if not isinstance(slab, list):
+        return slab
+    piece = slab
+    while isinstance(piece, list) and len(piece) == 1:
+        (piece,) = piece
+    return concatenate3(slab) if isinstance(piece, list) else piece  # type: ignore[no-untyped-call]
 
 
 def _samples(slab: Any, work: Work) -> NDArray[Any]:
@@ -237,8 +249,9 @@ def _checked(kept: Kept, failure: str | None, like: Any) -> tuple[Any, Any]:
     return foreign.like(kept.values, like), kept.fraction
 
 
-def _part(recipe: Recipe, index: int, part: Part, slab: Any) -> Partial:
+def _part(recipe: Recipe, index: int, part: Part, pieces: Any) -> Partial:
     """Compute what one part gives of a block that has several."""
+    slab = _whole(pieces)
     work = _work(recipe, foreign.delegate(slab))
     return evaluate_part(work, index, part, _samples(slab, work))
 
@@ -248,20 +261,60 @@ def _total(recipe: Recipe, index: int, partials: Sequence[Partial], like: Any) -
     return _checked(*total(_work(recipe, foreign.delegate(like)), index, partials), like)
 
 
+def _runs(work: Work, shape: Sequence[int], part: Part) -> list[list[Span]]:
+    """Return the runs of samples along each axis that a part reads, one after the other."""
+    runs = [[(0, n)] for n in shape]
+    for axis, (a, b) in zip(work.layout.order, part.slab, strict=True):
+        runs[axis] = [run.span for run in repeated(a, b, shape[axis])]
+    return runs
+
+
 def _slabs(array: xr.DataArray, work: Work, index: int) -> Iterator[Any]:
     """Yield what a block reads of an array's data, one after the other."""
     for part in work.layout.parts(index):
         slab = array.data
-        for axis, (a, b) in zip(work.layout.order, part.slab, strict=True):
-            n = array.shape[axis]
-            pieces = [slab[(*[slice(None)] * axis, slice(*run.span))] for run in repeated(a, b, n)]
-            slab = pieces[0] if len(pieces) == 1 else _joined(pieces, axis)
+        for axis, runs in enumerate(_runs(work, array.shape, part)):
+            pieces = [slab[(*[slice(None)] * axis, slice(*run))] for run in runs]
+            slab = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)
         yield slab
 
 
-def _joined(pieces: list[Any], axis: int) -> Any:
-    library = da if isinstance(pieces[0], da.Array) else np
-    return library.concatenate(pieces, axis=axis)
+class _Cuts:
+    """Tasks that cut slabs out of the chunks of a lazy array, one for each piece.
+
+    Dask's own slicing makes a layer for each slab, and its time grows with their number squared.
+    """
+
+    def __init__(self, data: da.Array, token: str) -> None:
+        self._chunks, self._name = data.name, f"scatter-cut-{token}"
+        self._ends = [list(itertools.accumulate(sizes)) for sizes in data.chunks]
+        self.tasks: dict[Any, Any] = {}
+
+    def slab(self, runs: Sequence[Sequence[Span]]) -> Any:
+        """Return the keys of a slab's pieces, in lists nested as deep as it has axes."""
+        along = [
+            [piece for run in some for piece in _within(ends, run)]
+            for ends, some in zip(self._ends, runs, strict=True)
+        ]
+        return self._nested(along, (), ())
+
+    def _nested(self, along: Sequence[Any], at: tuple[int, ...], cut: tuple[slice, ...]) -> Any:
+        if along:
+            return [self._nested(along[1:], (*at, k), (*cut, inside)) for k, inside in along[0]]
+        key = (self._name, len(self.tasks))
+        self.tasks[key] = (getitem, (self._chunks, *at), cut)
+        return key
+
+
+def _within(ends: Sequence[int], run: Span) -> Iterator[tuple[int, slice]]:
+    """Yield the chunks that hold a run of samples, and where it lies in each."""
+    start, stop = run
+    for k in range(bisect.bisect_right(ends, start), len(ends)):
+        begin = ends[k - 1] if k else 0
+        if begin >= stop:
+            return
+        if begin < ends[k]:
+            yield k, slice(max(start - begin, 0), min(stop, ends[k]) - begin)
 
 
 def _coefficients(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[Any, Any]:
@@ -292,15 +345,29 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
     A block of several parts (sums over a volume, by tiles) is a task for each of them and one that
     puts small results together: no task holds the samples of more than one.
     """
-    laid = work.layout
-    token = tokenize(recipe, array.data)
-    blocks = [_task(array, recipe, work, index, token) for index in range(laid.cuts.n_blocks)]
-    keys = [block.key for block in blocks]
+    token, data = tokenize(recipe, array.data), array.data
+    name, cuts = f"scatter-{token}", _Cuts(data, token)
+    tasks: dict[Any, Any] = {}
+    keys = []
+    for index in range(work.layout.cuts.n_blocks):
+        parts = list(work.layout.parts(index))
+        slabs = [cuts.slab(_runs(work, data.shape, part)) for part in parts]
+        keys.append((name, index))
+        if not work.layout.by_tile:
+            tasks[name, index] = (_block, recipe, index, slabs)
+            continue
+        partials = []
+        for number, (part, slab) in enumerate(zip(parts, slabs, strict=True)):
+            partials.append((f"scatter-part-{token}", index, number))
+            tasks[partials[-1]] = (_part, recipe, index, part, slab)
+        tasks[name, index] = (_total, recipe, index, partials, data._meta)
+    below = HighLevelGraph.from_collections(name, {**cuts.tasks, **tasks}, dependencies=[data])
 
-    def graph(name: str, layer: dict[Any, Any]) -> HighLevelGraph:
-        return HighLevelGraph.from_collections(name, layer, dependencies=blocks)
+    def graph(above: str, layer: dict[Any, Any]) -> HighLevelGraph:
+        layers = {**below.layers, above: layer}
+        return HighLevelGraph(layers, {**below.dependencies, above: {name}})
 
-    return assembled(work, keys, token, graph, array.data._meta)
+    return assembled(work, keys, token, graph, data._meta)
 
 
 def assembled(
@@ -348,21 +415,6 @@ def assembled(
         array = da.Array(graph(key, layer), key, sizes, meta=meta)  # type: ignore[no-untyped-call]
         made.append(array)
     return made[0], made[1]
-
-
-def _task(array: xr.DataArray, recipe: Recipe, work: Work, index: int, token: str) -> Any:
-    """Describe one block as a task that waits for its slab, or for its parts."""
-    parts, slabs = list(work.layout.parts(index)), _slabs(array, work, index)
-    key = f"scatter-{token}-{index}"
-    if not work.layout.by_tile:
-        return delayed(_block, pure=False)(recipe, index, list(slabs), dask_key_name=key)
-    each = delayed(_part, pure=False)
-    partials = [
-        each(recipe, index, part, slab, dask_key_name=f"scatter-part-{token}-{index}-{number}")
-        for number, (part, slab) in enumerate(zip(parts, slabs, strict=True))
-    ]
-    like = array.data._meta
-    return delayed(_total, pure=False)(recipe, index, partials, like, dask_key_name=key)
 
 
 def _item(found: tuple[Any, Any], which: int) -> Any:
