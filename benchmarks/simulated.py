@@ -174,7 +174,11 @@ def started(n: int, folder: Path) -> Iterator[Simulation]:
         def start(*words: str) -> psutil.Process:
             process = subprocess.Popen(
                 [sys.executable, *words],
-                env={**os.environ, "PYTHONPATH": ":".join(found)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": ":".join(found),
+                    "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(CONFIG),
+                },
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
