@@ -58,6 +58,10 @@ class OutputError(ScatflowError, FileExistsError):
     """The output exists and does not belong to this job, or cannot be written there."""
 
 
+class OutputTakenError(OutputError):
+    """Another run has taken over the output of this one, which had been silent."""
+
+
 class OutputBusyError(ScatflowError, RuntimeError):
     """Another run is writing the same output."""
 

@@ -59,8 +59,12 @@ class DamagedLedgerError(ValueError):
     """An array of a ledger of ours cannot be read; the message names the object."""
 
 
-def _nothing() -> None:
-    pass
+Hold = Callable[[], None]
+"""Raises OutputTakenError where a run no longer holds the lock of its output."""
+
+
+def kept() -> None:
+    """Hold a lock that only the end of the process gives up."""
 
 
 class Ledger:
@@ -95,8 +99,7 @@ class Ledger:
         self.damaged: list[str] = []
         self._dirty: set[int] = set()
         self._flushed, self._cost = time.monotonic(), 0.0
-        self.hold: Callable[[], None] = _nothing
-        """Raises where the run no longer holds the lock of the output."""
+        self.hold: Hold = kept
         place = group[GROWN] if self.growing else group
         self._arrays = {name: _array(place, name) for name in self.names}
         self.checksum: NDArray[np.uint32] = self._load("checksum")
@@ -338,7 +341,7 @@ class Ledger:
         ------
         OutputError
             It has been replaced.
-        OutputBusyError
+        OutputTakenError
             Another run has taken over the lock.
         """
         self.hold()

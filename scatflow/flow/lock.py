@@ -11,15 +11,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from scatflow.errors import OutputBusyError, OutputError
-from scatflow.flow.ledger import STALE_SECONDS
+from scatflow.errors import OutputBusyError, OutputError, OutputTakenError
+from scatflow.flow.ledger import STALE_SECONDS, Hold, kept
 from scatflow.flow.work import local_path
 
 GLANCES, GLANCE_SECONDS = 5, 0.05
@@ -32,13 +31,6 @@ SILENT_SECONDS = 35.0
 """An object that stays the same for so long is a dead run's: of three beats, none has come."""
 
 LOOK_SECONDS = 1.0
-
-Hold = Callable[[], None]
-"""Raises OutputBusyError where the lock that it stands for is no longer held."""
-
-
-def _forever() -> None:
-    """Hold a lock that only the end of the process gives up."""
 
 
 @contextlib.contextmanager
@@ -80,7 +72,7 @@ def _locked_file(output: str) -> Iterator[Hold]:
             "Give a place that can be written in [output] store."
         ) from problem
     try:
-        yield _forever
+        yield kept
     finally:
         # Unlinked while it is held: who opened it meanwhile finds another inode and tries again.
         path.unlink(missing_ok=True)
@@ -291,11 +283,11 @@ def _held_object(output: str) -> Iterator[Hold]:
             f"The output {output} cannot be written: {problem}. Check that the store can be "
             "reached and that its credentials allow writing."
         ) from problem
-    stop, beat = threading.Event(), _Beat(files, lock, token)
+    stop, beat = threading.Event(), _Beat(files, lock, output, token)
     beats = threading.Thread(target=beat.go_on, args=(stop,), daemon=True)
     beats.start()
     try:
-        yield partial(beat.check, output)
+        yield beat.check
     finally:
         stop.set()
         beats.join()
@@ -389,36 +381,47 @@ def _is_dead_here(holder: Mapping[str, Any]) -> bool:
 class _Beat:
     """Writes a lock anew now and then, until another run has taken it over."""
 
-    def __init__(self, files: Any, lock: str, token: str) -> None:
-        self._files, self._lock, self._token = files, lock, token
-        self._next: Mapping[str, Any] | None = None
+    def __init__(self, files: Any, lock: str, output: str, token: str) -> None:
+        self._files, self._lock, self._output, self._token = files, lock, output, token
+        self._lost: str | None = None
+        self._looked = time.time()
 
     def go_on(self, stop: threading.Event) -> None:
         """Write until told to stop; a store that fails meanwhile is asked again."""
         number = 0
-        while self._next is None and not stop.wait(BEAT_SECONDS):
+        while self._lost is None and not stop.wait(BEAT_SECONDS):
             number += 1
-            with contextlib.suppress(Exception):  # Of whatever kind a store's client has.
-                if not self._is_lost():
+            # Of whatever kind a store's client has for outages.
+            with contextlib.suppress(Exception):
+                self._look()
+                if self._lost is None:
                     self._files.pipe_file(self._lock, _holding(self._token, number))
 
-    def _is_lost(self) -> bool:
+    def _look(self) -> None:
+        """Find out whether the lock is another run's, or was: this one wrote it at the start."""
         found = _read_object(self._files, self._lock)
-        holder = {} if found is None else _parsed(found.decode(errors="replace"))
-        if holder.get("token", self._token) != self._token:
-            self._next = holder
-        return self._next is not None
+        self._looked = time.time()
+        if found is None:
+            self._lost = "another run had the output since"
+        elif (holder := _parsed(found.decode(errors="replace"))).get("token") != self._token:
+            self._lost = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} goes on"
 
-    def check(self, output: str) -> None:
-        """Raise OutputBusyError if another run has taken the lock over."""
-        if self._next is None:
-            return
-        raise OutputBusyError(
-            f"This run said nothing to the store for more than {SILENT_SECONDS:.0f} s, as on a "
-            f"machine that slept, and was taken for dead: process {self._next.get('pid', '?')} on "
-            f"{self._next.get('host', '?')} goes on writing {output}. This one ends here; nothing "
-            "is lost."
-        )
+    def check(self) -> None:
+        """Raise OutputTakenError if another run has taken the lock over.
+
+        The store is asked where the thread has not lately: it slept with the machine, and its clock
+        with it.
+        """
+        if self._lost is None and abs(time.time() - self._looked) > 2 * BEAT_SECONDS:
+            with contextlib.suppress(Exception):
+                self._look()
+        if self._lost is not None:
+            raise OutputTakenError(
+                f"This run said nothing to the store of {self._output} for more than "
+                f"{SILENT_SECONDS:.0f} s, as on a machine that slept, and was taken for dead: "
+                f"{self._lost}. This one ends here; what it wrote remains. The same command "
+                "computes what is missing then."
+            )
 
 
 def _holding(token: str, beat: int) -> bytes:

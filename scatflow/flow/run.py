@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scatflow.dataset import DONE, FAILED, PARTIAL
-from scatflow.errors import OutputBusyError, OutputError
+from scatflow.errors import OutputBusyError, OutputError, OutputTakenError
 from scatflow.flow.answers import ask
 from scatflow.flow.block import Key, Receipt, active, place, warm_up
 from scatflow.flow.cluster import Cluster, connect
@@ -24,8 +24,8 @@ from scatflow.flow.devices import Lot, choose_workers, elsewhere, listed, lots, 
 from scatflow.flow.earlier import erase_block, settled_cells, shorter
 from scatflow.flow.grow import go_on, grow, settle
 from scatflow.flow.layout import Layout
-from scatflow.flow.ledger import Ledger, versions
-from scatflow.flow.lock import Hold, locked, me, refuse_if_held, shared
+from scatflow.flow.ledger import Hold, Ledger, versions
+from scatflow.flow.lock import locked, me, refuse_if_held, shared
 from scatflow.flow.output import check, look, lost, make, sweep
 from scatflow.flow.patience import stop_reading
 from scatflow.flow.plan import (
@@ -96,7 +96,7 @@ def run(
     ------
     BudgetError
         A block needs more memory than a worker may use; nothing is written.
-    OutputError, OutputBusyError
+    OutputError, OutputBusyError, OutputTakenError
         The output belongs to something else, to other settings, or to a run that goes on.
     ClusterError
         The workers cannot be reached.
@@ -116,13 +116,21 @@ def run(
                 _end_shares(plan)
                 return code
             hold = stack.enter_context(locked(plan.output))
-            ledger = check(plan.output, look(plan.output), plan.work, fresh)
+            ledger = _found(plan, hold, fresh)
             return _resume(plan, ledger, watch, page, hold)
         except KeyboardInterrupt:
             resumes = f"Interrupted. The same command resumes: scatflow run {plan.job.path}"
             say(resumes)
             watch.ends(End("interrupted", resumes))
             return INTERRUPTED
+
+
+def _found(plan: RunPlan, hold: Hold, fresh: bool = False) -> Ledger | None:
+    """Return the ledger of what is there under the lock, None where the output is to be made."""
+    ledger = check(plan.output, look(plan.output), plan.work, fresh)
+    if ledger is not None:
+        ledger.hold = hold
+    return ledger
 
 
 def _who(plan: RunPlan) -> Run:
@@ -145,6 +153,7 @@ def _run_share(plan: RunPlan, share: Share, watch: Watch, page: Report | None, h
         watch.say("All shares are complete: nothing to do.")  # It is started anew, by itself.
         return COMPLETE
     ledger = part(found, share, plan.work.fingerprint, plan.output)
+    ledger.hold = hold
     if not ledger.pending().size:
         watch.say(f"Share {share.index} of {share.of} is complete: nothing to do.")
         return COMPLETE
@@ -156,8 +165,11 @@ def _end_shares(plan: RunPlan) -> None:
     ledger = look(plan.output).ledger
     if ledger is None or not ledger.shares or ledger.pending().size:
         return
-    with contextlib.suppress(OutputBusyError), locked(plan.output):  # Others may be at work still.
-        ledger = check(plan.output, look(plan.output), plan.work, False)
+    with (
+        contextlib.suppress(OutputBusyError),
+        locked(plan.output) as hold,
+    ):  # Others may be at work.
+        ledger = _found(plan, hold)
         if ledger is not None and not ledger.pending().size:
             ledger.absorb()
             _finish(plan, ledger)
@@ -179,8 +191,8 @@ def lay_out(plan: RunPlan, shares: int, say: Callable[[str], None] = print) -> b
     check_budget(plan)
     refuse_if_held(plan.output)
     check(plan.output, look(plan.output), plan.work, False)
-    with locked(plan.output):
-        ledger = check(plan.output, look(plan.output), plan.work, False)
+    with locked(plan.output) as hold:
+        ledger = _found(plan, hold)
         if ledger is not None and not _look_over(plan, ledger, Watch(_who(plan), [], say)):
             return False
         ledger = ledger or make(plan.output, plan.work, plan.template)
@@ -312,7 +324,7 @@ def _compute(
     plan: RunPlan, ledger: Ledger | None, watch: Watch, page: Report | None, hold: Hold
 ) -> Ledger:
     """Compute the pending blocks on a cluster; the output is made once there is one."""
-    say = watch.say
+    say, ours = watch.say, True
     try:
         with contextlib.ExitStack() as stack:
             called, job = time.monotonic(), plan.job
@@ -320,6 +332,7 @@ def _compute(
             there = choose_workers(cluster, job.backend, say)
             cluster = there[job.backend].cluster
             check_workers(plan, cluster.workers, cluster.processors)
+            hold()  # Workers may have taken an hour to come, and what is there is deleted now.
             ledger = ledger or make(plan.output, plan.work, plan.template)
             ledger.hold = hold
             ledger.flush(_words(watch, cluster.dashboard, time.time()))
@@ -348,8 +361,11 @@ def _compute(
             erase = partial(erase_block, plan.work, plan.output)
             some = lots(ledger, job.backend, there)
             _work_through(cluster, key, some, ledger, watch, erase)
+    except OutputTakenError:
+        ours = False
+        raise
     finally:
-        if ledger is not None:
+        if ledger is not None and ours:
             watch.counts = ledger.counts()
             with _uninterrupted():
                 _finish(plan, ledger)
@@ -401,6 +417,7 @@ def _work_through(
             mine = replace(key, backend=backend)
             window = Window(staff.cluster, mine, blocks, staff.resources)
             while window.fill():
+                ledger.hold()  # A block that has failed is erased, and may be another run's.
                 for receipt in window.ended():
                     _record(ledger, receipt, erase)
                     watch.block(receipt)

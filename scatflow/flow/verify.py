@@ -439,8 +439,9 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
         say(str(problem))
     bad = sorted({p.block for p in report.problems if p.block is not None})
     with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(plan.output))
+        hold = stack.enter_context(locked(plan.output))
         ledger = Ledger.open(plan.output, "r+", mend=True)
+        ledger.hold = hold
         if ledger.fingerprint != plan.work.fingerprint or ledger.growing:
             raise OutputError(
                 f"{plan.output} was changed by a run while it was verified: nothing was repaired. "

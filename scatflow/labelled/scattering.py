@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from dask.array.chunk import getitem
 from dask.array.core import concatenate3
-from dask.base import tokenize
+from dask.base import optimize, tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import DTypeLike, NDArray
 
@@ -261,9 +261,13 @@ def _total(recipe: Recipe, index: int, partials: Sequence[Partial], like: Any) -
     return _checked(*total(_work(recipe, foreign.delegate(like)), index, partials), like)
 
 
-def _runs(work: Work, shape: Sequence[int], part: Part) -> list[list[Span]]:
-    """Return the runs of samples along each axis that a part reads, one after the other."""
-    runs = [[(0, n)] for n in shape]
+Runs = list[list[Span]]
+"""Runs of samples along each axis, one after the other."""
+
+
+def _runs(work: Work, shape: Sequence[int], part: Part) -> Runs:
+    """Return the samples that a part reads."""
+    runs: Runs = [[] for _ in shape]
     for axis, (a, b) in zip(work.layout.order, part.slab, strict=True):
         runs[axis] = [run.span for run in repeated(a, b, shape[axis])]
     return runs
@@ -272,37 +276,78 @@ def _runs(work: Work, shape: Sequence[int], part: Part) -> list[list[Span]]:
 def _slabs(array: xr.DataArray, work: Work, index: int) -> Iterator[Any]:
     """Yield what a block reads of an array's data, one after the other."""
     for part in work.layout.parts(index):
-        slab = array.data
-        for axis, runs in enumerate(_runs(work, array.shape, part)):
-            pieces = [slab[(*[slice(None)] * axis, slice(*run))] for run in runs]
-            slab = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)
-        yield slab
+        yield _sliced(array.data, _runs(work, array.shape, part))
+
+
+def _sliced(data: Any, runs: Runs) -> Any:
+    """Return some samples along each axis."""
+    library = da if isinstance(data, da.Array) else np
+    for axis, some in enumerate(runs):
+        pieces = [data[(*[slice(None)] * axis, slice(*run))] for run in some]
+        data = pieces[0] if len(pieces) == 1 else library.concatenate(pieces, axis=axis)
+    return data
+
+
+WAITING_BYTES = 2**28
+"""Of chunks that wait for the last of their blocks; where there would be more, each block reads its
+own anew."""
 
 
 class _Cuts:
-    """Tasks that cut slabs out of the chunks of a lazy array, one for each piece.
+    """Tasks that cut slabs out of the chunks of a lazy array.
 
-    Dask's own slicing makes a layer for each slab, and its time grows with their number squared.
+    One for each piece, all in one layer: Dask's own slicing makes a layer for each slab. But a
+    chunk then waits from its first block to its last. Where each block takes a little of many
+    chunks, as of a record out of chunks of many channels, that would be the whole array; Dask's
+    slices, optimized one by one, read such chunks for each block anew, and of each only what it
+    needs where that is possible.
     """
 
-    def __init__(self, data: da.Array, token: str) -> None:
-        self._chunks, self._name = data.name, f"scatter-cut-{token}"
+    def __init__(self, data: da.Array, slabs: Sequence[Sequence[Runs]], token: str) -> None:
+        self._data, self._name = data, f"scatter-cut-{token}"
         self._ends = [list(itertools.accumulate(sizes)) for sizes in data.chunks]
+        self._shared = self._waiting(slabs) <= WAITING_BYTES
+        self.needed: list[Any] = [data] if self._shared else []
+        """Arrays whose chunks the tasks take."""
         self.tasks: dict[Any, Any] = {}
 
-    def slab(self, runs: Sequence[Sequence[Span]]) -> Any:
-        """Return the keys of a slab's pieces, in lists nested as deep as it has axes."""
-        along = [
+    def _waiting(self, slabs: Sequence[Sequence[Runs]]) -> int:
+        """Return the most bytes of chunks that wait at a time, if blocks come in their order."""
+        first: dict[tuple[int, ...], int] = {}
+        last: dict[tuple[int, ...], int] = {}
+        for block, parts in enumerate(slabs):
+            for runs in parts:
+                along = [{k for k, _ in pieces} for pieces in self._pieces(runs)]
+                for chunk in itertools.product(*along):
+                    first.setdefault(chunk, block)
+                    last[chunk] = block
+        change = np.zeros(len(slabs) + 1, np.int64)
+        for chunk, begin in first.items():
+            sizes = [self._data.chunks[axis][k] for axis, k in enumerate(chunk)]
+            size = math.prod(sizes) * self._data.dtype.itemsize
+            change[begin] += size
+            change[last[chunk] + 1] -= size
+        return int(change.cumsum().max())
+
+    def _pieces(self, runs: Runs) -> list[list[tuple[int, slice]]]:
+        return [
             [piece for run in some for piece in _within(ends, run)]
             for ends, some in zip(self._ends, runs, strict=True)
         ]
-        return self._nested(along, (), ())
+
+    def slab(self, runs: Runs) -> Any:
+        """Return the keys of a slab's pieces, in lists nested as deep as it has axes."""
+        if self._shared:
+            return self._nested(self._pieces(runs), (), ())
+        (slab,) = optimize(_sliced(self._data, runs))  # type: ignore[no-untyped-call]
+        self.tasks.update(slab.__dask_graph__())
+        return slab.__dask_keys__()
 
     def _nested(self, along: Sequence[Any], at: tuple[int, ...], cut: tuple[slice, ...]) -> Any:
         if along:
             return [self._nested(along[1:], (*at, k), (*cut, inside)) for k, inside in along[0]]
         key = (self._name, len(self.tasks))
-        self.tasks[key] = (getitem, (self._chunks, *at), cut)
+        self.tasks[key] = (getitem, (self._data.name, *at), cut)
         return key
 
 
@@ -346,12 +391,13 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
     puts small results together: no task holds the samples of more than one.
     """
     token, data = tokenize(recipe, array.data), array.data
-    name, cuts = f"scatter-{token}", _Cuts(data, token)
+    of_blocks = [list(work.layout.parts(index)) for index in range(work.layout.cuts.n_blocks)]
+    read = [[_runs(work, data.shape, part) for part in parts] for parts in of_blocks]
+    name, cuts = f"scatter-{token}", _Cuts(data, read, token)
     tasks: dict[Any, Any] = {}
     keys = []
-    for index in range(work.layout.cuts.n_blocks):
-        parts = list(work.layout.parts(index))
-        slabs = [cuts.slab(_runs(work, data.shape, part)) for part in parts]
+    for index, parts in enumerate(of_blocks):
+        slabs = [cuts.slab(runs) for runs in read[index]]
         keys.append((name, index))
         if not work.layout.by_tile:
             tasks[name, index] = (_block, recipe, index, slabs)
@@ -361,7 +407,7 @@ def _lazy(array: xr.DataArray, recipe: Recipe, work: Work) -> tuple[da.Array, da
             partials.append((f"scatter-part-{token}", index, number))
             tasks[partials[-1]] = (_part, recipe, index, part, slab)
         tasks[name, index] = (_total, recipe, index, partials, data._meta)
-    below = HighLevelGraph.from_collections(name, {**cuts.tasks, **tasks}, dependencies=[data])
+    below = HighLevelGraph.from_collections(name, {**cuts.tasks, **tasks}, cuts.needed)
 
     def graph(above: str, layer: dict[Any, Any]) -> HighLevelGraph:
         layers = {**below.layers, above: layer}

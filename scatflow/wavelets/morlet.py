@@ -52,7 +52,7 @@ def _gaussian(f: Array, xi: float, sigma: float, periods: int) -> Array:
     if periods == 1:
         g = f - xi
         g *= g
-        g /= -2.0 * sigma**2
+        g /= -2.0 * sigma * sigma
         return np.exp(g, out=g)
     total, some = np.zeros_like(f), np.empty_like(f)
     half_width = 0.5 + LOST * sigma**2
@@ -89,7 +89,7 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
     Band
         float64; zero outside to the rounding of float64.
     """
-    correction, centre = math.exp(-(xi**2) / (2.0 * sigma**2)), abs(xi)
+    correction, centre = _height(xi, sigma), abs(xi)
     first, last = _bins(N, centre, sigma)
     if last - first + 1 >= N:
         if xi >= 0 and (h := _samples_of_a_wide_morlet(N, xi, sigma)) is not None:
@@ -172,6 +172,14 @@ def morlets_1d(
     return [first % N for first in firsts], ends, values
 
 
+def _height(xi: float, sigma: float) -> float:
+    """Return the height at zero of a Gaussian in Fourier, to the bit that of half of both.
+
+    Powers are not: they round otherwise.
+    """
+    return math.exp(-xi * xi / (2.0 * sigma * sigma))
+
+
 def _bins(N: int, centre: float, sigma: float) -> tuple[int, int]:
     """Return the first and the last bin where a wavelet is not zero."""
     low = centre - REACH * sigma if centre >= REACH * sigma else -REACH * sigma
@@ -202,15 +210,17 @@ def _narrow_together(N: int, wavelets: Sequence[tuple[float, float, int, Array]]
     wavelets = sorted(wavelets, key=operator.itemgetter(1))
     spans: dict[tuple[float, float], tuple[int, int]] = {}
     for xi, sigma, first, room in wavelets:
-        low, high = spans.get((xi / 2.0, sigma / 2.0), (first, first))
-        spans[xi, sigma] = min(first, 2 * low), max(first + room.size, 2 * high)
+        low, high = first, first + room.size
+        if (half := spans.get((xi / 2.0, sigma / 2.0))) is not None:
+            low, high = min(low, 2 * half[0]), max(high, 2 * half[1])
+        spans[xi, sigma] = low, high
     lowest = min(low for low, _ in spans.values())
     f = np.arange(lowest, max(high for _, high in spans.values())) / N
     done: dict[tuple[float, float], Array] = {}
     norms: dict[float, float] = {}
     longer = []
     for xi, sigma, first, room in reversed(wavelets):
-        height = math.exp(-(xi**2) / (2.0 * sigma**2))
+        height = _height(xi, sigma)
         low, high = spans[xi, sigma]
         twice = (2.0 * xi, 2.0 * sigma)
         if twice in spans:
@@ -226,7 +236,7 @@ def _narrow_together(N: int, wavelets: Sequence[tuple[float, float, int, Array]]
             if height not in norms:
                 norms[height] = _norm_of_a_morlet(height)
             room /= norms[height]
-    if longer:
+    if longer:  # Of up to 2**13 bins: all need 2**15 points, or as many as there are samples.
         for room, norm in zip(longer, _l1_norms(longer, N), strict=True):
             room *= 1.0 / norm
 
@@ -269,8 +279,14 @@ def l1_norm(band: Band) -> float:
     return _l1_norms([band.values], band.shape[0])[0]
 
 
+AT_A_TIME = 4
+"""Filters whose norms are computed together: 0.7 MB each."""
+
+
 def _l1_norms(bands: Sequence[Array], N: int) -> list[float]:
-    """Return :func:`l1_norm` of bands that need the same number of points: up to 2**14 bins."""
+    """Return :func:`l1_norm` of bands that need the same number of points, as the longest does."""
+    if len(bands) > AT_A_TIME:
+        return _l1_norms(bands[:AT_A_TIME], N) + _l1_norms(bands[AT_A_TIME:], N)
     longest = max(values.size for values in bands)
     points = min(N, max(int(scipy.fft.next_fast_len(2 * longest)), 2**15))
     padded: Array = np.zeros((len(bands), longest))

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import threading
 import weakref
+from unittest import mock
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from dask.callbacks import Callback
 from dask.delayed import delayed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from scatflow.errors import InputShapeError, InputTypeError, ParameterError, Sou
 from scatflow.flow.job import parse
 from scatflow.flow.plan import prepare
 from scatflow.flow.run import run
+from scatflow.labelled import scattering
 
 RNG = np.random.default_rng(0)
 
@@ -197,15 +200,16 @@ def test_one_task_a_block_whatever_the_chunks():
 
 
 class Watched:
-    """A slow archive of volumes that counts how many samples of it are in memory at once."""
+    """An archive that counts how many samples of it were read, and are in memory at once."""
 
     def __init__(self, array):
         self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
-        self.lock, self.now, self.most = threading.Lock(), 0, 0
+        self.lock, self.now, self.most, self.read = threading.Lock(), 0, 0, 0
 
     def __getitem__(self, where):
         values = self.array[where].copy()
         with self.lock:
+            self.read += values.size
             self.now += values.size
             self.most = max(self.most, self.now)
         weakref.finalize(values, self.forget, values.size)
@@ -241,6 +245,60 @@ def test_sums_over_a_volume_hold_some_of_its_tiles_at_a_time():
     assert 0 < watched.most < 0.5 * x.size
     expected = xr.DataArray(x, dims=dims).scat.scattering3d(**VOLUME)
     assert found.scattering.values.tobytes() == expected.scattering.values.tobytes()
+
+
+def of_many_channels(monkeypatch, waiting):
+    """Return how much of an array lazy scattering holds at a time, and how much it reads."""
+    monkeypatch.setattr(scattering, "WAITING_BYTES", waiting)
+    x = RNG.standard_normal((16, 600_000), dtype=np.float32)
+    watched = Watched(x)
+    lazy = xr.DataArray(da.from_array(watched, chunks=(16, 15_000)), dims=("channel", "time"))
+    made = scatflow.scatter(lazy, scatflow.Scattering1D(J=3), boundary="seamless")
+    assert made.scat.n_blocks >= 8
+    most = [0]
+
+    def look(_key, _result, _graph, state, _worker):
+        kept = [value for value in state["cache"].values() if isinstance(value, np.ndarray)]
+        most.append(sum(value.nbytes for value in kept if value.shape[-1] <= 15_000))
+
+    with dask.config.set(scheduler="synchronous"), Callback(posttask=look):
+        found = made.scattering.compute().values
+    expected = scatflow.scatter(
+        xr.DataArray(x, dims=lazy.dims), scatflow.Scattering1D(J=3), boundary="seamless"
+    )
+    assert found.tobytes() == expected.scattering.values.tobytes()
+    return max(most) / x.nbytes, watched.read / x.size
+
+
+def test_chunks_of_many_channels_are_read_once_where_all_may_wait(monkeypatch):
+    held, read = of_many_channels(monkeypatch, 2**28)
+    assert read == 1
+    assert held > 0.5  # So the next test measures something.
+
+
+def test_chunks_of_many_channels_do_not_wait_where_they_would_be_too_many(monkeypatch):
+    held, read = of_many_channels(monkeypatch, 2**20)
+    assert held < 0.2
+    assert read < 1.1  # Each channel by itself: the cut goes into the reading.
+
+
+@given(st.data())
+@settings(max_examples=15)
+def test_shared_chunks_and_those_read_anew_give_the_same(data):
+    x = RNG.standard_normal((3, 6_000), dtype=np.float32)
+    cuts = [sorted(data.draw(st.sets(st.integers(1, n - 1), max_size=5))) for n in x.shape]
+    chunks = tuple(
+        tuple(np.diff([0, *cut, n]).tolist()) for cut, n in zip(cuts, x.shape, strict=True)
+    )
+    edges = data.draw(st.sampled_from(["reflect", "periodic"]))
+    engine, dims = scatflow.Scattering1D(J=3), ("channel", "time")
+    words = {"boundary": "seamless", "edges": edges}
+    expected = scatflow.scatter(xr.DataArray(x, dims=dims), engine, **words).scattering
+    for waiting in (0, 2**28):
+        with mock.patch.object(scattering, "WAITING_BYTES", waiting):
+            lazy = xr.DataArray(da.from_array(x, chunks=chunks), dims=dims)
+            found = scatflow.scatter(lazy, engine, **words).scattering
+        assert found.compute(scheduler="synchronous").values.tobytes() == expected.values.tobytes()
 
 
 @pytest.mark.usefixtures("cheap")

@@ -11,7 +11,7 @@ import pytest
 import s3fs
 import xarray as xr
 
-from scatflow.errors import JobError, OutputBusyError, OutputError, SourceError
+from scatflow.errors import JobError, OutputBusyError, OutputError, OutputTakenError, SourceError
 from scatflow.flow import layout, lock
 from scatflow.flow.job import parse
 from scatflow.flow.plan import prepare
@@ -219,31 +219,65 @@ def fast_locks(monkeypatch):
     monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
 
 
-class Asleep(Listener):
-    """A machine that sleeps after the first block, until another run has taken the lock over."""
+def other_run(s3):
+    body = {"host": "elsewhere", "pid": 7, "token": "x"}
+    s3.files.pipe_file("bucket/out.zarr.lock", json.dumps(body).encode())
 
-    def __init__(self, s3):
-        self.s3, self.there = s3, None
+
+def other_run_that_ended(s3):
+    s3.files.rm_file("bucket/out.zarr.lock")
+
+
+class Asleep(Listener):
+    """A machine that sleeps after the first block, while another run takes the lock over."""
+
+    def __init__(self, s3, meanwhile):
+        self.s3, self.meanwhile, self.there = s3, meanwhile, None
 
     def block(self, _receipt):
         if self.there is None:
-            body = {"host": "elsewhere", "pid": 7, "token": "x"}
-            self.s3.files.pipe_file("bucket/out.zarr.lock", json.dumps(body).encode())
+            self.meanwhile(self.s3)
             time.sleep(3 * lock.BEAT_SECONDS)
             self.there = self.s3.files.cat_file("bucket/out.zarr/ledger/zarr.json")
 
 
-def test_a_run_whose_lock_was_taken_over_ends_and_leaves_the_ledger_alone(s3, remote, fast_locks):
+@pytest.mark.parametrize(
+    ("meanwhile", "words"),
+    [(other_run, "process 7 on elsewhere goes on"), (other_run_that_ended, "another run had")],
+)
+def test_a_run_whose_lock_was_taken_over_ends_and_leaves_the_ledger_alone(
+    s3, remote, fast_locks, meanwhile, words
+):
     plan = prepare(parse(text(remote), remote.path / "job.toml"), str(remote.path))
-    asleep = Asleep(s3)
-    with pytest.raises(
-        OutputBusyError, match=r"process 7 on elsewhere goes on writing s3://bucket"
-    ):
+    asleep = Asleep(s3, meanwhile)
+    with pytest.raises(OutputTakenError, match=words):
         run(plan, listeners=[asleep], say=lambda _: None)
     assert s3.files.cat_file("bucket/out.zarr/ledger/zarr.json") == asleep.there
-    assert b"elsewhere" in s3.files.cat_file("bucket/out.zarr.lock")  # It is not this run's.
+    left = b"".join(map(s3.files.cat_file, s3.files.glob("bucket/*.lock")))
+    assert (b"elsewhere" in left) == (meanwhile is other_run)  # It is not this run's.
     assert go(remote)[0] == 0  # The other one is dead, too.
     assert there(s3) == remote.expected
+
+
+def test_a_run_that_slept_before_it_began_deletes_nothing(s3, remote, fast_locks, monkeypatch):
+    def wait_for_workers(*_):
+        s3.files.pipe_file("bucket/out.zarr/scattering/c/0/0", b"another run's")
+        other_run(s3)
+        time.sleep(3 * lock.BEAT_SECONDS)
+
+    monkeypatch.setattr("scatflow.flow.run.check_workers", wait_for_workers)
+    with pytest.raises(OutputTakenError):
+        go(remote)
+    assert there(s3) == {"scattering/c/0/0": b"another run's"}
+
+
+def test_after_sleep_the_lock_is_looked_at_before_anything_is_written(s3):
+    beat = lock._Beat(s3.files, "bucket/out.zarr.lock", "s3://bucket/out.zarr", "mine")
+    other_run(s3)
+    beat.check()  # It is of no use to ask for each block.
+    beat._looked -= 60.0
+    with pytest.raises(OutputTakenError, match="elsewhere"):
+        beat.check()
 
 
 def test_shares_see_each_other_in_the_store_alone_and_the_last_one_concludes(s3, remote):
