@@ -187,7 +187,7 @@ def hostile_store(path: Path, rng: random.Random) -> None:
         file = path / rng.choice(names)
         match rng.randrange(6):
             case 0:
-                raw = bytearray(file.read_bytes())
+                raw = bytearray(file.read_bytes() or b" ")
                 for _ in range(rng.randint(1, 4)):
                     raw[rng.randrange(len(raw))] = rng.randrange(256)
                 file.write_bytes(bytes(raw))

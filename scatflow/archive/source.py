@@ -581,6 +581,11 @@ def _described(
             f"{address} holds {what} ({array.dtype}), and only real numbers of up to 64 bits can "
             "be transformed. Choose another variable, or store real numbers."
         )
+    if max(array.shape, default=0) > MOST_SAMPLES:
+        raise SourceError(
+            f"{address} says that its shape is {array.shape}, more than there can be of anything: "
+            "its metadata are damaged. Restore them."
+        )
     names = _names(address, array, dims)
     raw = array.attrs.asdict()
     metadata = array.metadata
@@ -629,6 +634,9 @@ def _names(address: Address, array: zarr.Array[Any], dims: Sequence[str] | None)
         )
     return given
 
+
+MOST_SAMPLES = 2**56
+"""Of one dimension: two million years at a kilohertz, and far from where integers end."""
 
 LONGEST_NAME = 200
 """Characters of a dimension's name: it becomes a file's name in the output."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PIECE = 2**20
+PIECE = 2**16
 """Values of a coordinate that are made and written at a time: a year of windows never is whole."""
 
 

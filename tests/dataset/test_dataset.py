@@ -183,7 +183,7 @@ def test_long_coordinates_are_made_piece_by_piece(tmp_path):
         coordinates=[Coordinate.along("time", 3_000_000, at, {"units": "m"})],
     )
     written(tmp_path / "a.zarr", made)
-    assert max(asked) == 2**20
+    assert max(asked) == 2**16
     with xr.open_zarr(str(tmp_path / "a.zarr")) as ds:
         assert float(ds.time[-1]) == 1_499_999.5
 

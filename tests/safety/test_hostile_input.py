@@ -91,6 +91,14 @@ def test_an_archive_of_impossible_size_is_refused_or_planned_without_being_read(
         check_budget(plan)
 
 
+@pytest.mark.parametrize("n", [2**57, 2**63, 2**100])
+def test_a_shape_of_more_samples_than_can_be_counted_is_a_source_error(tmp_path, n):
+    fuzz.honest_store(tmp_path / "archive.zarr")
+    metadata(tmp_path, shape=[4, n])
+    with pytest.raises(SourceError, match="metadata are damaged"):
+        planned(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../../out", "a/b", ".."])
 def test_a_variable_of_a_name_that_leads_elsewhere_is_not_found(tmp_path, name):
     fuzz.honest_store(tmp_path / "archive.zarr")

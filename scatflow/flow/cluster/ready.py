@@ -64,10 +64,10 @@ CONFIG = {
     **UNSPILLED,
     "distributed.comm.timeouts.connect": "10s",
     # A tenth of the samples that Dask takes of what workers do. Of each cycle it keeps two trees of
-    # all stacks, 40 kB: those of a quarter of an hour, and not of the last thousand cycles.
+    # all stacks, 40 kB: those of five minutes, and not of the last thousand cycles.
     "distributed.worker.profile.interval": "100ms",
     "distributed.worker.profile.cycle": "10s",
-    "distributed.admin.low-level-log-length": 100,
+    "distributed.admin.low-level-log-length": 30,
     # What a process measures of itself twice a second: of five minutes, not of an hour (4 MiB).
     "distributed.admin.system-monitor.log-length": 600,
     # Once somebody has looked at the dashboard, as many tasks are kept for it, not 100 000.
