@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import random
@@ -356,15 +357,14 @@ def simulate(
 ) -> Iterator[dict]:
     """Yield the figures of each number of workers with each time of a block."""
     with tempfile.TemporaryDirectory(prefix="scatflow-", ignore_cleanup_errors=True) as name:
-        for n in workers:
+        for n, one in itertools.product(workers, seconds):
+            # A scheduler of its own for each: it remembers how long tasks of a name took.
             with started(n, Path(name)) as simulation:
-                resting = idle(simulation)
-                for one in seconds:
-                    found = resting | measure(simulation, one, most, last)
-                    for who in ("scheduler", "client"):
-                        found[f"{who}_bytes"] = simulation.processes[who][0].memory_info().rss
-                    found["load"] = os.getloadavg()[0]
-                    yield found
+                found = idle(simulation) | measure(simulation, one, most, last)
+                for who in ("scheduler", "client"):
+                    found[f"{who}_bytes"] = simulation.processes[who][0].memory_info().rss
+                found["load"] = os.getloadavg()[0]
+            yield found
 
 
 def limit(n: int, lengths: list[float], last: float) -> Iterator[dict]:
