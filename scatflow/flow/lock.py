@@ -332,8 +332,8 @@ def _version(files: Any, lock: str) -> str | None:
     return None
 
 
-def _replace(files: Any, lock: str, version: str, token: str) -> bool | None:
-    """Take a lock over if it still is of that version: of several runs that try, one can.
+def _replace(files: Any, lock: str, version: str, token: str, beat: int = 0) -> bool | None:
+    """Write a lock if it still is of that version: of several runs that try, one can.
 
     Returns
     -------
@@ -341,7 +341,7 @@ def _replace(files: Any, lock: str, version: str, token: str) -> bool | None:
         Whether it was; None where the store cannot replace objects on a condition.
     """
     try:
-        files.pipe_file(lock, _holding(token, 0), IfMatch=version)
+        files.pipe_file(lock, _holding(token, beat), IfMatch=version)
     except FileNotFoundError:
         return False
     except OSError as problem:  # Of other codes of S3's protocol: outages.
@@ -393,17 +393,31 @@ class _Beat:
             number += 1
             # Of whatever kind a store's client has for outages.
             with contextlib.suppress(Exception):
+                version = _version(self._files, self._lock)  # No newer than what is found.
                 self._look()
                 if self._lost is None:
-                    self._files.pipe_file(self._lock, _holding(self._token, number))
+                    self._write(version, number)
+
+    def _write(self, version: str | None, number: int) -> None:
+        """Write the lock anew, unless another run has taken it over since it was looked at."""
+        if version is not None:
+            replaced = _replace(self._files, self._lock, version, self._token, number)
+            if replaced is not None:
+                if not replaced:
+                    self._look()
+                return
+        self._files.pipe_file(self._lock, _holding(self._token, number))
 
     def _look(self) -> None:
         """Find out whether the lock is another run's, or was: this one wrote it at the start."""
+        begun = time.time()
         found = _read_object(self._files, self._lock)
-        self._looked = time.time()
+        self._looked = begun
         if found is None:
             self._lost = "another run had the output since"
-        elif (holder := _parsed(found.decode(errors="replace"))).get("token") != self._token:
+            return
+        holder = _parsed(found.decode(errors="replace"))  # Nothing, of one that is being written.
+        if holder.get("token", self._token) != self._token:
             self._lost = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} goes on"
 
     def check(self) -> None:

@@ -271,6 +271,19 @@ def test_a_run_that_slept_before_it_began_deletes_nothing(s3, remote, fast_locks
     assert there(s3) == {"scattering/c/0/0": b"another run's"}
 
 
+def test_a_lock_that_was_taken_between_look_and_writing_is_not_written_over(s3):
+    s3.files.pipe_file("bucket/out.zarr.lock", lock._holding("mine", 0))
+    beat = lock._Beat(s3.files, "bucket/out.zarr.lock", "s3://bucket/out.zarr", "mine")
+    version = lock._version(s3.files, "bucket/out.zarr.lock")
+    beat._write(version, 1)
+    beat.check()
+    other_run(s3)
+    beat._write(version, 2)
+    with pytest.raises(OutputTakenError, match="elsewhere"):
+        beat.check()
+    assert b"elsewhere" in s3.files.cat_file("bucket/out.zarr.lock")
+
+
 def test_after_sleep_the_lock_is_looked_at_before_anything_is_written(s3):
     beat = lock._Beat(s3.files, "bucket/out.zarr.lock", "s3://bucket/out.zarr", "mine")
     other_run(s3)
