@@ -165,10 +165,8 @@ def _end_shares(plan: RunPlan) -> None:
     ledger = look(plan.output).ledger
     if ledger is None or not ledger.shares or ledger.pending().size:
         return
-    with (
-        contextlib.suppress(OutputBusyError),
-        locked(plan.output) as hold,
-    ):  # Others may be at work.
+    # Others may be at work still.
+    with contextlib.suppress(OutputBusyError), locked(plan.output) as hold:
         ledger = _found(plan, hold)
         if ledger is not None and not ledger.pending().size:
             ledger.absorb()
