@@ -31,6 +31,9 @@ ISO = re.compile(r"(?P<time>(?P<year>\d{4})(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d(\.\
 EXACT = 2**62
 """Products of integers stay below this in int64 arithmetic; above it Python's integers serve."""
 
+INTEGERS, FLOATS = 2**63 - 1, 2**1000
+"""Coordinates that are integers (or nanoseconds) and floats lie below these."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -183,13 +186,14 @@ class Axis:
         return entry
 
     @classmethod
-    def from_dict(cls, entry: Any, dim: str) -> Axis:
+    def from_dict(cls, entry: Any, dim: str, size: int) -> Axis:
         """Rebuild an axis from a store's attribute ``axes``: the inverse of :meth:`to_dict`.
 
         Raises
         ------
         SourceError
-            If the entry is not of that form.
+            If the entry is not of that form, or one of its `size` samples lies beyond what its
+            numbers can say.
         """
         try:
             num, den = entry["step"]
@@ -201,12 +205,20 @@ class Axis:
                 raise ValueError("start is not finite")
             if step == 0:
                 raise ValueError("step is 0")
-        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise SourceError(
                 f'The attribute "axes" says {entry!r} of {dim!r}, which is not a regular axis '
                 f'({error}). It should read like {{"start": 0.0, "step": [1, 100], "units": "s"}}.'
             ) from error
         integer = isinstance(origin, int) and not is_time and step.denominator == 1
+        most = INTEGERS if is_time or integer else FLOATS
+        last = Fraction(origin) + (size - 1) * step
+        if not (max(abs(origin), abs(last)) < most and 1 / FLOATS < abs(step) < FLOATS):
+            raise SourceError(
+                f'The attribute "axes" says {entry!r} of {dim!r}, so that its {size} samples would '
+                + ("leave the years 1678 to 2261 of datetime64[ns]." if is_time else "overflow.")
+                + ' Write the true start and step: {"start": 0.0, "step": [1, 100], "units": "s"}.'
+            )
         origin = origin if is_time or integer else float(origin)
         return cls(origin, step, units, is_time, 0, integer)
 

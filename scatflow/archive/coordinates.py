@@ -94,7 +94,7 @@ def read_coordinates(
         Those of them that are coordinates.
     """
     sizes = dict(zip(dims, shape, strict=True))
-    axes = {dim: Axis.from_dict(declared[dim], dim) for dim in dims if dim in declared}
+    axes = {dim: Axis.from_dict(declared[dim], dim, sizes[dim]) for dim in dims if dim in declared}
     found = Coordinates(axes, {}, [])
     for name in sorted(names):
         array = arrays[name]

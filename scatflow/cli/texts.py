@@ -137,7 +137,8 @@ def _seamless_lines(told: Mapping[str, Any] | None) -> Iterator[str]:
     if told is None:
         return
     yield (
-        f"seamless   halo of {' x '.join(f'{n:,}' for n in told['halo'])} samples on each side; "
+        f"seamless   tiles of {' x '.join(f'{n:,}' for n in told['block'])} samples, halo of "
+        f"{' x '.join(f'{n:,}' for n in told['halo'])} on each side; "
         f"filters reach {told['filters_reach']:,.0f}, down to {told['tolerance']:.0e} of their peak"
     )
     beyond = "reflected" if told["edges"] == "reflect" else "repeated (periodic)"

@@ -68,25 +68,36 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
+    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+        """Return the canonical grid whose blocks cost least a sample."""
+
+    def canonical_grid(
+        self, dtype: DTypeLike = np.float32, tile: int | None = None
+    ) -> CanonicalGrid:
         """Return the fixed blocks on which a record of any length is transformed seamlessly.
 
-        They depend on the engine's parameters and the precision alone.
+        They depend on the engine's parameters and the precision alone, and on `tile`.
 
         Parameters
         ----------
         dtype : dtype
             float32 or float64.
+        tile : int, optional
+            Samples of a block along each axis, without its halos; by default as many as cost
+            least a sample.
 
         Returns
         -------
         CanonicalGrid
+            Of an image or a volume, blocks are square or cubes.
 
         Raises
         ------
         ValueError
-            If the transform is not one that can be cut.
+            If the transform is not one that can be cut, or not into such blocks.
         """
+        grid = self._canonical(precision(dtype))
+        return grid if tile is None else grid.cut(integer("tile", tile, 1))
 
     @abstractmethod
     def meta(self) -> dict[str, Any]:
@@ -291,15 +302,22 @@ class Engine(ABC):
             plan = dataclasses.replace(plan, delegate=other)
         return plan.on(integer("threads", threads, 1))
 
-    def canonical_plan(self, dtype: DTypeLike = np.float32, delegate: str | None = None) -> Plan:
+    def canonical_plan(
+        self,
+        dtype: DTypeLike = np.float32,
+        tile: int | None = None,
+        delegate: str | None = None,
+    ) -> Plan:
         """Return the plan for one block of :meth:`canonical_grid`, its halos included.
 
         Parameters
         ----------
         dtype, delegate
             As :meth:`plan` has them.
+        tile
+            As :meth:`canonical_grid` has it.
         """
-        length = self.canonical_grid(dtype).length
+        length = self.canonical_grid(dtype, tile).length
         return self.plan((length,) * self.ndim, dtype, boundary="periodic", delegate=delegate)
 
     def to(self, device: Any) -> Engine:

@@ -52,6 +52,8 @@ class CanonicalGrid:
     block: int
     halo: int
     stride: int
+    unit: int
+    """Blocks and halos are multiples of it: the largest decimation inside the transform."""
     tolerance: float
     """Height of the filters' joint envelope at the edge of the halo, relative to its peak."""
     reach: float
@@ -64,6 +66,33 @@ class CanonicalGrid:
     def length(self) -> int:
         """Samples that one block is computed from, its halos included."""
         return self.block + 2 * self.halo
+
+    def cut(self, tile: int) -> CanonicalGrid:
+        """Return the grid with blocks of `tile` samples, and halos as long as FFTs like.
+
+        Raises
+        ------
+        ValueError
+            Blocks of this length are none, or longer than those of this grid.
+        """
+        if tile % self.unit or not self.unit <= tile <= self.block:
+            raise ParameterError(
+                f"tile={tile} is not a multiple of {self.unit} samples, the largest decimation in "
+                f"the transform, from {self.unit} to {self.block}, the length of tiles that is "
+                "taken where none is given. Take such a multiple, or leave it out."
+            )
+        halo = self.halo
+        while not _smooth((tile + 2 * halo) // self.unit):
+            halo += self.unit
+        return replace(self, block=tile, halo=halo)
+
+
+def _smooth(n: int) -> bool:
+    """Tell whether a number has no prime factor above 7."""
+    for prime in (2, 3, 5, 7):
+        while n % prime == 0:
+            n //= prime
+    return n == 1
 
 
 @dataclass(frozen=True, eq=False)

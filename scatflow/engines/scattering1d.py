@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import (
@@ -39,7 +39,6 @@ from scatflow.engines.engine import (
     integer,
     number,
     one_of,
-    precision,
     scalar,
     shape_of,
 )
@@ -304,33 +303,22 @@ class Scattering1D(Engine):
             return int(2**self.log2_stride)
         return int(2 ** max(scale.j for layer in self.scales() for scale in layer))
 
-    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
-        """Return the fixed blocks on which a record of any length is transformed seamlessly.
+    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+        """Return the canonical grid whose blocks cost least a sample.
 
         The halo is where the joint envelope of both layers' widest wavelets and the low-pass has
-        fallen to a stated tolerance, as Gaussians and as it is measured. Lengths depend on the
-        parameters and the precision alone.
-
-        Parameters
-        ----------
-        dtype : dtype
-            float32 or float64.
-
-        Returns
-        -------
-        CanonicalGrid
+        fallen to a stated tolerance, as Gaussians and as it is measured.
         """
         if self.averaging != "local":
             raise ParameterError(
                 f"T={self.T!r} has no windows along a record: a seamless transform needs a moving "
                 "average. Leave T out or give it in samples."
             )
-        kind, unit = precision(dtype), self.coarsest
-        measured = self._measured_reach(kind)
-        halo = math.ceil(max(self._reach(kind), measured) / unit) * unit
-        length = _canonical_length(halo, unit, kind.itemsize)
-        tolerance = HALO_TOLERANCE[kind.name]
-        return CanonicalGrid(length - 2 * halo, halo, 2**self.log2_stride, tolerance, measured)
+        unit, tolerance = self.coarsest, HALO_TOLERANCE[dtype.name]
+        measured = self._measured_reach(dtype)
+        halo = math.ceil(max(self._reach(dtype), measured) / unit) * unit
+        block = _canonical_length(halo, unit, dtype.itemsize) - 2 * halo
+        return CanonicalGrid(block, halo, 2**self.log2_stride, unit, tolerance, measured)
 
     def _measured_reach(self, dtype: np.dtype[Any]) -> float:
         """Return :meth:`_reach` as it is measured of the filters in time."""

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Layer, Lowpass, Stage, Tree
@@ -25,7 +25,6 @@ from scatflow.engines.engine import (
     flag,
     integer,
     one_of,
-    precision,
     shape_of,
 )
 from scatflow.engines.paths import PathTable, numbers, pairs
@@ -221,21 +220,11 @@ class Scattering2D(Engine):
 
     # --- plans ---
 
-    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
-        """Return the fixed tiles in which an image of any size is transformed seamlessly.
+    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+        """Return the canonical grid whose tiles cost least a pixel.
 
         The halo is where the joint envelope of the two widest wavelets and the low-pass, measured
         along rows and columns, has fallen to a stated tolerance.
-
-        Parameters
-        ----------
-        dtype : dtype
-            float32 or float64.
-
-        Returns
-        -------
-        CanonicalGrid
-            Tiles are square.
         """
         if self.pyramid != "fold":
             raise ParameterError(
@@ -247,12 +236,11 @@ class Scattering2D(Engine):
                 "pre_pad=True takes images that were padded as a whole, and tiles have halos of "
                 "their own. Leave it out."
             )
-        kind, unit = precision(dtype), 2**self.J
-        tolerance = HALO_TOLERANCE[kind.name]
+        unit, tolerance = 2**self.J, HALO_TOLERANCE[dtype.name]
         reach = measured_reach(self.J, self.L, self.max_order, tolerance)
         halo = math.ceil(reach / unit) * unit
         block = _canonical_length(halo, unit) - 2 * halo
-        return CanonicalGrid(block, halo, unit, tolerance, reach)
+        return CanonicalGrid(block, halo, unit, unit, tolerance, reach)
 
     def _build(
         self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend

@@ -25,7 +25,6 @@ from scatflow.engines.engine import (
     integer,
     number,
     one_of,
-    precision,
     shape_of,
 )
 from scatflow.engines.paths import PathTable, stack
@@ -218,43 +217,37 @@ class HarmonicScattering3D(Engine):
 
     # --- plans ---
 
-    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
-        """Return the fixed tiles in which a volume of any size is transformed seamlessly.
+    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+        """Return the canonical grid whose tiles cost least a voxel.
 
         The halo is where the joint envelope of the two widest wavelets and of the Gaussian that
         averages them, as their shape was measured, has fallen to a stated tolerance. Filters of a
         scale near one voxel are cut off at the Nyquist frequency, and ring for what a volume holds
         of it: see `seen`.
-
-        Parameters
-        ----------
-        dtype : dtype
-            float32 or float64.
-
-        Returns
-        -------
-        CanonicalGrid
-            Tiles are cubes.
         """
-        kind, unit = precision(dtype), 2**self.J
-        tolerance = HALO_TOLERANCE[kind.name]
+        unit, tolerance = 2**self.J, HALO_TOLERANCE[dtype.name]
         reach = max(self._reach(l, tolerance) for l in range(self.L + 1))
         halo = math.ceil(reach / unit) * unit
         block = _canonical_length(halo, unit) - 2 * halo
         stride = unit if self.method == "standard" else 1
         seen = max(at_nyquist(l, self.scale(0)) for l in range(self.L + 1))
-        return CanonicalGrid(block, halo, stride, tolerance, reach, seen)
+        return CanonicalGrid(block, halo, stride, unit, tolerance, reach, seen)
 
-    def canonical_plan(self, dtype: DTypeLike = np.float32, delegate: str | None = None) -> Plan:
+    def canonical_plan(
+        self,
+        dtype: DTypeLike = np.float32,
+        tile: int | None = None,
+        delegate: str | None = None,
+    ) -> Plan:
         """Return the plan for one tile, its halos included.
 
         Its points are those of a tile, to be given by :meth:`Plan.at`, and sums those of all of
         it: see :meth:`Plan.summing`.
         """
         if self.method != "local":
-            return super().canonical_plan(dtype, delegate)
+            return super().canonical_plan(dtype, tile, delegate)
         anywhere = replace(self, shape=None, points=((0, 0, 0),) * len(self.points))
-        return super(HarmonicScattering3D, anywhere).canonical_plan(dtype, delegate)
+        return super(HarmonicScattering3D, anywhere).canonical_plan(dtype, tile, delegate)
 
     def _reach(self, l: int, tolerance: float) -> float:
         """Return how far the widest filters of one degree reach along an axis, voxels."""

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from scatflow.backends.choose import check as check_backend
 from scatflow.backends.protocol import Backend, Keep, Kept, Layer, Lowpass, Mean
@@ -278,11 +278,10 @@ class TimeFrequencyScattering(Engine):
         """Say so if signals of a shape are too short for the scales."""
         check_length(self, self.J, self.T, shape[0])
 
-    def canonical_grid(self, dtype: DTypeLike = np.float32) -> CanonicalGrid:
-        """Return the fixed blocks on which a record of any length is transformed seamlessly.
+    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+        """Return the canonical grid of :class:`Scattering1D`.
 
-        They are those of :meth:`Scattering1D.canonical_grid`: what is done along log-frequency is
-        done at each time by itself.
+        What is done along log-frequency is done at each time by itself.
         """
         return self.in_time.canonical_grid(dtype)
 

@@ -139,6 +139,11 @@ class TransformTable(Table):
         description='what becomes of windows that see missing samples: "nan", "weight" (divided by '
         'the valid share of their weight) or "raise" (their block fails)',
     )
+    tile: Count | None = Field(
+        default=None,
+        description="samples of a seamless record that are transformed at a time, and that a gap "
+        "beside its windows' halo takes with it (positive integer; default: what costs least)",
+    )
 
 
 class OutputTable(Table):
@@ -424,6 +429,11 @@ def _length_problems(transform: TransformTable) -> list[str]:
     if len(set(transform.dims)) < n:
         problems.append(f"[transform] dims: a dimension is named twice in {transform.dims}.")
     problems += _edge_problems(transform, ndim)
+    if transform.tile is not None and transform.boundary != "seamless":
+        problems.append(
+            f'[transform] tile goes with boundary = "seamless", found boundary = '
+            f'"{transform.boundary}". Remove tile or set boundary = "seamless".'
+        )
     given = {"frame": transform.frame, "hop": transform.hop}
     if transform.boundary != "frames":
         problems += [

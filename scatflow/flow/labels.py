@@ -116,9 +116,15 @@ def _fraction(work: Work) -> dict[str, Any]:
         "long_name": "share of valid samples among those that a window sees",
         "units": "1",
     }
+    dims, grid = " and ".join(work.layout.transform.dims), work.layout.grid
+    if work.layout.transform.tile is not None and grid is not None:
+        comment = (
+            f"A window sees all of its tile, {grid.block} samples from a multiple of that on, and "
+            f"{grid.halo} to each side of it along {dims}."
+        )
+        return {**attrs, "comment": comment}
     if work.seen is None:
         return {**attrs, "comment": "A window sees all samples of its signal, image or volume."}
-    dims = " and ".join(work.layout.transform.dims)
     comment = f"A window sees {work.seen} samples to each side of its centre along {dims}."
     return {**attrs, "samples_to_each_side": work.seen, "comment": comment}
 

@@ -52,11 +52,14 @@ class Transform:
     gaps: str = "nan"
     """What becomes of windows that see missing samples: see :mod:`scatflow.flow.gaps`; "raise": the
     unit is not transformed."""
+    tile: int | None = None
+    """Samples of a seamless record that are transformed at a time, without their halo. If given, a
+    window counts as seeing all of its tile and halo; else as many as cost least."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""
         framed = self.boundary == "frames"
-        settings = {
+        settings: dict[str, Any] = {
             "dims": list(self.dims),
             "boundary": self.boundary,
             "frame": list(self.frame) if framed else None,
@@ -65,6 +68,8 @@ class Transform:
         }
         if self.boundary == "seamless" and len(self.dims) == 3:  # Others have no choice.
             settings["edges"] = self.edges
+        if self.tile is not None:
+            settings["tile"] = self.tile
         return settings
 
     @classmethod
@@ -78,6 +83,7 @@ class Transform:
             tuple(settings["hop"] or none),
             settings.get("edges", "reflect"),
             settings["gaps"],
+            settings.get("tile"),
         )
 
 
@@ -394,11 +400,13 @@ def _seamless(
     per_block: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """Lay out one continuous transform of each record on the canonical grid."""
-    grid, plan = _canonical(engine, lengths, dtype)
+    grid, plan = _canonical(engine, lengths, dtype, transform.tile)
     periodic = transform.edges == "periodic"
     tiles = tuple(Tiles(n, grid.block, grid.halo, grid.stride, periodic) for n in lengths)
     units = tuple(t.count for t in tiles)
-    cost = math.prod(plan.shape if len(lengths) > 1 else (grid.block,)) * engine.cost
+    # Halos are a small part of signals' tiles, unless these were chosen for something else.
+    whole = len(lengths) > 1 or transform.tile is not None
+    cost = math.prod(plan.shape if whole else (grid.block,)) * engine.cost
     parts = {
         "plan": plan,
         "unit": (grid.block,) * len(lengths),
@@ -552,13 +560,13 @@ def _refuse_names(taken: set[str], untouched: tuple[str, ...], transform: Transf
 
 
 def _canonical(
-    engine: Engine, lengths: tuple[int, ...], dtype: np.dtype[Any]
+    engine: Engine, lengths: tuple[int, ...], dtype: np.dtype[Any], tile: int | None
 ) -> tuple[CanonicalGrid, Plan]:
     """Return the canonical grid for records of some lengths, and the plan of one tile."""
     try:
         engine.check_size(lengths)
-        grid = engine.canonical_grid(dtype)
-        plan = engine.canonical_plan(dtype)
+        grid = engine.canonical_grid(dtype, tile)
+        plan = engine.canonical_plan(dtype, tile)
     except ValueError as problem:
         raise JobError(f"[transform] {problem}") from problem
     if plan.tail == "power":  # over a tile without its halo

@@ -47,6 +47,8 @@ class Work:
     @cached_property
     def seen(self) -> int | None:
         """Samples to each side of its centre that a window sees, None: all of its unit."""
+        if self.layout.transform.tile is not None:
+            return None
         return reach(self.engine, self.layout.plan, self.dtype)
 
     @property
@@ -71,7 +73,7 @@ class Work:
         """
         laid, engine = self.layout, self.engine
         if laid.seamless:
-            made = engine.canonical_plan(self.dtype, delegate=backend)
+            made = engine.canonical_plan(self.dtype, laid.transform.tile, backend)
         else:
             made = engine.plan(laid.plan.shape, self.dtype, delegate=backend)
         plan = replace(laid.plan, delegate=made.delegate)
@@ -138,6 +140,7 @@ def from_job(job: Job, base: str) -> Work:
         job.hop,
         job.edges,
         job.transform.gaps,
+        job.transform.tile,
     )
     check_forward(source, transform)
     dtype = np.dtype(job.output.dtype)

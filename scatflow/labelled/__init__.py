@@ -53,6 +53,11 @@ def scatter(
     gaps : {"nan", "weight", "raise"}
         Coefficients whose windows see missing samples (NaN) are NaN; or divided by the share of
         their weight that lies on valid samples; or refused when they are computed.
+    tile : int, optional
+        Samples along each axis of a seamless record that are transformed at a time, besides a halo
+        (by default as many as cost least). If given, a window counts as seeing all of its tile and
+        halo, so that no bit of one whose `valid_fraction` is 1 depends on a gap: a small tile
+        loses less to gaps, and computes more halos.
     mask : xarray.DataArray, optional
         True where samples are missing.
     clock : {"check", "ignore"}

@@ -80,6 +80,7 @@ def scatter(
     hop: int | Sequence[int] | None = None,
     edges: str = "reflect",
     gaps: str = "nan",
+    tile: int | None = None,
     mask: xr.DataArray | None = None,
     clock: str = "check",
     dtype: DTypeLike | None = None,
@@ -104,7 +105,9 @@ def scatter(
     frames, hops = _frames(dims, boundary, frame, hop)
     source = ArraySource(array.dims, array.shape, array.dtype, array)
     kind = source.read_dtype if dtype is None else precision(dtype)
-    transform = Transform(dims, boundary, frames, hops, edges, gaps)
+    if tile is not None and boundary != "seamless":
+        raise ParameterError(f"tile goes with boundary='seamless', not with {boundary!r}.")
+    transform = Transform(dims, boundary, frames, hops, edges, gaps, tile)
     _check_shape(engine, transform, [array.sizes[d] for d in dims])
     recipe = Recipe(
         engine, transform, source.dims, source.shape, source.dtype.str, kind.str, threads

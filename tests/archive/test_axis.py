@@ -107,7 +107,7 @@ def test_samples_that_are_no_integers_are_refused():
 @given(rate=RATES, first=st.integers(0, 10**9))
 def test_an_axis_survives_the_attribute_of_a_store(rate, first):
     for axis in (time_axis(START, rate), Axis(0.5, 1 / rate, "s")):
-        again = Axis.from_dict(axis.to_dict(), "time")
+        again = Axis.from_dict(axis.to_dict(), "time", 10)
         assert (again.at([0, first]) == axis.at([0, first])).all()
         assert again.exact_step == axis.exact_step
 
@@ -126,7 +126,32 @@ def test_an_axis_survives_the_attribute_of_a_store(rate, first):
 )
 def test_a_malformed_attribute_is_refused_with_the_form_it_should_have(entry):
     with pytest.raises(SourceError, match=r"It should read like"):
-        Axis.from_dict(entry, "time")
+        Axis.from_dict(entry, "time", 10)
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "size", "words"),
+    [
+        ("2010-09-01", [10**7, 1], 10**12, "leave the years 1678 to 2261"),
+        ("2010-09-01", [-2 * 10**18, 1], 11, "leave the years 1678 to 2261"),
+        (2**63, [1, 1], 1, "overflow"),
+        (5, [10**18, 1], 11, "overflow"),
+        (0.0, [10**400, 1], 1, "overflow"),
+        (0.0, [1, 10**400], 1, "overflow"),
+        (10**400, [1, 2], 1, "too large"),
+    ],
+    ids=map(str, range(7)),
+)
+def test_an_axis_beyond_its_numbers_is_refused(start, step, size, words):
+    with pytest.raises(SourceError, match=words):
+        Axis.from_dict({"start": start, "step": step}, "time", size)
+
+
+@pytest.mark.parametrize("first", [0, 9_223_372_036 - 2])
+def test_an_axis_may_end_with_the_last_second_of_its_numbers(first):
+    entry = {"start": "1970-01-01", "step": [10**9, 1]}
+    axis = Axis.from_dict(entry, "time", first + 2)
+    assert axis.at([first + 1])[0] == np.datetime64(first + 1, "s")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scatflow import scatter
 from scatflow.cli.texts import plan_lines
 from scatflow.engines import (
     HarmonicScattering3D,
@@ -18,7 +19,7 @@ from scatflow.engines import (
     Scattering2D,
     TimeFrequencyScattering,
 )
-from scatflow.errors import SourceError, SourceNotFoundError
+from scatflow.errors import JobError, SourceError, SourceNotFoundError
 from scatflow.flow import gaps
 from scatflow.flow.block import _apply
 from scatflow.flow.cluster import ready
@@ -448,6 +449,98 @@ def test_tiles_without_a_gap_keep_their_bits(place, small_blocks, noise):
     assert (nan == ((centres >= at - grid.halo) & (centres < at + 30 + grid.halo))).all()
     peak = np.abs(whole[1]).max(axis=-1, keepdims=True)
     assert (np.where(nan, 0, np.abs(found[1] - whole[1])) / peak).max() <= 1e-10
+
+
+TILED = {
+    "signals": (Scattering1D(J=4, Q=2), (1, 9), (3000,)),
+    "no second order": (Scattering1D(J=3, Q=1, T=20, max_order=1), (1, 9), (2000,)),
+    "scalograms": (TimeFrequencyScattering(J=4, J_fr=2, Q=(4, 1)), (1, 9), (2000,)),
+    "images": (Scattering2D(J=2, L=2, pyramid="fold"), (2, 12), (150, 120)),
+    "volumes": (
+        HarmonicScattering3D(J=1, L=1, sigma_0=1.5, method="standard"),
+        (8, 16),
+        (150, 16, 12),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TILED)
+@settings(max_examples=10)
+@given(data=st.data())
+def test_no_bit_depends_on_gaps_that_are_in_no_sample_of_a_tile(name, data):
+    """Wherever the gap is, and however wide: of the samples it takes, others were there before."""
+    engine, multiples, about = TILED[name]
+    grid = engine.canonical_grid(np.float32)
+    grid = engine.canonical_grid(np.float32, grid.unit * data.draw(st.integers(*multiples)))
+    ndim, lengths = len(about), [data.draw(st.integers(n * 4 // 5, n)) for n in about]
+    x = np.random.default_rng(data.draw(st.integers(0, 99))).standard_normal(lengths)
+    x, holed = x.astype(np.float32) + 3, x.astype(np.float32) + 3
+    box = []
+    for n in lengths:
+        at = data.draw(st.integers(0, n - 1))
+        box.append(slice(at, at + data.draw(st.integers(1, 5))))
+    holed[tuple(box)] = np.nan
+    how = data.draw(st.sampled_from(["nan", "weight"]))
+    dims = [f"x{i}" for i in range(ndim)]
+    whole, found = (
+        scatter(
+            xr.DataArray(values, dims=dims).chunk(),
+            engine,
+            dims,
+            boundary="seamless",
+            tile=grid.block,
+            gaps=how,
+        )
+        for values in (x, holed)
+    )
+    clean = found.valid_fraction.values == 1
+    values = found.scattering.values
+    assert (values == whole.scattering.values)[..., clean].all()
+    if how == "nan":
+        assert np.isnan(values[..., ~clean]).all()
+    reach = grid.halo + grid.block
+    touched = np.ones(clean.shape, bool)  # by what may lie in the tile or be reflected into it
+    for axis, (gap, n) in enumerate(zip(box, lengths, strict=True)):
+        centres = grid.stride * np.arange(clean.shape[axis])
+        near = (centres > gap.start - reach) & (centres < min(gap.stop, n) + reach)
+        near |= (centres < reach) | (centres >= n - reach)
+        touched &= near.reshape([-1 if i == axis else 1 for i in range(ndim)])
+    assert clean[~touched].all()
+
+
+def test_small_tiles_lose_less_to_a_gap_and_give_the_same_numbers(place, small_blocks, noise):
+    x = noise[:2, :6000].astype(np.float64)
+    job = 'kind = "scattering1d"\ndims = ["time"]\nJ = 4\nQ = [2, 1]\nboundary = "seamless"\n'
+    place.archive(x)
+    usual, _ = place.compute(transform=job, dtype="float64")
+    whole, _ = place.compute(transform=job + "tile = 16\n", dtype="float64")
+    peak = np.abs(usual).max(axis=-1, keepdims=True)
+    assert (np.abs(usual - whole) / peak).max() <= 1e-10
+    holed = x.copy()
+    holed[1, 2000] = np.nan
+    place.archive(holed)
+    found, _ = place.compute(transform=job + "tile = 16\n", dtype="float64")
+    plan = place.plan(transform=job + "tile = 16\n", dtype="float64")
+    grid = plan.work.layout.grid
+    nan = np.isnan(found[1]).any(axis=0)
+    centres = np.arange(nan.size) * 16
+    assert (nan == ((centres > 2000 - grid.halo - 16) & (centres <= 2000 + grid.halo))).all()
+    assert np.array_equal(found[..., ~nan], whole[..., ~nan])
+    assert np.array_equal(found[0], whole[0])
+    with opened(place) as ds:
+        assert (
+            f"16 samples from a multiple of that on, and {grid.halo} to"
+            in (ds.valid_fraction.attrs["comment"])
+        )
+    assert "tiles of 16 samples, halo of" in "\n".join(plan_lines(summary(plan, None)))
+
+
+@pytest.mark.parametrize("tile", [8, 24, 10**6])
+def test_tiles_that_are_none_are_refused_with_those_that_are(place, noise, tile):
+    place.archive(noise[:1])
+    job = 'kind = "scattering1d"\ndims = ["time"]\nJ = 4\nQ = [2, 1]\nboundary = "seamless"\n'
+    with pytest.raises(JobError, match=f"tile={tile} is not a multiple of 16 samples"):
+        place.plan(transform=f"{job}tile = {tile}\n")
 
 
 def test_integrals_over_tiles_are_divided_by_what_is_valid(place, rng):
