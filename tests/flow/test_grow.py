@@ -57,7 +57,7 @@ class Died(BaseException):
 def tiny(monkeypatch, inline):
     """Canonical blocks of a few hundred samples, a few units in a block of the work."""
 
-    def small(engine, lengths, dtype):
+    def small(engine, lengths, dtype, _):
         grid = engine.canonical_grid(dtype)
         stride = grid.stride
         grid = replace(grid, halo=8 * stride, block=24 * stride)

@@ -86,6 +86,10 @@ def test_an_archive_of_impossible_size_is_refused_or_planned_without_being_read(
     fuzz.honest_store(tmp_path / "archive.zarr")
     grid = {"name": "regular", "configuration": {"chunk_shape": [1, 2**40]}}
     metadata(tmp_path, shape=[4, 2**50], chunk_grid=grid)
+    with pytest.raises(SourceError, match="leave the years 1678 to 2261"):
+        planned(tmp_path)
+    finer = {**fuzz.AXES["time"], "step": [5000, 1]}
+    metadata(tmp_path, attributes={"axes": {**fuzz.AXES, "time": finer}})
     plan = planned(tmp_path)
     with pytest.raises(BudgetError):
         check_budget(plan)
