@@ -31,7 +31,7 @@ FILLED = 2
 """Wavelets of one scale that make lanes worth while for a single image, too."""
 
 LONG = 2**14
-"""Samples of a padded signal up to which lanes serve where MKL does not: 7 MiB in flight."""
+"""Samples of a padded signal up to which lanes serve where MKL does not lead: 7 MiB in flight."""
 
 LONGEST = 2**17
 """Samples up to which they do if one signal's wavelets fill half of them: 56 MiB in flight."""
@@ -263,7 +263,7 @@ class _Images(_Table):
         """Return whether images are small and fill the lanes, or MKL is missing or slow."""
         size = math.prod(grids[0])
         filled = size <= SMALL and min(counts, default=0) >= FILLED
-        return filled or (size <= LARGEST and not all(map(fft.fast_by_mkl, grids)))
+        return filled or (size <= LARGEST and not fft.leads(grids, fft.PRIMES[:4]))
 
     def _lay_out(self, row: list[int], grid: Grid, average: Lowpass, followed: bool) -> None:  # noqa: ARG002
         row[lanes.ROWS], row[lanes.COLUMNS] = grid
@@ -345,9 +345,9 @@ class _Signals(_Table):
         super().__init__(dtype, ABREAST * codelets.lanes(dtype))
 
     def suits(self, grids: list[Grid], counts: list[int]) -> bool:
-        """Return whether signals are short, or fill the lanes, and MKL does not serve."""
+        """Return whether signals are short, or fill the lanes, and MKL is no faster."""
         longest = LONGEST if 2 * max(counts, default=0) >= self.at_once else LONG
-        return grids[0][0] <= longest and not all(map(fft.by_mkl, grids))
+        return grids[0][0] <= longest and not fft.leads(grids)
 
     def _lay_out(self, row: list[int], grid: Grid, average: Lowpass, followed: bool) -> None:
         (n,) = grid

@@ -106,9 +106,25 @@ def test_long_signals_are_in_lanes_where_their_wavelets_fill_them():
     assert not served(16, 2 * lane_program.LONGEST)
 
 
-def test_what_mkl_serves_is_not_in_lanes(monkeypatch):
+def test_what_mkl_serves_is_not_in_lanes_where_it_leads(monkeypatch):
     table = lane_program._Signals(np.dtype(np.float32))
     monkeypatch.setattr(lane_program.fft, "by_mkl", lambda _: True)
+    monkeypatch.setattr(lane_program.fft, "AT_HOME", False)
+    assert table.suits([(256,)], [4])
+    monkeypatch.setattr(lane_program.fft, "AT_HOME", True)
     assert not table.suits([(256,)], [4])
     monkeypatch.setattr(lane_program.fft, "by_mkl", lambda grid: grid[0] % 19 != 0)
     assert table.suits([(76,), (38,), (19,)], [4])
+
+
+@pytest.mark.parametrize(
+    ("processor", "wanted", "leads"),
+    [("znver5", "", False), ("znver5", "mkl", True), ("sapphirerapids", "", True)],
+)
+def test_mkl_leads_on_processors_of_its_maker_or_if_asked_for(
+    monkeypatch, processor, wanted, leads
+):
+    fft = lane_program.fft
+    monkeypatch.setattr(fft.llvmlite.binding, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setenv(fft.VARIABLE, wanted)
+    assert fft._at_home() is leads

@@ -47,9 +47,9 @@ def distance(kind, parameters, x):
 def route(which):
     """Transform as is best, one path at a time, or verb by verb."""
     with pytest.MonkeyPatch.context() as patch:
-        if which != "best":  # as large images are done
-            patch.setattr(lane_program, "SMALL", 0)
-            patch.setattr(lane_program, "LARGEST", 0)
+        if which != "best":  # as large images are done, and signals where MKL leads
+            for bound in ("SMALL", "LARGEST", "LONG", "LONGEST"):
+                patch.setattr(lane_program, bound, 0)
         if which == "verbs":  # as without MKL, or where lengths have large factors
             patch.setattr(lane_program, "compile_tree", lambda *_: None)
             patch.setattr(program, "compile_tree", lambda *_: None)
@@ -58,7 +58,7 @@ def route(which):
         PLANS.clear()
 
 
-@pytest.mark.parametrize("which", ["best", "verbs"])
+@pytest.mark.parametrize("which", ["best", "paths", "verbs"])
 @given(
     J=st.integers(1, 6),
     Q=st.tuples(st.integers(1, 9), st.integers(1, 3)),
