@@ -142,7 +142,7 @@ def _spectra(box: Box) -> float:
     """Return the volumes in flight while a spectrum is made, in double precision if it is small."""
     half = 2 * (box.shape[2] // 2 + 1) / box.shape[2]
     precise = math.prod(box.shape) <= PRECISE_VOXELS and box.dtype == np.float32
-    by_scipy = half * (1 + precise) * (not fft.by_mkl(box.shape))
+    by_scipy = half * (1 + precise) * (not fft.real_by_mkl(box.shape))
     return (2 + 2 * half) * precise + by_scipy
 
 

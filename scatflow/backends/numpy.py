@@ -95,15 +95,10 @@ def spectrum(u: Array, ndim: int) -> Array:
         return fft.rfft(u, out, ndim)
     wide = SCRATCH.take("wide", u.shape[-3:], np.dtype(np.float64))
     precise = SCRATCH.take("precise", out.shape[-3:], np.dtype(np.complex128))
-    for volume, half in zip(_stacked(u), _stacked(out), strict=True):
+    for volume, half in zip(fft.volumes(u), fft.volumes(out), strict=True):
         np.copyto(wide, volume)
         np.copyto(half, fft.rfft(wide, precise, 3), casting="same_kind")
     return out
-
-
-def _stacked(u: Array) -> Array:
-    """Return volumes along one axis."""
-    return u.reshape(math.prod(u.shape[:-3]), *u.shape[-3:])
 
 
 def prepare(
@@ -129,8 +124,11 @@ def prepare_dense(
 
 def wavelet_modulus(u_hat: Array, stage: Any, which: slice) -> Array:
     """Return ``|u * psi|`` on the decimated grid, ``(batch, parents, filters, *grid)``."""
-    if isinstance(stage, plain.HarmonicStage):
-        return np.asarray(PLAIN.wavelet_modulus(u_hat, stage, which))
+    if isinstance(stage, plain.HarmonicStage):  # in flight are complex fields of one volume
+        made = np.empty((*u_hat.shape[:2], 1, *stage.filters.shape), u_hat.real.dtype)
+        for some, spectra in zip(made, u_hat, strict=True):
+            some[...] = PLAIN.wavelet_modulus(spectra[None], stage, which)[0]
+        return made
     if not isinstance(stage, BandStage):
         return harmonic.modulus(u_hat, stage)[:, :, None]
     real = u_hat.real.dtype

@@ -38,6 +38,8 @@ CASES = [
     (HarmonicScattering3D(1, L=2, sigma_0=2.5), (64, 64, 64), 1),
     (HarmonicScattering3D(0, L=0), (32, 32, 32), 1),
     (HarmonicScattering3D(1, L=2, rotation_covariant=False), (32, 31, 33), 2),
+    (HarmonicScattering3D(2, L=2), (33, 33, 33), 3),
+    (HarmonicScattering3D(2, L=2), (24, 24, 24), 9),
     (HarmonicScattering3D(1, L=1, method="standard", sigma_0=2.5), (32, 32, 32), 2),
     (HarmonicScattering3D(1, L=2, integral_powers=(3.0, 1.5)), (32, 32, 32), 2),
     (HarmonicScattering3D(1, L=2), (128, 128, 128), 1),
