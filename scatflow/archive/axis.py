@@ -32,7 +32,7 @@ EXACT = 2**62
 """Products of integers stay below this in int64 arithmetic; above it Python's integers serve."""
 
 INTEGERS, FLOATS = 2**63 - 1, 2**1000
-"""Coordinates that are integers (or nanoseconds) and floats lie below these."""
+"""Coordinates that are integers (or nanoseconds) and floats do not lie beyond these."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Axis:
     def _real(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return ``k * exact_step`` as floats, rounded once where the integers fit."""
         num, den = self.exact_step.numerator, self.exact_step.denominator
-        largest = max(abs(int(k.max())), abs(int(k.min()))) if k.size else 0
+        largest = max(abs(int(k.max())), abs(int(k.min())), 1) if k.size else 1
         if largest * abs(num) < 2**53 and den < 2**53:
             return np.asarray(k * num / den, np.float64)
         if den < 2**53 and (largest // den + 1) * abs(num) < EXACT and abs(num) * den < 2**53:
@@ -211,16 +211,21 @@ class Axis:
                 f'({error}). It should read like {{"start": 0.0, "step": [1, 100], "units": "s"}}.'
             ) from error
         integer = isinstance(origin, int) and not is_time and step.denominator == 1
-        most = INTEGERS if is_time or integer else FLOATS
-        last = Fraction(origin) + (size - 1) * step
-        if not (max(abs(origin), abs(last)) < most and 1 / FLOATS < abs(step) < FLOATS):
+        axis = cls(origin, step, units, is_time, 0, integer)
+        if not axis.holds(size):
+            beyond = "leave the years 1678 to 2261 of datetime64[ns]" if is_time else "overflow"
             raise SourceError(
                 f'The attribute "axes" says {entry!r} of {dim!r}, so that its {size} samples would '
-                + ("leave the years 1678 to 2261 of datetime64[ns]." if is_time else "overflow.")
-                + ' Write the true start and step: {"start": 0.0, "step": [1, 100], "units": "s"}.'
+                f"{beyond}. Write the true start and step, in nanoseconds for times."
             )
-        origin = origin if is_time or integer else float(origin)
-        return cls(origin, step, units, is_time, 0, integer)
+        return axis if is_time or integer else replace(axis, origin=float(origin))
+
+    def holds(self, size: int) -> bool:
+        """Tell whether so many samples and the step can be computed with."""
+        most = INTEGERS if self.is_time or self.integer else FLOATS
+        origin, step = Fraction(self.origin), abs(self.exact_step)
+        last = origin + (self.first + size - 1) * self.exact_step
+        return max(abs(origin), abs(last)) <= most and 1 / FLOATS < step < FLOATS
 
 
 def time_axis(start_ns: int, rate: Fraction) -> Axis:

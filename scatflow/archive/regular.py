@@ -93,6 +93,8 @@ def recognise(read: Read, n: int, attrs: Mapping[str, Any]) -> Axis:
     for step in dict.fromkeys(steps):
         whole = ends.dtype.kind in "iu" and step.denominator == 1
         axes.append(Axis(origin, step, units, is_time, 0, whole, rest))
+    if not all(axis.holds(n) for axis in axes):
+        raise IrregularError("its values or steps are too large or too small to compute with")
     return _best(axes, read, n, tolerance)
 
 

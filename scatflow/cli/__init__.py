@@ -403,7 +403,8 @@ def show(
 
     if store.endswith(".toml"):
         target = output or pictures.default_output(store, what)
-        lines = pictures.show_engine(_job(store).engine, what, target)
+        job = _job(store)
+        lines = pictures.show_engine(job.engine, what, target, tile=job.transform.tile)
     else:
         lines = pictures.show(store, output, what, lambda: open_origin(store))
     typer.echo("\n".join(lines))

@@ -97,7 +97,7 @@ class Engine(ABC):
             If the transform is not one that can be cut, or not into such blocks.
         """
         grid = self._canonical(precision(dtype))
-        return grid if tile is None else grid.cut(integer("tile", tile, 1))
+        return grid if tile is None else grid.cut(integer("tile", tile, 1), self.ndim)
 
     @abstractmethod
     def meta(self) -> dict[str, Any]:

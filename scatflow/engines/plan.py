@@ -54,6 +54,8 @@ class CanonicalGrid:
     stride: int
     unit: int
     """Blocks and halos are multiples of it: the largest decimation inside the transform."""
+    least: int
+    """Samples that one block is computed from at least, its halos included."""
     tolerance: float
     """Height of the filters' joint envelope at the edge of the halo, relative to its peak."""
     reach: float
@@ -67,29 +69,52 @@ class CanonicalGrid:
         """Samples that one block is computed from, its halos included."""
         return self.block + 2 * self.halo
 
-    def cut(self, tile: int) -> CanonicalGrid:
-        """Return the grid with blocks of `tile` samples, and halos as long as FFTs like.
+    def cut(self, tile: int, ndim: int) -> CanonicalGrid:
+        """Return the grid with blocks of `tile` samples a side, their halos as long as FFTs like.
 
         Raises
         ------
         ValueError
-            Blocks of this length are none, or longer than those of this grid.
+            Blocks cannot be so long, would be computed mostly in vain, or would have much longer
+            halos.
         """
-        if tile % self.unit or not self.unit <= tile <= self.block:
+        unit = self.unit
+        shortest = 2 * self.halo / (MOST_WORK ** (1 / ndim) - 1)
+        first = math.ceil(max(shortest, self.least - 2 * self.halo, 1) / unit)
+        if tile % unit or not first * unit <= tile <= self.block:
             raise ParameterError(
-                f"tile={tile} is not a multiple of {self.unit} samples, the largest decimation in "
-                f"the transform, from {self.unit} to {self.block}, the length of tiles that is "
-                "taken where none is given. Take such a multiple, or leave it out."
+                f"tile={tile} is not a multiple of {unit} samples, the largest decimation in the "
+                f"transform, from {first * unit} (below, each sample is computed more than "
+                f"{MOST_WORK} times) to {self.block} (what is taken, in this precision, where no "
+                "tile is given). Take such a multiple, or leave it out."
             )
-        halo = self.halo
-        while not _smooth((tile + 2 * halo) // self.unit):
-            halo += self.unit
+        halo = self._halo(tile)
+        if halo is None:
+            numbers = range(first, self.block // unit + 1)
+            some = (n * unit for n in numbers if self._halo(n * unit) is not None)
+            near = min(some, key=lambda n: abs(n - tile))
+            raise ParameterError(
+                f"tile={tile} and its halos are no length that FFTs like, and the next one has "
+                f"much more halo, which gaps would take with them. Take tile={near}."
+            )
         return replace(self, block=tile, halo=halo)
+
+    def _halo(self, tile: int) -> int | None:
+        """Return the shortest halo with which a tile is as long as FFTs like, if there is one."""
+        n, least = tile // self.unit, self.halo // self.unit
+        for halo in range(least, least + least // 4 + 3):
+            if _smooth(n + 2 * halo):
+                return halo * self.unit
+        return None
+
+
+MOST_WORK = 64
+"""Times that each sample may be computed for the sake of small tiles."""
 
 
 def _smooth(n: int) -> bool:
-    """Tell whether a number has no prime factor above 7."""
-    for prime in (2, 3, 5, 7):
+    """Tell whether a number has no prime factor above 13."""
+    for prime in (2, 3, 5, 7, 11, 13):
         while n % prime == 0:
             n //= prime
     return n == 1

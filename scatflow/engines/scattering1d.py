@@ -318,7 +318,7 @@ class Scattering1D(Engine):
         measured = self._measured_reach(dtype)
         halo = math.ceil(max(self._reach(dtype), measured) / unit) * unit
         block = _canonical_length(halo, unit, dtype.itemsize) - 2 * halo
-        return CanonicalGrid(block, halo, 2**self.log2_stride, unit, tolerance, measured)
+        return CanonicalGrid(block, halo, 2**self.log2_stride, unit, 0, tolerance, measured)
 
     def _measured_reach(self, dtype: np.dtype[Any]) -> float:
         """Return :meth:`_reach` as it is measured of the filters in time."""

@@ -240,7 +240,7 @@ class Scattering2D(Engine):
         reach = measured_reach(self.J, self.L, self.max_order, tolerance)
         halo = math.ceil(reach / unit) * unit
         block = _canonical_length(halo, unit) - 2 * halo
-        return CanonicalGrid(block, halo, unit, unit, tolerance, reach)
+        return CanonicalGrid(block, halo, unit, unit, 0, tolerance, reach)
 
     def _build(
         self, shape: tuple[int, ...], dtype: np.dtype[Any], boundary: Boundary, backend: Backend

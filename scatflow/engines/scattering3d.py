@@ -231,7 +231,7 @@ class HarmonicScattering3D(Engine):
         block = _canonical_length(halo, unit) - 2 * halo
         stride = unit if self.method == "standard" else 1
         seen = max(at_nyquist(l, self.scale(0)) for l in range(self.L + 1))
-        return CanonicalGrid(block, halo, stride, unit, tolerance, reach, seen)
+        return CanonicalGrid(block, halo, stride, unit, SMALLEST_SIDE, tolerance, reach, seen)
 
     def canonical_plan(
         self,

@@ -141,8 +141,8 @@ class TransformTable(Table):
     )
     tile: Count | None = Field(
         default=None,
-        description="samples of a seamless record that are transformed at a time, and that a gap "
-        "beside its windows' halo takes with it (positive integer; default: what costs least)",
+        description="samples of a seamless record, along each dimension, that are transformed at a "
+        "time, besides a halo (positive integer; default: as many as cost least)",
     )
 
 

@@ -117,7 +117,7 @@ def _fraction(work: Work) -> dict[str, Any]:
         "units": "1",
     }
     dims, grid = " and ".join(work.layout.transform.dims), work.layout.grid
-    if work.layout.transform.tile is not None and grid is not None:
+    if work.layout.transform.tile is not None and grid is not None and not work.layout.summed:
         comment = (
             f"A window sees all of its tile, {grid.block} samples from a multiple of that on, and "
             f"{grid.halo} to each side of it along {dims}."
@@ -157,6 +157,7 @@ def _history(work: Work) -> str:
     """Say how the output was made. Without the date: its bytes depend on the settings alone."""
     t = work.layout.transform
     made = f"{type(work.engine).__name__} along {', '.join(t.dims)}, boundary {t.boundary}"
+    made += "" if t.tile is None else f", tile {t.tile}"
     return f"scatflow {scatflow.__version__}: {made}, from {_source_name(work)}"
 
 

@@ -436,7 +436,7 @@ def _samples(work: Work, whole_chunks: bool) -> int:
         spans, count = laid.reads(axis)
         along = sum(_along(work, axis, span, whole_chunks) for span in spans)
         if count > len(spans):
-            along = _along(work, axis, spans[1], whole_chunks) * count
+            along = _along(work, axis, spans[len(spans) // 2], whole_chunks) * count
         total *= along
     return total
 

@@ -107,6 +107,7 @@ def scatter(
     kind = source.read_dtype if dtype is None else precision(dtype)
     if tile is not None and boundary != "seamless":
         raise ParameterError(f"tile goes with boundary='seamless', not with {boundary!r}.")
+    tile = None if tile is None else integer("tile", tile, 1)
     transform = Transform(dims, boundary, frames, hops, edges, gaps, tile)
     _check_shape(engine, transform, [array.sizes[d] for d in dims])
     recipe = Recipe(

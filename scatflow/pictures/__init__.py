@@ -99,7 +99,13 @@ def show(
     return [f"{target}: {lines[0]}", *lines[1:]]
 
 
-def show_engine(engine: Engine, what: str, output: str, rate: float | None = None) -> list[str]:
+def show_engine(
+    engine: Engine,
+    what: str,
+    output: str,
+    rate: float | None = None,
+    tile: int | None = None,
+) -> list[str]:
     """Draw an engine's filters or its support into a PNG file and describe them.
 
     Parameters
@@ -112,6 +118,8 @@ def show_engine(engine: Engine, what: str, output: str, rate: float | None = Non
         The picture's file.
     rate : float, optional
         Samples per second; without it axes are in cycles per sample and in samples.
+    tile : int, optional
+        Samples of a tile that a job has chosen, for its support.
 
     Returns
     -------
@@ -134,10 +142,13 @@ def show_engine(engine: Engine, what: str, output: str, rate: float | None = Non
     require_matplotlib()
     picture_format(output)
     if what == "filters":
-        from scatflow.pictures.bank import draw_filters as draw
+        from scatflow.pictures.bank import draw_filters
+
+        lines = draw_filters(engine, rate, output)
     else:
-        from scatflow.pictures.support import draw_support as draw
-    lines = draw(engine, rate, output)
+        from scatflow.pictures.support import draw_support
+
+        lines = draw_support(engine, rate, output, tile)
     return [f"{output}: {lines[0]}", *lines[1:]]
 
 

@@ -16,7 +16,9 @@ BLOCKS = 4  # As many are drawn: all others are alike.
 MOMENTS = 201
 
 
-def draw_support(engine: Engine, rate: float | None, output: str) -> list[str]:
+def draw_support(
+    engine: Engine, rate: float | None, output: str, tile: int | None = None
+) -> list[str]:
     """Draw what one coefficient sees of a record, and the first blocks of the canonical grid.
 
     Raises
@@ -24,7 +26,7 @@ def draw_support(engine: Engine, rate: float | None, output: str) -> list[str]:
     ParameterError
         The transform is not one that can be cut.
     """
-    grid = engine.canonical_grid(np.float32)
+    grid = engine.canonical_grid(np.float32, tile)
     own = ("samples", "pixels", "voxels")[engine.ndim - 1]
     per_unit, units = (rate, "s") if rate else (1.0, own)
     figure = new_figure(10.0, 5.6)

@@ -135,16 +135,32 @@ def test_a_malformed_attribute_is_refused_with_the_form_it_should_have(entry):
         ("2010-09-01", [10**7, 1], 10**12, "leave the years 1678 to 2261"),
         ("2010-09-01", [-2 * 10**18, 1], 11, "leave the years 1678 to 2261"),
         (2**63, [1, 1], 1, "overflow"),
+        (2**63 - 1, [1, 1], 2, "overflow"),
         (5, [10**18, 1], 11, "overflow"),
         (0.0, [10**400, 1], 1, "overflow"),
         (0.0, [1, 10**400], 1, "overflow"),
         (10**400, [1, 2], 1, "too large"),
     ],
-    ids=map(str, range(7)),
+    ids=map(str, range(8)),
 )
 def test_an_axis_beyond_its_numbers_is_refused(start, step, size, words):
     with pytest.raises(SourceError, match=words):
         Axis.from_dict({"start": start, "step": step}, "time", size)
+
+
+@pytest.mark.parametrize("step", [10**25, 2**80 + 1, Fraction(10**30, 7)])
+def test_steps_beyond_integers_are_computed_with(step):
+    step = Fraction(step)
+    entry = {"start": 0.0, "step": [step.numerator, step.denominator]}
+    found = Axis.from_dict(entry, "x", 10).at([0, 9])
+    assert found.tolist() == [0.0, pytest.approx(float(9 * step), rel=1e-15)]
+
+
+@pytest.mark.parametrize("step", [1e303, 1e-310])
+def test_numbers_too_large_or_small_to_compute_with_are_not_regular(step):
+    values = np.arange(10) * step
+    with pytest.raises(IrregularError):
+        recognise(lambda a, b: values[a:b], 10, {"units": "s"})
 
 
 @pytest.mark.parametrize("first", [0, 9_223_372_036 - 2])

@@ -20,9 +20,10 @@ from scatflow.engines import (
     TimeFrequencyScattering,
 )
 from scatflow.errors import JobError, SourceError, SourceNotFoundError
-from scatflow.flow import gaps
+from scatflow.flow import gaps, layout
 from scatflow.flow.block import _apply
 from scatflow.flow.cluster import ready
+from scatflow.flow.layout import Transform
 from scatflow.flow.plan import summary
 from scatflow.pictures import show
 
@@ -453,12 +454,13 @@ def test_tiles_without_a_gap_keep_their_bits(place, small_blocks, noise):
 
 TILED = {
     "signals": (Scattering1D(J=4, Q=2), (1, 9), (3000,)),
+    "dense": (Scattering1D(J=3, Q=2, T=10, stride=1), (5, 200), (1500,)),
     "no second order": (Scattering1D(J=3, Q=1, T=20, max_order=1), (1, 9), (2000,)),
-    "scalograms": (TimeFrequencyScattering(J=4, J_fr=2, Q=(4, 1)), (1, 9), (2000,)),
+    "scalograms": (TimeFrequencyScattering(J=4, J_fr=2, Q=(4, 1), format="joint"), (1, 9), (2000,)),
     "images": (Scattering2D(J=2, L=2, pyramid="fold"), (2, 12), (150, 120)),
     "volumes": (
         HarmonicScattering3D(J=1, L=1, sigma_0=1.5, method="standard"),
-        (8, 16),
+        (10, 16),
         (150, 16, 12),
     ),
 }
@@ -470,8 +472,9 @@ TILED = {
 def test_no_bit_depends_on_gaps_that_are_in_no_sample_of_a_tile(name, data):
     """Wherever the gap is, and however wide: of the samples it takes, others were there before."""
     engine, multiples, about = TILED[name]
-    grid = engine.canonical_grid(np.float32)
-    grid = engine.canonical_grid(np.float32, grid.unit * data.draw(st.integers(*multiples)))
+    usual = engine.canonical_grid(np.float32)
+    tiles = (usual.unit * n for n in range(*multiples))
+    grid = usual.cut(data.draw(st.sampled_from([t for t in tiles if usual._halo(t)])), engine.ndim)
     ndim, lengths = len(about), [data.draw(st.integers(n * 4 // 5, n)) for n in about]
     x = np.random.default_rng(data.draw(st.integers(0, 99))).standard_normal(lengths)
     x, holed = x.astype(np.float32) + 3, x.astype(np.float32) + 3
@@ -533,6 +536,49 @@ def test_small_tiles_lose_less_to_a_gap_and_give_the_same_numbers(place, small_b
             in (ds.valid_fraction.attrs["comment"])
         )
     assert "tiles of 16 samples, halo of" in "\n".join(plan_lines(summary(plan, None)))
+
+
+@given(data=st.data())
+def test_a_chosen_tile_has_a_halo_that_is_hardly_longer(data):
+    engine = data.draw(st.sampled_from([engine for engine, *_ in TILED.values()]))
+    dtype = data.draw(st.sampled_from(["float32", "float64"]))
+    usual = engine.canonical_grid(dtype)
+    tile = usual.unit * data.draw(st.integers(1, usual.block // usual.unit))
+    try:
+        grid = engine.canonical_grid(dtype, tile)
+    except ValueError as problem:
+        near = int(str(problem).rpartition("tile=")[2].strip(".")) if "halos" in str(problem) else 0
+        assert near == 0 or engine.canonical_grid(dtype, near).block == near
+        return
+    assert grid.block == tile
+    assert usual.halo <= grid.halo <= 1.25 * usual.halo + 2 * usual.unit
+    assert grid.length >= usual.least
+    assert (grid.length / grid.block) ** engine.ndim <= 64
+
+
+def test_the_tile_is_part_of_a_transform_and_only_if_it_is_given():
+    own = Transform(("time",), "seamless", (0,), (0,), tile=64)
+    assert Transform.from_dict(own.to_dict()) == own
+    assert "tile" not in Transform(("time",), "seamless", (0,), (0,)).to_dict()
+
+
+def test_a_tile_without_a_seamless_boundary_is_refused(place, noise):
+    place.archive(noise[:1])
+    with pytest.raises(JobError, match="tile goes with boundary"):
+        place.plan(transform=WHOLE + "tile = 64\n")
+    with pytest.raises(ValueError, match="tile goes with boundary"):
+        scatter(xr.DataArray(noise[0], dims="time"), Scattering1D(J=3), tile=64)
+
+
+def test_reads_of_tiles_shorter_than_their_halo_are_counted_as_they_are(place, noise, monkeypatch):
+    place.archive(noise[:1])
+    job = 'kind = "scattering1d"\ndims = ["time"]\nJ = 4\nQ = [2, 1]\nboundary = "seamless"\n'
+    monkeypatch.setattr(layout, "TARGET_SAMPLES", 1)
+    plan = place.plan(transform=job + "tile = 32\n")
+    exact = plan.bytes_read
+    monkeypatch.setattr(layout, "EXACT", 40)
+    counted = place.plan(transform=job + "tile = 32\n").bytes_read
+    assert counted == pytest.approx(exact, rel=0.03)
 
 
 @pytest.mark.parametrize("tile", [8, 24, 10**6])
