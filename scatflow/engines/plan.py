@@ -90,9 +90,10 @@ class CanonicalGrid:
             )
         halo = self._halo(tile)
         if halo is None:
-            numbers = range(first, self.block // unit + 1)
-            some = (n * unit for n in numbers if self._halo(n * unit) is not None)
-            near = min(some, key=lambda n: abs(n - tile))
+            # The length that is taken where no tile is given is among them.
+            around = (tile + side * n for n in range(unit, self.block, unit) for side in (-1, 1))
+            allowed = (n for n in around if first * unit <= n <= self.block)
+            near = next(n for n in allowed if self._halo(n) is not None)
             raise ParameterError(
                 f"tile={tile} and its halos are no length that FFTs like, and the next one has "
                 f"much more halo, which gaps would take with them. Take tile={near}."
