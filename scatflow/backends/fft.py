@@ -1,11 +1,11 @@
 """The FFT in use: Intel's MKL, where the package mkl-fft has brought it, else SciPy's pocketfft.
 
-Measured on one thread in complex64 with the data in the cache: MKL 50 to 110 GFLOP/s on a Xeon, 26
-to 48 on an EPYC (Zen 5), SciPy 5 to 35; transforms of our own in the lanes of vectors, which
-:mod:`lane_program` chooses where :func:`leads` says that MKL is no faster, 60 to 130 up to 2^15
-points. MKL's transforms are called through their C interface (DFTI), which compiled kernels can
-call, too, and which costs ten nanoseconds a call; each row, image or volume is one call, so its
-bits do not depend on what else is in the batch.
+Measured on one thread in complex64 with the data in the cache: MKL 50 to 110 GFLOP/s on a Xeon and
+33 to 49 on an EPYC (Zen 5), SciPy 5 to 34; transforms of our own in the lanes of vectors, which
+:mod:`lane_program` chooses where :func:`leads` says that MKL is no faster, 56 to 107 up to 2^15
+points (EPYC, ``benchmarks/lines.py``). MKL's transforms are called through their C interface
+(DFTI), which compiled kernels can call, too, and which costs ten nanoseconds a call; each row,
+image or volume is one call, so its bits do not depend on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -78,19 +78,19 @@ def _find_mkl() -> Path | None:
 
 _mkl = _choose()
 
-OTHERS = ("znver", "bdver", "btver")
+AMD = ("znver", "bdver", "btver")
 """What LLVM's names of AMD's processors begin with."""
 
 
 def _at_home() -> bool:
     """Return whether MKL is at its best: asked for by name, or on a processor of its maker's."""
     return bool(os.environ.get(VARIABLE)) or not llvmlite.binding.get_host_cpu_name().startswith(
-        OTHERS
+        AMD
     )
 
 
 AT_HOME = _at_home()
-"""On others MKL keeps to older instructions. That depends on the processor alone and not on a
+"""On AMD's MKL keeps to older instructions. It depends on the processor alone and not on a
 measurement of the moment: all processes of a machine have to give the same bits."""
 
 

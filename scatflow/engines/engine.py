@@ -68,7 +68,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+    def _cheapest_grid(self, dtype: np.dtype[Any]) -> CanonicalGrid:
         """Return the canonical grid whose blocks cost least a sample."""
 
     def canonical_grid(
@@ -96,7 +96,7 @@ class Engine(ABC):
         ValueError
             If the transform is not one that can be cut, or not into such blocks.
         """
-        grid = self._canonical(precision(dtype))
+        grid = self._cheapest_grid(precision(dtype))
         return grid if tile is None else grid.cut(integer("tile", tile, 1), self.ndim)
 
     @abstractmethod

@@ -458,7 +458,8 @@ class Plan:
 
         - Signals in one compiled call (:attr:`program`) are in flight one a thread, in at most 8 V
           and 16 KiB, of which MKL has 2 V in buffers of its own; 10 V with a window at every
-          sample. Without MKL sixteen are in flight a thread (eight in float64). Images are in
+          sample. Without MKL, and on AMD's processors, sixteen are in flight a thread (eight in
+          float64). Images are in
           flight four a thread (two in float64), be there so many or not; beyond 2**19 pixels one
           where MKL serves it well, beyond 2**20 in any case; in at most 8 V and 16 KiB, too, but
           for strips up to eight pixels wide, which take up to 22 V. Input that is not contiguous

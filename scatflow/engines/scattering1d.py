@@ -303,7 +303,7 @@ class Scattering1D(Engine):
             return int(2**self.log2_stride)
         return int(2 ** max(scale.j for layer in self.scales() for scale in layer))
 
-    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+    def _cheapest_grid(self, dtype: np.dtype[Any]) -> CanonicalGrid:
         """Return the canonical grid whose blocks cost least a sample.
 
         The halo is where the joint envelope of both layers' widest wavelets and the low-pass has

@@ -220,7 +220,7 @@ class Scattering2D(Engine):
 
     # --- plans ---
 
-    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+    def _cheapest_grid(self, dtype: np.dtype[Any]) -> CanonicalGrid:
         """Return the canonical grid whose tiles cost least a pixel.
 
         The halo is where the joint envelope of the two widest wavelets and the low-pass, measured

@@ -217,7 +217,7 @@ class HarmonicScattering3D(Engine):
 
     # --- plans ---
 
-    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+    def _cheapest_grid(self, dtype: np.dtype[Any]) -> CanonicalGrid:
         """Return the canonical grid whose tiles cost least a voxel.
 
         The halo is where the joint envelope of the two widest wavelets and of the Gaussian that

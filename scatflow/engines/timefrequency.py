@@ -278,7 +278,7 @@ class TimeFrequencyScattering(Engine):
         """Say so if signals of a shape are too short for the scales."""
         check_length(self, self.J, self.T, shape[0])
 
-    def _canonical(self, dtype: np.dtype[Any]) -> CanonicalGrid:
+    def _cheapest_grid(self, dtype: np.dtype[Any]) -> CanonicalGrid:
         """Return the canonical grid of :class:`Scattering1D`.
 
         What is done along log-frequency is done at each time by itself.
