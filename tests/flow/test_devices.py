@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import threading
 import time
 
 import numpy as np
@@ -266,30 +267,44 @@ def test_a_missing_cupy_is_told_before_anything_is_written(place, without, recor
     assert not (place.path / "out.zarr").exists()
 
 
+LET_GO = threading.Event()
+
+
 async def hang(*_words, dask_worker):
     """Take longer than anybody waits, on one of two workers; threads of a worker go on."""
-    if dask_worker.name == 0:
-        await asyncio.sleep(2)
+    for _ in range(600 * (dask_worker.name == 0)):
+        if LET_GO.is_set():
+            break
+        await asyncio.sleep(0.1)
     return "here"
 
 
-def test_who_asks_workers_does_not_wait_for_one_that_hangs(without, monkeypatch):
-    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.3)
+@pytest.fixture
+def patient(monkeypatch):
+    """Wait long enough for the one that answers, and end the other afterwards."""
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 4)
+    LET_GO.clear()
+    yield
+    LET_GO.set()
+
+
+def test_who_asks_workers_does_not_wait_for_one_that_hangs(without, patient):
     with Client(without) as client:
         begun = time.monotonic()
         found = answers.ask(client, hang)
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 40
     assert (list(found.told.values()), len(found.late)) == (["here"], 1)
-    assert f"no answer within 0.3 s from {found.late[0]}: the run goes on" in found.silence()
+    assert f"no answer within 4 s from {found.late[0]}: the run goes on" in found.silence()
 
 
-def test_a_run_goes_on_without_a_worker_that_does_not_warm_up(place, without, records, monkeypatch):
-    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.3)
+def test_a_run_goes_on_without_a_worker_that_does_not_warm_up(
+    place, without, records, monkeypatch, patient
+):
     monkeypatch.setattr(run_module, "warm_up", hang)
     place.archive(records)
     code, said = place.run(transform=WHOLE, cluster=without)
     assert code == 0
-    assert said.count("note: no answer within 0.3 s from tcp://127.0.0.1:") == 1
+    assert said.count("note: no answer within 4 s from tcp://127.0.0.1:") == 1
 
 
 def test_a_run_on_gpus_counts_no_other_workers(both, gpu):

@@ -223,7 +223,7 @@ def test_what_is_left_of_a_shorter_source_is_not_waited_for_without_end(place, t
     end = os.open(shard, os.O_RDWR)
     try:
         place.archive(x)
-        monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
+        monkeypatch.setattr(patience, "PATIENCE_SECONDS", 2)
         code, said = place.run(transform=SEAMLESS)
     finally:
         os.close(end)
