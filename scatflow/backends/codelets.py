@@ -36,7 +36,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from scatflow.backends.kernels import KEPT
+from scatflow.backends.compiling import KEPT
 
 VECTOR_BYTES = 64
 """Of one part of a point: the widest vectors there are; other processors take several."""

@@ -4,49 +4,16 @@ Spectra are flattened and passed as real pairs, which products with real weights
 Indices are unsigned where they are sums: one whose sign the compiler cannot prove keeps a branch
 for negative ones, and the loop does not vectorise. No loop's order depends on the data's place in
 memory or on what else is in the batch.
-
-A first call waits for the compiler, so nothing is compiled that is not used: functions that only
-kernels call have no wrappers for Python, integers are passed as variables, since each literal would
-be a signature of its own, and slices are copied by loops, since an assignment from array to array
-brings the formatting of its error message, strings and all, which takes longest of everything.
 """
 
 from __future__ import annotations
-
-import zlib
-from pathlib import Path
 
 import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-
-def _can_be_kept():
-    """Return whether there is a folder for compiled code: beside this file, or the user's own."""
-    try:
-        numba.njit(cache=True)(_can_be_kept)
-    except RuntimeError:  # how Numba says that it may write nowhere
-        return False
-    return True
-
-
-KEPT = _can_be_kept()
-"""Whether compiled code is kept on disk. If not, each process compiles what it uses."""
-
-compiled = numba.njit(nogil=True, cache=KEPT, no_cfunc_wrapper=True)
-inner = numba.njit(nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)
-
-
-def stamp(*files):
-    """Return an empty array whose type names the contents of some source files.
-
-    Numba's cache on disk compiles anew what a changed file holds, but not what calls it from
-    another one. A kernel that is passed this array is compiled anew then, too.
-    """
-    digest = zlib.crc32(b"".join(Path(file).read_bytes() for file in files))
-    return np.empty(0, [(f"sources_{digest:08x}", np.uint8)])
-
+from scatflow.backends.compiling import compiled, inner
 
 ONE, TWO = np.uintp(1), np.uintp(2)
 NONE, SINGLE = np.int64(0), np.int64(1)
@@ -423,7 +390,7 @@ def box_filters(dense, eps, values):
     return boxes, used
 
 
-@numba.njit(nogil=True, cache=KEPT, no_cfunc_wrapper=True, fastmath={"reassoc"})
+@compiled(fastmath={"reassoc"})
 def windows(u, taps, first, step, line, out):
     """Write weighted sums over windows of cyclic rows.
 
@@ -725,7 +692,7 @@ def complete(half, whole):
                 out[x] = np.conj(mirrored[nx - x])
 
 
-@numba.njit(nogil=True, cache=KEPT, fastmath={"reassoc"})
+@compiled(fastmath={"reassoc"})
 def sum_of_powers(u, out):
     """Sum roots, values and squares of nonnegative numbers, in double precision."""
     roots = 0.0

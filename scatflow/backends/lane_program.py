@@ -48,7 +48,7 @@ class LaneProgram:
     walk: Callable[..., None]
     """:func:`lanes.scatter` or :func:`lane_signals.scatter`."""
     stamp: Array
-    """What the walk is compiled of, see :func:`kernels.stamp`."""
+    """What the walk is compiled of, see :func:`compiling.stamp`."""
     groups: Array
     layers: int
     rows: Array

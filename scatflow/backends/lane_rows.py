@@ -11,7 +11,7 @@ import numpy as np
 
 from scatflow.backends import codelets, kernels
 from scatflow.backends.codelets import FORWARD, PACKED_MODULI, POINT, VECTOR_BYTES, call_line
-from scatflow.backends.kernels import compiled, stamp
+from scatflow.backends.compiling import compiled, stamp
 
 STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
 """For Numba's cache: what is compiled here consists of these files."""

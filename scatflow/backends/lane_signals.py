@@ -20,7 +20,8 @@ from scatflow.backends.codelets import (
     VECTOR_BYTES,
     call_line,
 )
-from scatflow.backends.kernels import NONE, SINGLE, compiled, inner, integers, stamp
+from scatflow.backends.compiling import compiled, inner, stamp
+from scatflow.backends.kernels import NONE, SINGLE, integers
 from scatflow.backends.lanes import (
     CHILD,
     CHILDREN_END,

@@ -12,7 +12,8 @@ import numpy as np
 
 from scatflow.backends import codelets, kernels
 from scatflow.backends.codelets import CHUNK, INVERSE, POINT, STRETCH, VECTOR_BYTES, call_line
-from scatflow.backends.kernels import NONE, SINGLE, compiled, inner, pointer, stamp
+from scatflow.backends.compiling import compiled, inner, stamp
+from scatflow.backends.kernels import NONE, SINGLE, pointer
 
 STAMP = stamp(__file__, codelets.__file__, kernels.__file__)
 """For Numba's cache: what is compiled here consists of these files."""

@@ -26,16 +26,8 @@ from scatflow.backends.codelets import (
     VECTOR_BYTES,
     call_line,
 )
-from scatflow.backends.kernels import (
-    NONE,
-    SINGLE,
-    compiled,
-    inner,
-    integers,
-    stamp,
-    towards_the_half,
-    twice,
-)
+from scatflow.backends.compiling import compiled, inner, stamp
+from scatflow.backends.kernels import NONE, SINGLE, integers, towards_the_half, twice
 
 assert ABREAST == 4, "rows are gathered and turned around four at a time"
 

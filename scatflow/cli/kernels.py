@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 import scatflow
-from scatflow.backends.kernels import KEPT
+from scatflow.backends.compiling import KEPT
 from scatflow.engines.engine import Engine
 from scatflow.errors import BackendError
 

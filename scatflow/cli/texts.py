@@ -267,7 +267,7 @@ def _devices() -> str:
 
 def _kernels() -> str:
     """Say whether compiled code is kept on disk."""
-    from scatflow.backends.kernels import KEPT
+    from scatflow.backends.compiling import KEPT
 
     if KEPT:
         return "compiled once and kept on disk"

@@ -55,7 +55,7 @@ def test_what_is_compiled_of_another_file_is_compiled_anew_when_that_changes(tmp
     # Numba itself would go on with the machine code of the other file's first version.
     (tmp_path / "caller.py").write_text(
         "import other\n"
-        "from scatflow.backends.kernels import compiled, stamp\n"
+        "from scatflow.backends.compiling import compiled, stamp\n"
         "STAMP = stamp(__file__, other.__file__)\n"
         "@compiled\n"
         "def kernel(_):\n"
@@ -66,7 +66,7 @@ def test_what_is_compiled_of_another_file_is_compiled_anew_when_that_changes(tmp
     answers = []
     for number in (1, 2):
         (tmp_path / "other.py").write_text(
-            "from scatflow.backends.kernels import inner\n"
+            "from scatflow.backends.compiling import inner\n"
             "@inner\n"
             "def number():\n"
             f"    return {number}\n"
@@ -107,3 +107,31 @@ def test_without_a_folder_to_write_to_kernels_are_compiled_anew():
         [sys.executable, "-c", NOWHERE], capture_output=True, text=True, check=True, timeout=300
     )
     assert "NUMBA_CACHE_DIR may name one" in done.stdout
+
+
+MADE = """
+import json
+import numpy as np
+from scatflow import Scattering1D
+from scatflow.backends import kernels
+
+Scattering1D(3, 64)(np.zeros(64, np.float32))
+found = {}
+for function in (kernels.fold_bands, kernels.cut_rows, kernels.towards_the_half, kernels._floor):
+    for made in function.overloads.values():
+        code = made.library
+        found[function.__name__] = code._final_module in code.codegen._engine._ee._modules
+print(json.dumps(found))
+"""
+
+
+def test_what_only_kernels_call_has_no_machine_code_of_its_own(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", MADE],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "SCATFLOW_FFT": "mkl"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found == {"fold_bands": True, "cut_rows": True, "towards_the_half": False}
