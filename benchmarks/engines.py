@@ -167,7 +167,8 @@ def filters_1d(engine, plan):
     """Evaluate each filter of an engine once."""
     psi1, psi2 = engine.scales()
     unique = dict.fromkeys((*psi1, *psi2))
-    morlets_1d(plan.padded[0], [(scale.xi, scale.sigma) for scale in unique])
+    wavelets = [(scale.xi, scale.sigma) for scale in unique]
+    morlets_1d(plan.padded[0], wavelets, plan.backend.morlets)
     lowpass_1d(plan.padded[0], scattering1d.SIGMA0 / engine.window)
 
 

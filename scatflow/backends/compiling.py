@@ -82,9 +82,7 @@ class _ForCallers(CompilerBase):
 
 def compiled(function=None, **options):
     """Compile a function, with more options of :func:`numba.njit`."""
-    made = numba.njit(
-        nogil=True, cache=KEPT, no_cfunc_wrapper=True, error_model="numpy", **options
-    )
+    made = numba.njit(nogil=True, cache=KEPT, no_cfunc_wrapper=True, error_model="numpy", **options)
     return made if function is None else made(function)
 
 

@@ -269,7 +269,17 @@ class Backend(Protocol):
 
 
 class Cutting(Protocol):
-    """What a backend has besides that cuts filters to what is not negligible by itself."""
+    """What a backend has besides that makes filters and cuts them to what is not negligible."""
+
+    def morlets(
+        self,
+        N: int,
+        wavelets: Sequence[tuple[float, float]],
+        bands: Sequence[tuple[int, int, int]],
+        values: NDArray[np.float64],
+    ) -> None:
+        """Write the values of Morlet wavelets on their bands (``wavelets.morlet.morlets_1d``)."""
+        ...
 
     def fan(self, bank: Bank, eps: float, dtype: Any) -> Any:
         """Return what lays filters out for moduli of several lengths, up to `eps` of their peaks.

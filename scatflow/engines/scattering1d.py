@@ -567,7 +567,8 @@ class Frame:
         eps = NEGLIGIBLE[self.dtype.name]
         unique = list(dict.fromkeys(scales))
         wavelets = [(scale.xi, scale.sigma) for scale in unique]
-        firsts, ends, values = morlets_1d(self.padded, wavelets)
+        evaluate = getattr(self.backend, "morlets", None)
+        firsts, ends, values = morlets_1d(self.padded, wavelets, evaluate)
         number = {scale: i for i, scale in enumerate(unique)}
         fan = getattr(self.backend, "fan", None)
         if fan is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.fft
@@ -29,7 +29,13 @@ NO_CORRECTION = 1e-34
 at 1.5e-17."""
 
 SMALL_CORRECTION = 0.06
-"""Height at zero below which a series gives a wavelet's norm; centres above 2.4 sigma have less."""
+"""Height at zero below which a series gives a wavelet's norm."""
+
+CENTRE = 2.4
+"""Centre, in bandwidths, above which the height at zero is less."""
+
+LEAST_WIDTH = 0.3
+"""Bandwidth, in bins, of the longest wavelets that fit into signals."""
 
 
 # --- one dimension -------------------------------------------------------------------------
@@ -109,17 +115,22 @@ def morlet_1d(N: int, xi: float, sigma: float) -> Band:
     return band.scaled(1.0 / l1_norm(band))
 
 
+def _has_few_samples(N: int, sigma: float) -> bool:
+    """Return whether a Gaussian ends within the signal, and so few periods are left out of it."""
+    last = math.ceil(REACH / (2.0 * math.pi * sigma))
+    left_out = math.exp(-((_periods(sigma) - 1) ** 2) / (2.0 * sigma**2))
+    return 2 * last + 1 <= N and left_out <= 1e-11
+
+
 def _samples_of_a_wide_morlet(N: int, xi: float, sigma: float) -> NDArray[np.complex128] | None:
     """Return the half in time of a wavelet that fills the period; None if it has many samples.
 
     A Gaussian that repeats with the sampling rate has the samples of one in time (Poisson), and so
     few of them that the sum of their moduli is the norm.
     """
-    last = math.ceil(REACH / (2.0 * math.pi * sigma))
-    left_out = math.exp(-((_periods(sigma) - 1) ** 2) / (2.0 * sigma**2))
-    if 2 * last + 1 > N or left_out > 1e-11:
+    if not _has_few_samples(N, sigma):
         return None
-    t = np.arange(last + 1)
+    t = np.arange(math.ceil(REACH / (2.0 * math.pi * sigma)) + 1)
     envelope = np.exp(-2.0 * (math.pi * sigma * t) ** 2)
     envelope[0] = 0.5  # the other half of time mirrors this one
     h: NDArray[np.complex128] = envelope * np.exp(2j * math.pi * xi * t)
@@ -129,14 +140,26 @@ def _samples_of_a_wide_morlet(N: int, xi: float, sigma: float) -> NDArray[np.com
     return h
 
 
-TOGETHER = 2**13
-"""Bins of a band up to which wavelets are evaluated together; longer ones fill caches alone."""
+Bands = Sequence[tuple[int, int, int]]
+"""First bin of each wavelet; where its values begin, and how many there are."""
+
+Evaluate = Callable[[int, Sequence[tuple[float, float]], Bands, Array], None]
+"""What writes the values of wavelets ``(xi, sigma)`` of N samples on their bands, at one go."""
 
 
 def morlets_1d(
-    N: int, wavelets: Sequence[tuple[float, float]]
+    N: int, wavelets: Sequence[tuple[float, float]], evaluate: Evaluate | None = None
 ) -> tuple[list[int], list[int], Array]:
-    """Evaluate Morlet wavelets ``(xi, sigma)``, to the bit as :func:`morlet_1d` does each.
+    """Evaluate Morlet wavelets ``(xi, sigma)``, to rounding as :func:`morlet_1d` does each.
+
+    Parameters
+    ----------
+    N : int
+        Samples of the signal they are applied to.
+    wavelets : sequence of tuple
+        `xi` and `sigma` of each, cycles/sample.
+    evaluate : callable, optional
+        Is given those that are :func:`usual`.
 
     Returns
     -------
@@ -147,36 +170,36 @@ def morlets_1d(
     values : ndarray
     """
     bins = [_bins(N, abs(xi), sigma) for xi, sigma in wavelets]
-    firsts = [first for first, _ in bins]
     sizes = [min(last - first + 1, N) for first, last in bins]
+    firsts = [0 if size == N else first for (first, _), size in zip(bins, sizes, strict=True)]
     ends = list(itertools.accumulate(sizes, initial=0))
     values: Array = np.empty(ends[-1])
-    views = [values[begin:end] for begin, end in itertools.pairwise(ends)]
-    narrow, wide = [], []
-    for i, ((xi, sigma), size) in enumerate(zip(wavelets, sizes, strict=True)):
-        if xi >= 0 and size < min(N, TOGETHER):
-            narrow.append(i)
-        elif xi >= 0 and size == N and (h := _samples_of_a_wide_morlet(N, xi, sigma)) is not None:
-            wide.append((i, h))
+    given = []
+    for i, (xi, sigma) in enumerate(wavelets):
+        if evaluate is not None and usual(N, xi, sigma, sizes[i]):
+            given.append(i)
         else:
             band = morlet_1d(N, xi, sigma)
-            firsts[i], views[i][:] = band.starts[0], band.values
-    if narrow:
-        _narrow_together(N, [(*wavelets[i], firsts[i], views[i]) for i in narrow])
-    if wide:
-        half: NDArray[np.complex128] = np.zeros((len(wide), max(h.size for _, h in wide)), complex)
-        for row, (_, h) in zip(half, wide, strict=True):
-            row[: h.size] = h
-        for (i, _), filled in zip(wide, scipy.fft.hfft(half, N), strict=True):
-            firsts[i], views[i][:] = 0, filled
+            firsts[i], values[ends[i] : ends[i + 1]] = band.starts[0], band.values
+    if evaluate is not None and given:
+        bands = [(firsts[i], ends[i], sizes[i]) for i in given]
+        evaluate(N, [wavelets[i] for i in given], bands, values)
     return [first % N for first in firsts], ends, values
 
 
-def _height(xi: float, sigma: float) -> float:
-    """Return the height at zero of a Gaussian in Fourier, to the bit that of half of both.
+def usual(N: int, xi: float, sigma: float, size: int) -> bool:
+    """Return whether a wavelet of so many bins is as those of most banks are.
 
-    Powers are not: they round otherwise.
+    If narrower than the period, its frequency is positive, its correction small and its Gaussian
+    more than a bin wide. If not, it has few samples in time and counts in few periods.
     """
+    if size < N:
+        return xi > CENTRE * sigma and sigma * N > LEAST_WIDTH
+    return xi >= 0 and _has_few_samples(N, sigma)
+
+
+def _height(xi: float, sigma: float) -> float:
+    """Return the height at zero of a Gaussian in Fourier."""
     return math.exp(-xi * xi / (2.0 * sigma * sigma))
 
 
@@ -199,46 +222,6 @@ def _narrow_morlet(f: Array, xi: float, sigma: float, correction: float) -> Arra
         around_0 *= correction
         values -= around_0
     return values
-
-
-def _narrow_together(N: int, wavelets: Sequence[tuple[float, float, int, Array]]) -> None:
-    """Write the values of wavelets on bands narrower than the period.
-
-    Each is its `xi` and `sigma`, the first bin and the room for its values. One that is another's
-    dilation by two has every second value of it, to the bit.
-    """
-    wavelets = sorted(wavelets, key=operator.itemgetter(1))
-    spans: dict[tuple[float, float], tuple[int, int]] = {}
-    for xi, sigma, first, room in wavelets:
-        low, high = first, first + room.size
-        if (half := spans.get((xi / 2.0, sigma / 2.0))) is not None:
-            low, high = min(low, 2 * half[0]), max(high, 2 * half[1])
-        spans[xi, sigma] = low, high
-    lowest = min(low for low, _ in spans.values())
-    f = np.arange(lowest, max(high for _, high in spans.values())) / N
-    done: dict[tuple[float, float], Array] = {}
-    norms: dict[float, float] = {}
-    longer = []
-    for xi, sigma, first, room in reversed(wavelets):
-        height = _height(xi, sigma)
-        low, high = spans[xi, sigma]
-        twice = (2.0 * xi, 2.0 * sigma)
-        if twice in spans:
-            begin = 2 * low - spans[twice][0]
-            values = done[twice][begin : begin + 2 * (high - low) : 2]
-        else:
-            values = _narrow_morlet(f[low - lowest : high - lowest], xi, sigma, height)
-        done[xi, sigma] = values
-        room[:] = values[first - low : first - low + room.size]
-        if not _has_ended(N, sigma, height):
-            longer.append(room)
-        elif height >= UNIT_NORM:
-            if height not in norms:
-                norms[height] = _norm_of_a_morlet(height)
-            room /= norms[height]
-    if longer:  # Of up to 2**13 bins: all need 2**15 points, or as many as there are samples.
-        for room, norm in zip(longer, _l1_norms(longer, N), strict=True):
-            room *= 1.0 / norm
 
 
 UNIT_NORM = 1e-9
@@ -276,27 +259,12 @@ def l1_norm(band: Band) -> float:
     to zero does not change the modulus. A filter longer than the signal overlaps itself and has
     kinks where it nearly vanishes: 2**15 points at least keep that error below 1e-9.
     """
-    return _l1_norms([band.values], band.shape[0])[0]
-
-
-AT_A_TIME = 4
-"""Filters whose norms are computed together: 0.7 MB each."""
-
-
-def _l1_norms(bands: Sequence[Array], N: int) -> list[float]:
-    """Return :func:`l1_norm` of bands that need the same number of points, as the longest does."""
-    if len(bands) > AT_A_TIME:
-        return _l1_norms(bands[:AT_A_TIME], N) + _l1_norms(bands[AT_A_TIME:], N)
-    longest = max(values.size for values in bands)
-    points = min(N, max(int(scipy.fft.next_fast_len(2 * longest)), 2**15))
-    padded: Array = np.zeros((len(bands), longest))
-    for row, values in zip(padded, bands, strict=True):
-        row[: values.size] = values
-    # The filters are real in Fourier, so their second halves in time mirror the first. A sum over
-    # both rounds as it does over a whole transform.
-    half = np.abs(scipy.fft.rfft(padded, points, norm="forward"))
-    whole = np.concatenate([half, half[:, points - half.shape[1] : 0 : -1]], axis=1)
-    return [float(norm) for norm in whole.sum(axis=1)]
+    (N,) = band.shape
+    points = min(N, max(int(scipy.fft.next_fast_len(2 * band.values.size)), 2**15))
+    # The filter is real in Fourier, so its second half in time mirrors the first.
+    half = np.abs(scipy.fft.rfft(band.values, points, norm="forward"))
+    once = half[0] + (half[-1] if points % 2 == 0 else 0.0)
+    return float(2.0 * half.sum() - once)
 
 
 def lowpass_1d(N: int, sigma: float) -> Band:
