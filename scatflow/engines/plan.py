@@ -513,6 +513,10 @@ def _gain(how: Kept) -> float:
     return 1.0
 
 
+FAR = {kind: np.finfo(kind).maxexp // 4 for kind in "fd"}
+"""Exponents beyond which signals are scaled, for float32 and float64."""
+
+
 def _exponents(signals: NDArray[Any]) -> NDArray[np.intc]:
     """Return the power of two that each signal's peak is near, 0 if it is far from any limit.
 
@@ -523,8 +527,11 @@ def _exponents(signals: NDArray[Any]) -> NDArray[np.intc]:
         return np.zeros(len(signals), np.intc)
     axes = tuple(range(1, signals.ndim))
     peaks = np.maximum(signals.max(axis=axes), -signals.min(axis=axes))
+    near = FAR[signals.dtype.char]
+    if peaks.max() < 2.0**near and peaks.min() >= 2.0**-near:
+        return np.zeros(len(signals), np.intc)
     exponents = np.frexp(np.where(np.isfinite(peaks), peaks, 0))[1]
-    far = np.abs(exponents) > np.finfo(signals.dtype).maxexp // 4
+    far = np.abs(exponents) > near
     return np.where(far, exponents, 0).astype(np.intc)
 
 
