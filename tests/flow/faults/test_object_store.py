@@ -125,7 +125,7 @@ def test_a_store_that_does_not_answer_is_an_error_of_ours(s3, remote, monkeypatc
 
 def test_a_second_run_is_refused_and_a_dead_one_is_no_obstacle(s3, remote, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(lock, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 4)
     monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
     with lock.locked("s3://bucket/out.zarr"), pytest.raises(OutputBusyError, match="process"):
         go(remote)
@@ -215,7 +215,7 @@ def test_a_place_of_azure_is_no_secret(place):
 @pytest.fixture
 def fast_locks(monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(lock, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 4)
     monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
 
 
