@@ -62,7 +62,6 @@ class _LoweringForCallers(LoweringPass):
         NativeLowering().run_pass(state)
         name = [].append  # A built-in method like no other, by which callers know the function.
         state.targetctx.insert_user_function(name, state.cr.fndesc, [state.library])
-        state.reload_init.extend(state.library._reload_init)
         state["cr"] = state.cr._replace(cfunc=name)
         return True
 
@@ -87,7 +86,11 @@ def compiled(function=None, **options):
 
 
 def inner(function=None, **options):
-    """Compile a function that only compiled ones call, with more options of :func:`numba.njit`."""
+    """Compile a function that only compiled ones call, with more options of :func:`numba.njit`.
+
+    It may not print, put values into the messages of exceptions, or call one that calls it; Python
+    gets None of it.
+    """
     made = numba.njit(
         nogil=True,
         no_cfunc_wrapper=True,
@@ -103,7 +106,8 @@ def stamp(*files):
     """Return an empty array whose type names the contents of some source files.
 
     Numba's cache on disk compiles anew what a changed file holds, but not what calls it from
-    another one. A kernel that is passed this array is compiled anew then, too.
+    another one. A kernel that is passed this array is compiled anew then, too, and when this file
+    changes; kernels of one file that are passed none are not.
     """
-    digest = zlib.crc32(b"".join(Path(file).read_bytes() for file in files))
+    digest = zlib.crc32(b"".join(Path(file).read_bytes() for file in (*files, __file__)))
     return np.empty(0, [(f"sources_{digest:08x}", np.uint8)])

@@ -32,7 +32,7 @@ _LOG2E, _LN2, _LN2_REST = 1.0 / math.log(2.0), 0.693145751953125, 1.428606820309
 _ROUND = 6755399441055744.0
 """1.5 * 2**52: what is added to it is rounded to an integer."""
 
-LOST = 12.5
+FAR_CENTRE = 12.5
 """Centre, in bandwidths, beyond which a correction is lost in the rounding of its band."""
 
 _ROOT = (1.0, 1 / 2, -1 / 8, 1 / 16, -5 / 128, 7 / 256, -21 / 1024, 33 / 2048)
@@ -179,7 +179,7 @@ def _evaluate(N, wavelets, bands, values, some, cos, sin):
         else:
             c = 0.0
             _add_gaussian(psi, first, N, xi, sigma, 1.0)
-            if xi < LOST * sigma:
+            if xi < FAR_CENTRE * sigma:
                 c = _exp(-0.5 / (sigma * sigma) * (xi * xi))
                 _add_gaussian(psi, first, N, 0.0, sigma, -c)
             if math.pi * sigma * N > REACH:
@@ -194,7 +194,7 @@ def _evaluate(N, wavelets, bands, values, some, cos, sin):
             psi[k] /= norm
 
 
-def evaluate(
+def morlets(
     N: int,
     wavelets: Sequence[tuple[float, float]],
     bands: Sequence[tuple[int, int, int]],

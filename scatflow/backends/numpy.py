@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scatflow.backends import across, bands, fft, harmonic, kernels, lane_program, plain
 from scatflow.backends import program as signal_program
 from scatflow.backends.bands import BandStage
-from scatflow.backends.morlets import evaluate
+from scatflow.backends.morlets import morlets as morlets
 from scatflow.backends.protocol import (
     PRECISE_VOXELS,
     BandFilter,
@@ -109,9 +109,6 @@ def prepare(
     if not isinstance(filters, Sequence):
         return harmonic.prepare(filters, dtype) or plain.HarmonicStage(filters)
     return bands.lay_out(filters, tuple(target), dtype)
-
-
-morlets = evaluate
 
 
 def fan(bank: Bank, eps: float, dtype: np.dtype[np.floating]) -> bands.Fan:

@@ -35,7 +35,11 @@ CENTRE = 2.4
 """Centre, in bandwidths, above which the height at zero is less."""
 
 LEAST_WIDTH = 0.3
-"""Bandwidth, in bins, of the longest wavelets that fit into signals."""
+"""Bandwidth, in bins, of the longest wavelets that fit into signals.
+
+Gaussians of longer ones fall so far within a bin that the exponential of ``backends.morlets`` no
+longer holds.
+"""
 
 
 # --- one dimension -------------------------------------------------------------------------
@@ -227,7 +231,7 @@ def _narrow_morlet(f: Array, xi: float, sigma: float, correction: float) -> Arra
 UNIT_NORM = 1e-9
 """Height at zero below which a wavelet's norm is one: its square is lost beside one."""
 
-_ROOT = (1.0, 1 / 2, -1 / 8, 1 / 16, -5 / 128, 7 / 256, -21 / 1024, 33 / 2048, -429 / 32768)
+_ROOT = (1.0, 1 / 2, -1 / 8, 1 / 16, -5 / 128, 7 / 256, -21 / 1024, 33 / 2048)
 """Binomial coefficients of 1/2."""
 
 _PRODUCTS = tuple(tuple(_ROOT[n] * _ROOT[n + k] for n in range(5)) for k in range(4))

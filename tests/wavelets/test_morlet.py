@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scatflow.backends.morlets import evaluate
+from scatflow.backends.morlets import morlets
 from scatflow.wavelets.morlet import (
     gabor_norm,
     ideal_lowpass,
@@ -173,7 +173,7 @@ def test_the_scatnet_mask_keeps_as_many_bins_as_the_decimated_grid(n, level):
     assert signed.min() == -(n // 2 ** (level + 1)) or n % 2 ** (level + 1)
 
 
-@pytest.mark.parametrize("at_one_go", [None, evaluate])
+@pytest.mark.parametrize("at_one_go", [None, morlets])
 @given(
     st.integers(64, 20000) | st.integers(60000, 70000),
     st.lists(
@@ -200,6 +200,17 @@ def test_wavelets_of_signals_are_the_same_alone_and_together(at_one_go, N, wavel
         np.testing.assert_allclose(found, alone.values, rtol=0, atol=2e-13 * peak)
 
 
+@pytest.mark.parametrize("width", [0.02, 0.05, 0.2, 0.31])
+def test_a_wavelet_narrower_than_a_bin_is_that_bin_alone(width):
+    N = 256
+    (first,), _, values = morlets_1d(N, [(3 / N, width / N)], morlets)
+    psi = np.zeros(N)
+    psi[(first + np.arange(values.size)) % N] = values
+    expected = morlet_1d(N, 3 / N, width / N).dense()
+    np.testing.assert_allclose(psi, expected, atol=1e-15)
+    assert psi.argmax() == 3
+
+
 @pytest.mark.parametrize(
     ("N", "J", "Q"), [(97, 5, 3), (2048, 8, 1), (4096, 5, 8), (131072, 13, 12)]
 )
@@ -209,7 +220,7 @@ def test_wavelets_of_banks_are_all_evaluated_at_one_go(N, J, Q):
 
     def seen(N, some, bands, values):
         given.extend(some)
-        evaluate(N, some, bands, values)
+        morlets(N, some, bands, values)
 
     firsts, ends, values = morlets_1d(N, wavelets, seen)
     assert given == wavelets
