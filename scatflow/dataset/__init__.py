@@ -19,6 +19,7 @@ from scatflow.dataset.template import (
     inner_chunks,
     metadata_of,
     parsed_metadata,
+    relabelled,
     rewrite,
 )
 from scatflow.dataset.timely import DEADLINE
@@ -59,6 +60,7 @@ __all__ = [
     "open_arrays",
     "parsed_metadata",
     "path_coordinates",
+    "relabelled",
     "rewrite",
     "row_coordinates",
     "shard_key",

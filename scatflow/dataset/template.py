@@ -226,6 +226,8 @@ def extend(group: zarr.Group, template: Template, *, again: bool) -> None:
     """
     for coordinate in template.coordinates:
         array = _array(group, coordinate.name)
+        if array.attrs.asdict() != (attrs := _stored(coordinate)[1]):
+            array.attrs.put(attrs)
         old = array.shape
         if old == coordinate.shape and not again:
             continue
@@ -258,6 +260,26 @@ def differing(group: zarr.Group, template: Template) -> dict[str, str]:
             why = f"cannot be read ({type(problem).__name__}: {problem})"
         if why is not None:
             found[coordinate.name] = why
+    return found
+
+
+def relabelled(group: zarr.Group, template: Template) -> dict[str, str]:
+    """Say which coordinates that can be read have other attributes or dimensions, and which."""
+    found = {}
+    for coordinate in template.coordinates:
+        try:
+            array = _array(group, coordinate.name)
+        except DAMAGE:
+            continue
+        here, there = array.attrs.asdict(), _stored(coordinate)[1]
+        for key in sorted(here.keys() | there.keys()):
+            if here.get(key) != there.get(key):
+                found[coordinate.name] = (
+                    f"the attribute {key} is {here.get(key)!r}, where {there.get(key)!r} belongs"
+                )
+        dims: Any = array.metadata.to_dict().get("dimension_names")
+        if tuple(dims or ()) != tuple(coordinate.dims):
+            found[coordinate.name] = f"has the dimensions {dims}, where {coordinate.dims} belong"
     return found
 
 

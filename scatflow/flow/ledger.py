@@ -59,6 +59,10 @@ class DamagedLedgerError(ValueError):
     """An array of a ledger of ours cannot be read; the message names the object."""
 
 
+class LostLedgerError(DamagedLedgerError):
+    """Nothing can be read of an array of a ledger of ours; the message names its metadata."""
+
+
 Hold = Callable[[], None]
 """Raises OutputTakenError where a run no longer holds the lock of its output."""
 
@@ -101,13 +105,20 @@ class Ledger:
         self._flushed, self._cost = time.monotonic(), 0.0
         self.hold: Hold = kept
         place = group[GROWN] if self.growing else group
-        self._arrays = {name: _array(place, name) for name in self.names}
+        try:
+            self._arrays = {name: _array(place, name) for name in self.names}
+        except LostLedgerError as problem:
+            if not self.fingerprint:  # Somebody else's group of that name.
+                raise TypeError(f"no fingerprint; {problem}") from problem
+            raise
         self.checksum: NDArray[np.uint32] = self._load("checksum")
         self.source: NDArray[np.uint32] = self._load("source")
         self.state: NDArray[np.uint8] = self._load("state")
         self.backend: NDArray[np.uint8] = (
             self._load(BACKEND) if self.backends else np.zeros(self.state.shape, np.uint8)
         )
+        for name in self.names:
+            self._find_lost(name)
         if self.damaged and not mend:
             raise DamagedLedgerError(f"{self.damaged[0]} cannot be read")
         for chunk in self._dirty:
@@ -142,6 +153,18 @@ class Ledger:
                 )
                 self._dirty.add(chunk)
         return values
+
+    def _find_lost(self, name: str) -> None:
+        """Note chunks that are not in the store: Zarr reads zeros, which done blocks never have."""
+        values = getattr(self, name)
+        for chunk in range(-(-values.size // CHUNK)):
+            where = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+            told = values[where][self.state[where] == DONE]
+            if told.size and not told.any():
+                place = self._arrays[name].store_path / f"c/{chunk}"
+                if not sync(place.exists()):
+                    self.damaged.append(f"ledger/{name}/c/{chunk} (it is not in the store)")
+                    self._dirty.add(chunk)
 
     @classmethod
     def create(cls, root: zarr.Group, settings: Mapping[str, Any], mark: str, n: int) -> Ledger:
@@ -480,7 +503,11 @@ def make_arrays(group: zarr.Group, n: int, backends: Sequence[str]) -> None:
 
 
 def _array(group: Any, name: str) -> zarr.Array[Any]:
-    array = group[name]
+    try:
+        array = group[name]
+    except DAMAGE as problem:
+        key = f"ledger/{name}/zarr.json"
+        raise LostLedgerError(f"{key} ({type(problem).__name__}: {problem})") from problem
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{group.store_path}/{name} should be an array.")
     return array

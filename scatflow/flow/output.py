@@ -17,9 +17,19 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, StorePath
 
 from scatflow.archive.stores import BAD_METADATA, EXTRAS
-from scatflow.dataset import COEFFICIENTS, DONE, FRACTION, UNFINISHED, Template, create, finish
+from scatflow.dataset import (
+    COEFFICIENTS,
+    DAMAGE,
+    DONE,
+    FRACTION,
+    UNFINISHED,
+    Template,
+    create,
+    finish,
+    open_arrays,
+)
 from scatflow.errors import MissingExtraError, OutputError
-from scatflow.flow.ledger import DamagedLedgerError, Ledger
+from scatflow.flow.ledger import DamagedLedgerError, Ledger, LostLedgerError
 from scatflow.flow.settings import differences, growth
 from scatflow.flow.work import Work, local_path, written
 
@@ -36,6 +46,8 @@ class Found:
     ledger: Ledger | None = None
     why: str = "scatflow did not write it"
     """What is wrong with a foreign or damaged one."""
+    mendable: bool = False
+    """Whether a repair can compute again what a damaged one no longer tells of."""
 
 
 def look(store: str) -> Found:
@@ -63,8 +75,10 @@ def look(store: str) -> Found:
         ledger = Ledger.open(store, "r+")
     except FileNotFoundError:
         return Found("foreign")
+    except LostLedgerError as problem:
+        return Found("damaged", why=f"its ledger is damaged: {problem} cannot be read")
     except DamagedLedgerError as problem:
-        return Found("damaged", why=f"its ledger is damaged: {problem}")
+        return Found("damaged", why=f"its ledger is damaged: {problem}", mendable=True)
     except BAD_METADATA as problem:
         why = f"its ledger is damaged or of another version of scatflow ({problem})"
         return Found("foreign", why=why)
@@ -101,10 +115,14 @@ def check(store: str, found: Found, work: Work, fresh: bool) -> Ledger | None:
             "Name another place in [output] store, or move it away yourself."
         )
     if found.kind == "damaged" and not fresh:
+        mend = "Restore that file, or compute all blocks again with scatflow run --fresh."
+        if found.mendable:
+            mend = (
+                "scatflow verify --repair computes those that this object tells of again, and "
+                "scatflow run --fresh all."
+            )
         raise OutputError(
-            f"{store} exists, but {found.why}. Which of its blocks are done is not known. "
-            "scatflow verify --repair computes those that this object tells of again, and "
-            "scatflow run --fresh all."
+            f"{store} exists, but {found.why}. Which of its blocks are done is not known. {mend}"
         )
     if found.ledger is None or fresh:
         return None
@@ -118,6 +136,33 @@ def check(store: str, found: Found, work: Work, fresh: bool) -> Ledger | None:
             f"{n}. Start over with --fresh, which deletes what is there."
         )
     return found.ledger
+
+
+def unreadable(store: str, described: Template) -> dict[str, str]:
+    """Say which of the arrays that blocks write cannot be opened, and why."""
+    names = [COEFFICIENTS] if described.fraction is None else [COEFFICIENTS, FRACTION]
+    found = {}
+    for name in names:
+        try:
+            open_arrays(store, [name], "r")
+        except DAMAGE as problem:
+            found[name] = f"it cannot be read ({type(problem).__name__}: {problem})"
+    return found
+
+
+def check_readable(store: str, described: Template) -> None:
+    """Make sure that there are arrays to write to.
+
+    Raises
+    ------
+    OutputError
+        The metadata of one are damaged or gone.
+    """
+    for name, why in unreadable(store, described).items():
+        raise OutputError(
+            f"{store}/{name}/zarr.json: {why}. No coefficient can be read or written without it. "
+            "scatflow verify --repair writes it anew."
+        )
 
 
 def _refuse_unless_grown(store: str, ledger: Ledger, work: Work) -> None:

@@ -26,7 +26,7 @@ from scatflow.flow.grow import go_on, grow, settle
 from scatflow.flow.layout import Layout
 from scatflow.flow.ledger import Hold, Ledger, versions
 from scatflow.flow.lock import locked, me, refuse_if_held, shared
-from scatflow.flow.output import check, look, lost, make, sweep
+from scatflow.flow.output import check, check_readable, look, lost, make, sweep
 from scatflow.flow.patience import stop_reading
 from scatflow.flow.plan import (
     RunPlan,
@@ -149,6 +149,8 @@ def _who(plan: RunPlan) -> Run:
 def _run_share(plan: RunPlan, share: Share, watch: Watch, page: Report | None, hold: Hold) -> int:
     """Compute the blocks of one share."""
     found = check(plan.output, look(plan.output), plan.work, False)
+    if found is not None:
+        check_readable(plan.output, plan.template)
     if found is not None and not found.shares and not found.pending().size:
         watch.say("All shares are complete: nothing to do.")  # It is started anew, by itself.
         return COMPLETE
@@ -209,6 +211,7 @@ def _resume(
 
 def _look_over(plan: RunPlan, ledger: Ledger, watch: Watch) -> bool:
     """Check what earlier runs left, and tell whether there is anything to do."""
+    check_readable(plan.output, plan.template)
     ledger.absorb()
     say = watch.say
     _catch_up(plan, ledger, say)

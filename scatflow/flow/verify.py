@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from scatflow.dataset import (
     DAMAGE,
     DONE,
     FRACTION,
+    Template,
     checksum,
     differing,
     erase_region,
@@ -30,6 +31,7 @@ from scatflow.dataset import (
     metadata_of,
     open_arrays,
     parsed_metadata,
+    relabelled,
     rewrite,
     shard_key,
 )
@@ -40,7 +42,7 @@ from scatflow.flow.labels import attrs_meanwhile, template
 from scatflow.flow.layout import layout
 from scatflow.flow.ledger import Ledger
 from scatflow.flow.lock import locked
-from scatflow.flow.output import check, look, lost
+from scatflow.flow.output import check, look, lost, unreadable
 from scatflow.flow.plan import RunPlan
 from scatflow.flow.progress import Terminal
 from scatflow.flow.run import run
@@ -148,7 +150,15 @@ def verify(
         It is to be repaired while a run goes on.
     """
     plan, ledger = _opened(plan, say)
-    arrays = _variables(plan)
+    first = _unreadable(plan)
+    if first and not repair:
+        raise OutputError(
+            f"{plan.output}/{first[0]}. No coefficient can be read without it. scatflow verify "
+            "--repair writes it anew."
+        )
+    if first:
+        _restore(plan, first, say)
+    arrays = open_arrays(plan.output, written(plan.work), "r")
     problems = [
         *_ledger(ledger),
         *_labels(plan, ledger),
@@ -177,7 +187,9 @@ def verify(
         ledger.computed(),
         problems,
     )
-    return _repaired(plan, report, say) if repair and problems else report
+    if repair and problems:
+        report = _repaired(plan, report, say)
+    return replace(report, repaired=[*first, *report.repaired])
 
 
 # --- what is there -------------------------------------------------------------------------------
@@ -188,7 +200,7 @@ def _opened(plan: RunPlan, say: Callable[[str], None]) -> tuple[RunPlan, Ledger]
     found = look(plan.output)
     if found.kind in ("absent", "half-made"):
         raise OutputError(f"There is nothing at {plan.output} to verify. Give scatflow run first.")
-    if found.kind == "damaged":
+    if found.mendable:
         found = replace(found, kind="ours", ledger=Ledger.open(plan.output, mend=True))
     ledger = check(plan.output, found, plan.work, fresh=False)
     assert ledger is not None
@@ -209,31 +221,37 @@ def _opened(plan: RunPlan, say: Callable[[str], None]) -> tuple[RunPlan, Ledger]
     return plan, ledger
 
 
-def _variables(plan: RunPlan) -> Arrays:
-    """Open what blocks write.
+def _unreadable(plan: RunPlan) -> list[Problem]:
+    """Return what keeps coefficients from being read: metadata of what blocks write."""
+    found = unreadable(plan.output, plan.template)
+    for name, expected in metadata_of(plan.template).items():
+        if name in found:
+            continue
+        here = parsed_metadata(open_arrays(plan.output, [name], "r")[name])
+        for key in ("shape", "data_type", "chunk_grid", "fill_value"):
+            if here.get(key) != expected[key]:
+                found[name] = _instead(key, here, expected)
+    return [Problem("metadata", f"{name}/zarr.json", why) for name, why in found.items()]
 
-    Raises
-    ------
-    OutputError
-        Their metadata are not what a run writes.
-    """
-    expected = plan.template
-    found: Any
-    try:
-        arrays = open_arrays(plan.output, written(plan.work), "r")
-        array = arrays[COEFFICIENTS]
-        found = (array.shape, array.dtype, array.metadata.to_dict()["dimension_names"])
-        if not all(np.isnan(one.fill_value) for one in arrays.values()):
-            found = "a fill value that is not NaN"
-    except (*DAMAGE, FileNotFoundError) as problem:
-        found = problem
-    if found != (expected.shape, expected.dtype, expected.dims):
-        raise OutputError(
-            f"{plan.output}/scattering/zarr.json is damaged: found {found}, expected "
-            f"{(expected.shape, expected.dtype, expected.dims)}. No coefficient can be read "
-            "without it. Restore that file, or start over with scatflow run --fresh."
-        )
-    return arrays
+
+def _instead(key: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    return f"{key} is {json.dumps(here.get(key))}, where {json.dumps(there.get(key))} belongs"
+
+
+def _restore(plan: RunPlan, problems: Sequence[Problem], say: Callable[[str], None]) -> None:
+    """Write the metadata of what blocks write anew, without which nothing can be looked at."""
+    for problem in problems:
+        say(str(problem))
+    with locked(plan.output):
+        group = zarr.open_group(plan.output, mode="r+", use_consolidated=False)
+        _write_metadata(group, plan.template, {p.object for p in problems})
+
+
+def _write_metadata(group: zarr.Group, described: Template, keys: Collection[str]) -> None:
+    for name, expected in metadata_of(described).items():
+        if (key := f"{name}/zarr.json") in keys:
+            text = json.dumps(expected, indent=2).encode()
+            sync((group.store_path / key).set(default_buffer_prototype().buffer.from_bytes(text)))
 
 
 def _ledger(ledger: Ledger) -> Iterator[Problem]:
@@ -261,6 +279,7 @@ def _labels(plan: RunPlan, ledger: Ledger) -> Iterator[Problem]:
         name = coordinate.name
         if name not in wrong and group[name].shape != coordinate.shape:  # type: ignore[union-attr]
             wrong[name] = f"has the shape {group[name].shape}"  # type: ignore[union-attr]
+    wrong = {**relabelled(group, plan.template), **wrong}
     for name, why in wrong.items():
         yield Problem("coordinate", name, why)
     attrs = dict(group.attrs)
@@ -285,10 +304,8 @@ def _of_variables(group: zarr.Group, plan: RunPlan) -> Iterator[Problem]:
         assert isinstance(array, zarr.Array)  # It has been opened.
         found = parsed_metadata(array)
         for key in sorted(expected.keys() | found.keys()):
-            here, there = found.get(key), expected.get(key)
-            if here != there:
-                what = f"{key} is {json.dumps(here)}, where {json.dumps(there)} belongs"
-                yield Problem("metadata", f"{name}/zarr.json", what)
+            if found.get(key) != expected.get(key):
+                yield Problem("metadata", f"{name}/zarr.json", _instead(key, found, expected))
 
 
 def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
@@ -450,12 +467,7 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
         group = zarr.open_group(plan.output, mode="r+", use_consolidated=False)
         rewrite(group, plan.template, {p.object for p in report.problems if p.kind == "coordinate"})
         told = {p.object for p in report.problems if p.kind == "metadata"}
-        for name, expected in metadata_of(plan.template).items():
-            if (key := f"{name}/zarr.json") in told:
-                text = json.dumps(expected, indent=2).encode()
-                sync(
-                    (group.store_path / key).set(default_buffer_prototype().buffer.from_bytes(text))
-                )
+        _write_metadata(group, plan.template, told)
         finish(group, attrs_meanwhile(group.attrs, plan.template))
         for problem in report.problems:
             if problem.kind == "ledger":
@@ -478,7 +490,7 @@ def _repaired(plan: RunPlan, report: Report, say: Callable[[str], None]) -> Repo
     again = [
         *_labels(plan, ledger),
         *_unfinished(ledger),
-        *_stored(plan, ledger, _variables(plan), np.array(bad, np.int64)),
+        *_stored(plan, ledger, arrays, np.array(bad, np.int64)),
     ]
     fixed = [p for p in report.problems if p not in again]
     return replace(

@@ -231,6 +231,18 @@ def test_what_is_left_of_a_shorter_source_is_not_waited_for_without_end(place, t
     assert "block 1: TimeoutError: reading" in said
 
 
+def test_labels_of_a_longer_source_have_its_attributes(place, tiny):
+    x = np.random.default_rng(0).standard_normal((2, 1200)).astype(np.float32)
+    place.archive(x[:, :900])
+    assert place.run(transform=SEAMLESS)[0] == 0
+    place.archive(x)
+    zarr.open_array(str(place.path / "archive.zarr"), path="station").attrs["network"] = "Y"
+    assert place.run(transform=SEAMLESS)[0] == 0
+    grown = zarr.open_group(str(place.path / "out.zarr"), mode="r")
+    assert grown["station"].attrs["network"] == "Y"
+    assert place.bytes() == from_scratch(place, transform=SEAMLESS)
+
+
 def test_a_selection_with_a_stop_does_not_grow_and_an_open_one_does(place, tiny):
     x = np.random.default_rng(0).standard_normal((2, 2000)).astype(np.float32)
     place.archive(x[:, :900])

@@ -355,7 +355,7 @@ def test_other_versions_of_the_libraries_are_told(done):
         ("zarr.json", '{"zarr_format": 3, "node_type": "group", "attributes": 3}'),
         ("ledger/zarr.json", "[]"),
         ("ledger/zarr.json", {"failures": {"one": "x"}}),
-        ("ledger/state/zarr.json", "{}"),
+        ("ledger/zarr.json", {"fingerprint": ""}),
     ],
 )
 def test_an_output_with_damaged_metadata_is_refused(place, noise, file, content):

@@ -206,9 +206,10 @@ def test_entries_of_the_ledger_that_were_altered_are_found(done, name):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("scattering/zarr.json", "Restore that file"),
+        ("scattering/zarr.json", "scattering/zarr.json: it cannot be read .*verify --repair"),
+        ("valid_fraction/zarr.json", "valid_fraction/zarr.json: it cannot be read .*--repair"),
         ("ledger/zarr.json", "scatflow did not write it"),
-        ("ledger/state/zarr.json", "its ledger is damaged"),
+        ("ledger/state/zarr.json", "ledger/state/zarr.json .*Restore that file, or .* --fresh"),
         ("zarr.json", "its metadata are not those of Zarr"),
     ],
 )
@@ -216,6 +217,84 @@ def test_damaged_metadata_are_an_error_with_a_remedy(done, file, words):
     (done.path / "out.zarr" / file).write_text("[]" if file == "zarr.json" else "{}")
     with pytest.raises(OutputError, match=words):
         look_over(done)
+
+
+@pytest.mark.parametrize("name", ["scattering", "valid_fraction"])
+@pytest.mark.parametrize("how", ["gone", "emptied", "chunk_grid", "shape"])
+def test_an_array_that_cannot_be_opened_is_named_and_gets_its_metadata_back(done, name, how):
+    before = done.bytes()
+    path = done.path / f"out.zarr/{name}/zarr.json"
+    if how == "gone":
+        path.unlink()
+    elif how == "emptied":
+        path.write_text("{}")
+    else:
+        told = json.loads(path.read_text())
+        if how == "shape":
+            told["shape"][0] += 1
+        else:
+            chunks = told["chunk_grid"]["configuration"]["chunk_shape"]
+            chunks[-1] *= 2
+        path.write_text(json.dumps(told))
+    with pytest.raises(OutputError, match=rf"{name}/zarr.json: .*verify --repair writes it anew"):
+        look_over(done)
+    if how in ("gone", "emptied"):
+        with pytest.raises(OutputError, match=rf"{name}/zarr.json: it cannot be read"):
+            done.run(transform=FRAMES)
+    report, said = look_over(done, repair=True)
+    assert report.sound
+    assert [p.object for p in report.repaired] == [f"{name}/zarr.json"]
+    assert any(f"{name}/zarr.json" in line for line in said)
+    assert done.bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *((name, how) for name in ("time", "xi1") for how in ("changed", "removed")),
+        *((name, how) for name in ("time", "xi1", "station") for how in ("added", "dimensions")),
+    ],
+)
+def test_attributes_of_a_coordinate_that_were_altered_are_found_and_repaired(done, name, how):
+    before = done.bytes()
+    path = done.path / f"out.zarr/{name}/zarr.json"
+    told = json.loads(path.read_text())
+    if how == "dimensions":
+        told["dimension_names"] = ["elsewhere"]
+    elif how == "removed":
+        del told["attributes"]["units"]
+    else:
+        told["attributes"]["units" if how == "changed" else "scale_factor"] = "furlong"
+    path.write_text(json.dumps(told))
+    report, _ = look_over(done, sample=0)
+    (problem,) = report.problems
+    assert (problem.kind, problem.object) == ("coordinate", name)
+    assert look_over(done, repair=True)[0].sound
+    assert done.bytes() == before
+
+
+@pytest.mark.parametrize("name", ["state", "checksum", "source"])
+def test_a_lost_part_of_the_ledger_is_no_change_of_the_source(done, name):
+    before = done.bytes()
+    (done.path / f"out.zarr/ledger/{name}/c/0").unlink()
+    if name != "state":  # Blocks without a state are missing, and a run computes them.
+        with pytest.raises(OutputError, match=rf"ledger/{name}/c/0 .*verify --repair"):
+            done.run(transform=FRAMES)
+        report, _ = look_over(done)
+        assert [p.object for p in report.problems] == [f"ledger/{name}/c/0", "ledger/state"]
+    assert look_over(done, repair=True)[0].sound
+    assert done.bytes() == before
+
+
+@pytest.mark.parametrize("name", ["state", "checksum", "source"])
+def test_a_ledger_without_an_array_is_no_obstacle_to_starting_over(done, name):
+    before = done.bytes()
+    (done.path / f"out.zarr/ledger/{name}/zarr.json").unlink()
+    for ask in (lambda: look_over(done, repair=True), lambda: done.run(transform=FRAMES)):
+        with pytest.raises(OutputError, match=rf"ledger/{name}/zarr.json .*Restore that file"):
+            ask()
+    assert done.run(transform=FRAMES, fresh=True)[0] == 0
+    assert done.bytes() == before
 
 
 def test_metadata_that_were_altered_are_found(done):
