@@ -21,6 +21,7 @@ from scatflow.dataset.template import (
     parsed_metadata,
     relabelled,
     rewrite,
+    same_json,
 )
 from scatflow.dataset.timely import DEADLINE
 from scatflow.dataset.write import (
@@ -63,6 +64,7 @@ __all__ = [
     "relabelled",
     "rewrite",
     "row_coordinates",
+    "same_json",
     "shard_key",
     "write_region",
 ]

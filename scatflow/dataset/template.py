@@ -226,7 +226,7 @@ def extend(group: zarr.Group, template: Template, *, again: bool) -> None:
     """
     for coordinate in template.coordinates:
         array = _array(group, coordinate.name)
-        if array.attrs.asdict() != (attrs := _stored(coordinate)[1]):
+        if not same_json(array.attrs.asdict(), attrs := _stored(coordinate)[1]):
             array.attrs.put(attrs)
         old = array.shape
         if old == coordinate.shape and not again:
@@ -263,6 +263,18 @@ def differing(group: zarr.Group, template: Template) -> dict[str, str]:
     return found
 
 
+def same_json(a: Any, b: Any) -> bool:
+    """Return whether two values are stored alike: NaN as NaN, tuples as lists, NumPy's as Python's.
+
+    Examples
+    --------
+    >>> same_json({"limits": (np.int64(0), float("nan"))}, {"limits": [0, float("nan")]})
+    True
+    """
+    a, b = (json.dumps(value, sort_keys=True, default=lambda v: v.tolist()) for value in (a, b))
+    return bool(a == b)
+
+
 def relabelled(group: zarr.Group, template: Template) -> dict[str, str]:
     """Say which coordinates that can be read have other attributes or dimensions, and which."""
     found = {}
@@ -273,7 +285,7 @@ def relabelled(group: zarr.Group, template: Template) -> dict[str, str]:
             continue
         here, there = array.attrs.asdict(), _stored(coordinate)[1]
         for key in sorted(here.keys() | there.keys()):
-            if here.get(key) != there.get(key):
+            if not same_json(here.get(key), there.get(key)):
                 found[coordinate.name] = (
                     f"the attribute {key} is {here.get(key)!r}, where {there.get(key)!r} belongs"
                 )

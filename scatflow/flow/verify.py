@@ -33,6 +33,7 @@ from scatflow.dataset import (
     parsed_metadata,
     relabelled,
     rewrite,
+    same_json,
     shard_key,
 )
 from scatflow.errors import OutputError, SourceError
@@ -229,7 +230,7 @@ def _unreadable(plan: RunPlan) -> list[Problem]:
             continue
         here = parsed_metadata(open_arrays(plan.output, [name], "r")[name])
         for key in ("shape", "data_type", "chunk_grid", "fill_value"):
-            if here.get(key) != expected[key]:
+            if not same_json(here.get(key), expected[key]):
                 found[name] = _instead(key, here, expected)
     return [Problem("metadata", f"{name}/zarr.json", why) for name, why in found.items()]
 
@@ -287,13 +288,13 @@ def _labels(plan: RunPlan, ledger: Ledger) -> Iterator[Problem]:
     if ledger.pending().size:
         expected = attrs_meanwhile(attrs, plan.template)
     for name, value in expected.items():
-        if name not in OF_THE_VERSION and attrs.get(name) != value:
+        if name not in OF_THE_VERSION and not same_json(attrs.get(name), value):
             what = f"the attribute {name} is {attrs.get(name)!r}, where {value!r} belongs"
             yield Problem("metadata", "zarr.json", what)
     yield from _of_variables(group, plan)
     told = (_metadata(group, "").get("consolidated_metadata") or {}).get("metadata", {})
     for name in (*written(plan.work), *(c.name for c in plan.template.coordinates)):
-        if name not in wrong and told.get(name) != _metadata(group, name):
+        if name not in wrong and not same_json(told.get(name), _metadata(group, name)):
             yield Problem("metadata", "zarr.json", f"the consolidated metadata of {name} differ")
 
 
@@ -304,7 +305,7 @@ def _of_variables(group: zarr.Group, plan: RunPlan) -> Iterator[Problem]:
         assert isinstance(array, zarr.Array)  # It has been opened.
         found = parsed_metadata(array)
         for key in sorted(expected.keys() | found.keys()):
-            if found.get(key) != expected.get(key):
+            if not same_json(found.get(key), expected.get(key)):
                 yield Problem("metadata", f"{name}/zarr.json", _instead(key, found, expected))
 
 

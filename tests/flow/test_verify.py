@@ -273,6 +273,19 @@ def test_attributes_of_a_coordinate_that_were_altered_are_found_and_repaired(don
     assert done.bytes() == before
 
 
+def test_attributes_that_are_not_numbers_are_equal_to_themselves(place, inline):
+    x = np.random.default_rng(0).standard_normal((2, 3000)).astype(np.float32)
+    place.archive(x)
+    for name in ("station", "waveform"):
+        array = zarr.open_array(str(place.path / "archive.zarr"), path=name)
+        array.attrs["valid_range"] = [0.5, float("nan")]
+    assert place.run(transform=FRAMES)[0] == 0
+    stored = zarr.open_group(str(place.path / "out.zarr"), mode="r")
+    assert np.isnan(stored["station"].attrs["valid_range"][1])
+    report, _ = look_over(place)
+    assert report.sound, report.problems
+
+
 @pytest.mark.parametrize("name", ["state", "checksum", "source"])
 def test_a_lost_part_of_the_ledger_is_no_change_of_the_source(done, name):
     before = done.bytes()
