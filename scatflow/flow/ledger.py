@@ -155,7 +155,7 @@ class Ledger:
         return values
 
     def _find_lost(self, name: str) -> None:
-        """Note chunks that are not in the store: Zarr reads zeros, which done blocks never have."""
+        """Note chunks of done blocks that are not in the store, and which Zarr reads as zeros."""
         values = getattr(self, name)
         for chunk in range(-(-values.size // CHUNK)):
             where = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
@@ -504,7 +504,9 @@ def make_arrays(group: zarr.Group, n: int, backends: Sequence[str]) -> None:
 
 def _array(group: Any, name: str) -> zarr.Array[Any]:
     try:
-        array = group[name]
+        # So that what was written is there, be it zeros: what is not there is lost.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array = group[name]
     except DAMAGE as problem:
         key = f"ledger/{name}/zarr.json"
         raise LostLedgerError(f"{key} ({type(problem).__name__}: {problem})") from problem

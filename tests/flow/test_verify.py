@@ -10,7 +10,7 @@ from scatflow.cli.texts import verify_lines
 from scatflow.dataset import checksum
 from scatflow.errors import OutputBusyError, OutputError
 from scatflow.flow import layout as layout_module
-from scatflow.flow.ledger import Ledger
+from scatflow.flow.ledger import DamagedLedgerError, Ledger
 from scatflow.flow.lock import locked
 from scatflow.flow.status import status
 from scatflow.flow.verify import TOLERANCE, verify
@@ -297,6 +297,16 @@ def test_a_lost_part_of_the_ledger_is_no_change_of_the_source(done, name):
         assert [p.object for p in report.problems] == [f"ledger/{name}/c/0", "ledger/state"]
     assert look_over(done, repair=True)[0].sound
     assert done.bytes() == before
+
+
+def test_checksums_that_are_zero_are_not_lost(tmp_path):
+    ledger = Ledger.create(zarr.open_group(tmp_path / "one.zarr"), {}, "mark", 1)
+    ledger.record(0, 0, 0, None)
+    ledger.flush(None)
+    assert Ledger.open(str(tmp_path / "one.zarr")).counts()["done"] == 1
+    (tmp_path / "one.zarr/ledger/checksum/c/0").unlink()
+    with pytest.raises(DamagedLedgerError, match=r"ledger/checksum/c/0 .*not in the store"):
+        Ledger.open(str(tmp_path / "one.zarr"))
 
 
 @pytest.mark.parametrize("name", ["state", "checksum", "source"])

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     made.to_zarr(place / "out.zarr", zarr_format=3, consolidated=False)
     root = zarr.open_group(place / "out.zarr", mode="r+")
     ledger = Ledger.create(root, {"open": {**source.to_spec(), "store": "archive.zarr"}}, "run", 1)
-    ledger.record(0, 0, 0, None)
+    ledger.record(0, 1, 1, None)
     ledger.flush(None)
     return place
 
