@@ -26,8 +26,9 @@ Run = Callable[[Array, Array, int, int], None]
 AT_ONCE = 1024
 """Moduli computed before they are written over the complex numbers they are made of."""
 
-WORTH_A_THREAD = 2**20
-"""Samples of all paths together, a millisecond's work, below which threads cost more than they do.
+WORTH_A_THREAD = 2**22
+"""Samples of all paths together, some five milliseconds' work, below which threads cost more than
+they do.
 """
 
 MKL_BUFFERS = 2
