@@ -148,8 +148,7 @@ def real_is_slow(grid: Grid) -> bool:
 def real_by_mkl(grid: Grid) -> bool:
     """Return whether real transforms of a grid are MKL's.
 
-    Those of volumes are, where MKL is at home: SciPy's take 1.3 to five times as long there
-    (16^3 to 60^3 voxels in float64).
+    Those of volumes are, where MKL is at home: SciPy's took longer at every size there.
     """
     return by_mkl(grid) and (not real_is_slow(grid) or (AT_HOME and len(grid) == 3))
 
